@@ -1,0 +1,92 @@
+//! Time: the wall clock for what tokens say, a monotonic one for how long ago something was.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// The clock that every check of time reads. A test holds one that stands still until moved.
+#[derive(Debug, Clone)]
+pub struct Clock(Source);
+
+#[derive(Debug, Clone)]
+enum Source {
+    System { start: Instant },
+    Manual { unix_ms: Arc<AtomicU64>, monotonic_ms: Arc<AtomicU64> },
+}
+
+/// One reading of both clocks, taken together at the start of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Now {
+    /// Milliseconds since 1970-01-01T00:00:00Z; what `exp`, `nbf` and `iat` are held against.
+    pub unix_ms: u64,
+    /// Milliseconds on a clock that never steps back; what ages and bounds are measured with.
+    pub monotonic_ms: u64,
+}
+
+impl Now {
+    /// Whole seconds since 1970, the unit of a JWT's `NumericDate` (RFC 7519 §2).
+    pub fn unix_seconds(self) -> i64 {
+        i64::try_from(self.unix_ms / 1000).unwrap_or(i64::MAX)
+    }
+}
+
+impl Clock {
+    /// The machine's own clocks.
+    pub fn system() -> Self {
+        Self(Source::System { start: Instant::now() })
+    }
+
+    /// A clock that stands at `unix_seconds` until [`Clock::advance`] moves it.
+    pub fn manual(unix_seconds: u64) -> Self {
+        Self(Source::Manual {
+            unix_ms: Arc::new(AtomicU64::new(unix_seconds * 1000)),
+            monotonic_ms: Arc::new(AtomicU64::new(1)),
+        })
+    }
+
+    /// Reads both clocks.
+    pub fn now(&self) -> Now {
+        match &self.0 {
+            Source::System { start } => Now {
+                unix_ms: SystemTime::now()
+                    .duration_since(UNIX_EPOCH)
+                    .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX)),
+                // One is added so that 0 can mean "never".
+                monotonic_ms: u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX) + 1,
+            },
+            Source::Manual { unix_ms, monotonic_ms } => {
+                Now { unix_ms: unix_ms.load(Ordering::SeqCst), monotonic_ms: monotonic_ms.load(Ordering::SeqCst) }
+            }
+        }
+    }
+
+    /// Moves a manual clock forward; a system clock cannot be moved and is left alone.
+    pub fn advance(&self, by: Duration) {
+        if let Source::Manual { unix_ms, monotonic_ms } = &self.0 {
+            let by = u64::try_from(by.as_millis()).unwrap_or(u64::MAX);
+            unix_ms.fetch_add(by, Ordering::SeqCst);
+            monotonic_ms.fetch_add(by, Ordering::SeqCst);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_manual_clock_moves_only_when_told() {
+        let clock = Clock::manual(1_000);
+        let before = clock.now();
+        assert_eq!(before, clock.now());
+        clock.advance(Duration::from_millis(2_500));
+        let after = clock.now();
+        assert_eq!(after.unix_seconds(), 1_002);
+        assert_eq!(after.monotonic_ms - before.monotonic_ms, 2_500);
+    }
+
+    #[test]
+    fn the_monotonic_reading_is_never_zero() {
+        assert!(Clock::system().now().monotonic_ms > 0);
+    }
+}

@@ -1,0 +1,5 @@
+//! Small things that every module may use, and that use nothing of ours.
+
+pub mod clock;
+pub mod secret;
+pub mod tick;

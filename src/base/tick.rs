@@ -1,0 +1,142 @@
+//! Coarse deadlines of a worker: one sweep a tick instead of one timer a request.
+//!
+//! Arming a timer that is the runtime's earliest makes tokio write to its own wake-up descriptor, and
+//! registering one a request costs more than the rest of the timeout. Here a waiting task leaves its waker
+//! and its deadline in a list that belongs to the worker's thread; a tick every [`TICK`] wakes those
+//! that are overdue. A deadline is therefore late by up to one tick, never early.
+
+use slab::Slab;
+use std::cell::RefCell;
+use std::marker::PhantomData;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// How often the deadlines of a worker are looked at.
+pub const TICK: Duration = Duration::from_millis(100);
+
+thread_local! {
+    static WAITING: RefCell<Slab<(Instant, Waker)>> = const { RefCell::new(Slab::new()) };
+}
+
+/// Wakes overdue tasks of this thread for ever. Each worker runs one.
+pub async fn run() {
+    let mut interval = tokio::time::interval(TICK);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        sweep();
+    }
+}
+
+/// Wakes what is overdue now.
+pub fn sweep() {
+    let now = Instant::now();
+    WAITING.with_borrow(|waiting| {
+        for (_, (at, waker)) in waiting {
+            if *at <= now {
+                waker.wake_by_ref();
+            }
+        }
+    });
+}
+
+/// A moment after which waiting is over. Costs nothing until it is polled while something else is pending.
+#[derive(Debug)]
+pub struct Deadline {
+    at: Instant,
+    slot: Option<usize>,
+    /// A slot belongs to the thread whose list it is in.
+    _not_send: PhantomData<*const ()>,
+}
+
+impl Deadline {
+    /// A deadline `after` from now.
+    pub fn after(after: Duration) -> Self {
+        Self { at: Instant::now() + after, slot: None, _not_send: PhantomData }
+    }
+
+    /// Moves the deadline to `after` from now, for timers of idleness.
+    pub fn reset(&mut self, after: Duration) {
+        self.at = Instant::now() + after;
+        if let Some(slot) = self.slot {
+            WAITING.with_borrow_mut(|waiting| {
+                if let Some(entry) = waiting.get_mut(slot) {
+                    entry.0 = self.at;
+                }
+            });
+        }
+    }
+
+    /// Ready when the deadline has passed; else the task is woken by a tick after it.
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if Instant::now() >= self.at {
+            return Poll::Ready(());
+        }
+        WAITING.with_borrow_mut(|waiting| match self.slot {
+            Some(slot) => {
+                if let Some(entry) = waiting.get_mut(slot)
+                    && !entry.1.will_wake(cx.waker())
+                {
+                    entry.1 = cx.waker().clone();
+                }
+            }
+            None => self.slot = Some(waiting.insert((self.at, cx.waker().clone()))),
+        });
+        Poll::Pending
+    }
+
+    /// Runs `future` until it is done or the deadline has passed (`None`).
+    pub async fn bound<F: Future>(mut self, future: F) -> Option<F::Output> {
+        let mut future = std::pin::pin!(future);
+        std::future::poll_fn(|cx| {
+            if let Poll::Ready(output) = future.as_mut().poll(cx) {
+                return Poll::Ready(Some(output));
+            }
+            self.poll(cx).map(|()| None)
+        })
+        .await
+    }
+}
+
+impl Drop for Deadline {
+    fn drop(&mut self) {
+        if let Some(slot) = self.slot {
+            // A thread that ends may drop its list before its tasks.
+            let _ = WAITING.try_with(|waiting| waiting.borrow_mut().try_remove(slot));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_future_that_never_ends_is_cut_by_the_tick_after_its_deadline() {
+        let tick = tokio::spawn(run());
+        let start = Instant::now();
+        let outcome = Deadline::after(Duration::from_secs(2)).bound(std::future::pending::<()>()).await;
+        let took = start.elapsed();
+        assert_eq!(outcome, None);
+        assert!(took >= Duration::from_secs(2) && took <= Duration::from_secs(2) + 2 * TICK, "{took:?}");
+        tick.abort();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_deadline_leaves_nothing_behind() {
+        let outcome = Deadline::after(Duration::from_secs(60)).bound(tokio::time::sleep(TICK)).await;
+        assert_eq!(outcome, Some(()));
+        assert_eq!(WAITING.with_borrow(Slab::len), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_idle_timer_that_is_reset_runs_on() {
+        let mut deadline = Deadline::after(Duration::from_millis(50));
+        tokio::time::sleep(Duration::from_millis(40)).await;
+        deadline.reset(Duration::from_millis(50));
+        tokio::time::sleep(Duration::from_millis(40)).await;
+        let passed = std::future::poll_fn(|cx| Poll::Ready(deadline.poll(cx).is_ready())).await;
+        assert!(!passed);
+    }
+}

@@ -1,0 +1,170 @@
+//! `[issuer.NAME]`: who may issue tokens, and how they are checked.
+
+use crate::base::secret::Secret;
+use std::path::PathBuf;
+use std::time::Duration;
+use url::Url;
+
+/// One issuer of tokens. Issuers are separate: a key of one never verifies a token of another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Issuer {
+    /// NAME of `[issuer.NAME]`; routes, logs and metrics use it. `self` is reserved.
+    pub name: String,
+    /// `url`: the exact `iss`. `http://` only on loopback.
+    pub url: String,
+    /// `audience`: a string or a list; a token's `aud` must contain one of them. Mandatory, not empty.
+    pub audiences: Vec<String>,
+    /// `algorithms`: JWS algorithms accepted. Default: all that [`Algorithm`] knows.
+    pub algorithms: Vec<Algorithm>,
+    /// `leeway` for `exp`, `nbf` and `iat`. Default `30s`, at most `120s`.
+    pub leeway: Duration,
+    /// `max_token_age`: a token whose `iat` is older is refused. Default: no limit but `exp`.
+    pub max_token_age: Option<Duration>,
+    /// `address`: where discovery and keys are fetched when `url` cannot be reached from here; replaces the
+    /// origin of `url` and of every endpoint that has that origin.
+    pub address: Option<Url>,
+    /// `ca`: PEM file of the authorities that may sign the issuer's certificate. Default: the host's.
+    pub ca: Option<PathBuf>,
+    /// `endpoint_origins`: further origins (`https://host:port`) that its endpoints may have.
+    pub endpoint_origins: Vec<String>,
+    /// `lightweight`: accept tokens without `sub` and `aud`, which introspection then supplies.
+    /// Needs a `user_status` that introspects. Default false.
+    pub lightweight: bool,
+    /// `roles_claims`: where a token holds roles. Default `["realm_access.roles", "roles"]`.
+    pub roles_claims: Vec<ClaimPath>,
+    /// `groups_claim`. Default `groups`.
+    pub groups_claim: ClaimPath,
+    /// `namespace_claim`: the user's own namespace. Default `namespace`. Only administrators may be able to edit it.
+    pub namespace_claim: ClaimPath,
+    /// `username_claim`. Default `preferred_username`.
+    pub username_claim: ClaimPath,
+    /// `email_claim`. Default `email`.
+    pub email_claim: ClaimPath,
+    /// `keys`: how its key set is kept.
+    pub keys: KeyPolicy,
+    /// `user_status`: mandatory.
+    pub user_status: UserStatus,
+}
+
+/// `issuer.NAME.keys`: how a key set is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyPolicy {
+    /// `refresh`: time between fetches. Default `5m`, at least `1s`.
+    pub refresh: Duration,
+    /// `max_stale`: how long the last good keys are used while the issuer is down; then 503. Default `1h`.
+    pub max_stale: Duration,
+    /// `timeout` of one fetch. Default `5s`.
+    pub timeout: Duration,
+}
+
+/// `user_status`: how it is known that a token's user is still enabled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum UserStatus {
+    /// The word `"none"`: it is not known; a token is good until it expires.
+    None,
+    /// `{ introspection = { … } }`: any RFC 7662 server, Keycloak among them.
+    Introspection(Introspection),
+}
+
+/// `user_status.introspection`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Introspection {
+    /// `client_id` that Postern introspects with. For Keycloak it must be in the tokens' `aud`.
+    pub client_id: String,
+    /// `client_secret`: `{ file = "…" }` or `{ env = "…" }`.
+    pub client_secret: Secret,
+    /// `bound`: no request passes on an answer that was asked for longer ago. Default `30s`.
+    pub bound: Duration,
+    /// `timeout`: how long a request waits for an answer at most. Default `2s`.
+    pub timeout: Duration,
+    /// `when_unknown`. Default `"deny"`.
+    pub when_unknown: WhenUnknown,
+}
+
+/// What happens to a request whose user's status cannot be learnt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WhenUnknown {
+    /// `"deny"`: 503.
+    Deny,
+    /// `{ allow_for = "5m" }`: the last *active* answer for the same user holds this long, counted from that answer.
+    AllowFor(Duration),
+}
+
+/// A JWS algorithm (RFC 7518 §3.1, RFC 8037). `none` and HMAC do not exist here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[allow(missing_docs)] // The names are those of the RFCs.
+pub enum Algorithm {
+    Rs256,
+    Rs384,
+    Rs512,
+    Ps256,
+    Ps384,
+    Ps512,
+    Es256,
+    Es384,
+    Es512,
+    EdDsa,
+}
+
+impl Algorithm {
+    /// Every algorithm, in the order of the documentation.
+    pub const ALL: [Self; 10] = [
+        Self::Rs256,
+        Self::Rs384,
+        Self::Rs512,
+        Self::Ps256,
+        Self::Ps384,
+        Self::Ps512,
+        Self::Es256,
+        Self::Es384,
+        Self::Es512,
+        Self::EdDsa,
+    ];
+
+    /// The name as it stands in a token's header.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Rs256 => "RS256",
+            Self::Rs384 => "RS384",
+            Self::Rs512 => "RS512",
+            Self::Ps256 => "PS256",
+            Self::Ps384 => "PS384",
+            Self::Ps512 => "PS512",
+            Self::Es256 => "ES256",
+            Self::Es384 => "ES384",
+            Self::Es512 => "ES512",
+            Self::EdDsa => "EdDSA",
+        }
+    }
+
+    /// The algorithm of that exact name (they are case-sensitive).
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|algorithm| algorithm.name() == name)
+    }
+}
+
+/// Where a claim stands: member names from the outside in, as in `realm_access.roles`.
+/// A member whose own name holds a dot is written with `\.`, as in `https://example\.com/roles`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ClaimPath(Vec<String>);
+
+impl ClaimPath {
+    /// Reads the dotted form; `None` where it or one of its parts is empty.
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut parts = vec![String::new()];
+        let mut chars = text.chars();
+        while let Some(c) = chars.next() {
+            match c {
+                '\\' => parts.last_mut()?.push(chars.next()?),
+                '.' => parts.push(String::new()),
+                c => parts.last_mut()?.push(c),
+            }
+        }
+        parts.iter().all(|part| !part.is_empty()).then_some(Self(parts))
+    }
+
+    /// The member names, outermost first.
+    pub fn parts(&self) -> &[String] {
+        &self.0
+    }
+}

@@ -1,0 +1,154 @@
+//! `[[route]]`: which requests are let through, to where, and with what credential.
+
+use super::issuer::{ClaimPath, Issuer};
+use super::upstream::Upstream;
+use crate::base::secret::Secret;
+use http::{HeaderName, Method};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// One route.
+#[derive(Debug, Clone)]
+pub struct Route {
+    /// `name`: unique; logs and metrics use it.
+    pub name: String,
+    /// `host`: a name or a list; `*.example.com` matches one label. Default: any host. Lower case, without port.
+    pub hosts: Vec<String>,
+    /// `path`: see [`PathPattern`].
+    pub path: PathPattern,
+    /// `methods`: absent → every method but `TRACE` and `CONNECT`.
+    pub methods: Option<Vec<Method>>,
+    /// `issuers` accepted here, by name; `self` names Postern's own tokens. Default: every `[issuer]`, not `self`.
+    pub issuers: Vec<IssuerName>,
+    /// `access`: who may pass. Absent → any valid token of the issuers.
+    pub access: Access,
+    /// `upstream`: its name.
+    pub upstream: Arc<Upstream>,
+    /// `credential` given to the upstream. Default `"namespace-token"`; on a public route `"none"`.
+    pub credential: Credential,
+    /// `headers`: identity headers added, such as `{ x-auth-user = "sub" }`.
+    pub headers: Vec<IdentityHeader>,
+    /// `response_timeout`: overrides the upstream's.
+    pub response_timeout: Option<Duration>,
+    /// `allow_encoded_slash` in the last, captured part of `path`. Default false.
+    pub allow_encoded_slash: bool,
+    /// `max_body_bytes` of a request. Default: no limit.
+    pub max_body_bytes: Option<u64>,
+}
+
+/// An issuer as a route names it.
+#[derive(Debug, Clone)]
+pub enum IssuerName {
+    /// One of `[issuer.NAME]`.
+    Configured(Arc<Issuer>),
+    /// `self`: tokens that Postern minted for `token_service.audience`.
+    Own,
+}
+
+/// A path to match, case-sensitive, segment by segment: `/orders` (only that), `/orders/*` (one segment more),
+/// `/orders/**` (`/orders/` and everything below, not `/orders` itself), `/users/*/avatar`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PathPattern {
+    /// The segments, without the slashes; `None` is `*`.
+    pub segments: Vec<Option<String>>,
+    /// Whether the pattern ends in `/**`.
+    pub open_ended: bool,
+    /// The pattern as written.
+    pub text: String,
+}
+
+/// Who may pass a route.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Access {
+    /// `access = "public"`: everybody; a token that is sent is neither checked nor forwarded.
+    Public,
+    /// A valid token that meets the requirements; with none, any valid token.
+    Token(Requirements),
+}
+
+/// What a token must hold; each that is given must be met.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Requirements {
+    /// `any_role`: at least one of these.
+    pub any_role: Vec<String>,
+    /// `all_roles`: each of these.
+    pub all_roles: Vec<String>,
+    /// `any_group`: at least one of these.
+    pub any_group: Vec<String>,
+    /// `all_scopes`: each of these words of `scope`.
+    pub all_scopes: Vec<String>,
+    /// `claims`: claim path → the value it must have, or, where the claim is a list, hold.
+    pub claims: Vec<(ClaimPath, serde_json::Value)>,
+    /// `namespace = "name"`: the user's own namespace must be one of these.
+    pub namespaces: Vec<String>,
+}
+
+impl Requirements {
+    /// True if nothing is required beyond a valid token.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// What the upstream is given to know the caller by.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Credential {
+    /// `"namespace-token"`, or `{ namespace-token = { … } }` for more than the defaults.
+    NamespaceToken(NamespaceToken),
+    /// `"pass"`: the caller's own token.
+    Pass,
+    /// `{ secret = { header = "x-api-key", value = { file = "…" }, prefix = "Bearer " } }`.
+    Secret {
+        /// The header that carries it. Default `authorization`.
+        header: HeaderName,
+        /// `prefix` and `value` together, as it is sent.
+        value: Secret,
+    },
+    /// `"none"`.
+    None,
+}
+
+/// `credential.namespace-token`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct NamespaceToken {
+    /// `target`: a namespace that is not the user's own; the route must hold a requirement. Default: the user's own.
+    pub target: Option<TargetNamespace>,
+    /// `audience`. Default: that of the upstream (already filled in here).
+    pub audience: String,
+    /// `roles` that the token carries, of those that the user has; `"*"` at the end matches any ending. Default: none.
+    pub roles: Vec<String>,
+    /// `groups`, likewise.
+    pub groups: Vec<String>,
+}
+
+/// The name of a Kubernetes namespace (an RFC 1123 label).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TargetNamespace(pub String);
+
+/// A header that tells the upstream who is calling.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IdentityHeader {
+    /// The header's name.
+    pub name: HeaderName,
+    /// Where its value comes from.
+    pub source: HeaderSource,
+}
+
+/// Where the value of an identity header comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HeaderSource {
+    /// `"sub"`.
+    Subject,
+    /// `"username"`.
+    Username,
+    /// `"email"`.
+    Email,
+    /// `"roles"`, joined by `,`.
+    Roles,
+    /// `"groups"`, joined by `,`.
+    Groups,
+    /// `"namespace"`: of the token that is minted, else the user's own.
+    Namespace,
+    /// `"issuer"`: its URL.
+    Issuer,
+}

@@ -1,0 +1,4 @@
+//! Postern: an authenticating reverse proxy with a token service.
+
+pub mod base;
+pub mod config;
