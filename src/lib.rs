@@ -2,3 +2,6 @@
 
 pub mod base;
 pub mod config;
+pub mod router;
+pub mod telemetry;
+pub mod token_service;
