@@ -12,6 +12,7 @@ mod protocol;
 mod realm;
 mod server;
 mod tokens;
+pub mod tour;
 mod users;
 
 pub use issuer::{Issuer, Realm};
