@@ -1,5 +1,18 @@
 //! `[[route]]`: which requests are let through, to where, and with what credential.
 
+mod access;
+mod credential;
+mod path;
+mod rank;
+mod read;
+
+pub use path::{PathPattern, PathPatternError};
+pub use rank::{HostRank, Rank, SegmentRank};
+
+pub(super) use credential::own_audience;
+pub(super) use rank::find_ambiguous;
+pub(super) use read::{Known, ROUTE, Surroundings};
+
 use super::issuer::{ClaimPath, Issuer};
 use super::upstream::Upstream;
 use crate::base::secret::Secret;
@@ -43,18 +56,6 @@ pub enum IssuerName {
     Configured(Arc<Issuer>),
     /// `self`: tokens that Postern minted for `token_service.audience`.
     Own,
-}
-
-/// A path to match, case-sensitive, segment by segment: `/orders` (only that), `/orders/*` (one segment more),
-/// `/orders/**` (`/orders/` and everything below, not `/orders` itself), `/users/*/avatar`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PathPattern {
-    /// The segments, without the slashes; `None` is `*`.
-    pub segments: Vec<Option<String>>,
-    /// Whether the pattern ends in `/**`.
-    pub open_ended: bool,
-    /// The pattern as written.
-    pub text: String,
 }
 
 /// Who may pass a route.
