@@ -188,7 +188,8 @@ impl Gateway {
         let verifier = if config.issuers == current.issuers && asked == Pipeline::claims_asked(&current) {
             Arc::clone(old.verifier())
         } else {
-            let issuers = issuers(&config, &self.clock, old.verifier().issuers())?;
+            let former: Vec<_> = old.verifier().issuers().cloned().collect();
+            let issuers = issuers(&config, &self.clock, &former)?;
             let clock = self.clock.clone();
             Arc::new(Verifier::new(issuers, asked, clock, self.handle.clone(), TOKEN_CAPACITY))
         };
@@ -262,10 +263,8 @@ impl Gateway {
                 }
                 tokio::spawn(upkeep(pipeline, metrics));
                 // The admin listener answers as long as workers drain.
-                if let Ok(Phase::Drain(deadline)) = phase.wait_for(|phase| *phase != Phase::Serve).await.as_deref() {
-                    let deadline = *deadline;
-                    let _ = tokio::time::timeout(deadline, phase.wait_for(|_| false)).await;
-                }
+                let deadline = workers::until_drain(&mut phase).await;
+                let _ = tokio::time::timeout(deadline, phase.changed()).await;
             });
         };
         std::thread::Builder::new().name("control".into()).spawn(run).map_err(StartError::Thread)
@@ -295,7 +294,7 @@ impl Drop for Gateway {
 /// What is waited for before the gateway is ready.
 fn waits_for(pipeline: &ArcSwap<Pipeline>, is_draining: &AtomicBool) -> Vec<String> {
     let pipeline = pipeline.load();
-    let without_keys = pipeline.verifier().issuers().iter().filter(|issuer| !issuer.is_ready());
+    let without_keys = pipeline.verifier().issuers().filter(|issuer| !issuer.is_ready());
     let mut missing: Vec<_> = without_keys.map(|issuer| format!("keys of issuer `{}`", issuer.config().name)).collect();
     if is_draining.load(Ordering::Relaxed) {
         missing.push("nothing: it is draining".into());

@@ -25,7 +25,7 @@ impl Collector for InForce {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let pipeline = self.0.load_full();
         let verifier = pipeline.verifier();
-        encode_issuers(&mut encoder, verifier.issuers(), pipeline.now().monotonic_ms)?;
+        encode_issuers(&mut encoder, verifier)?;
         encode_status(&mut encoder, verifier)?;
         let tokens = i64::try_from(verifier.cache().len()).unwrap_or(i64::MAX);
         let keys = i64::try_from(pipeline.token_service().ring().published().len()).unwrap_or(i64::MAX);
@@ -34,7 +34,7 @@ impl Collector for InForce {
     }
 }
 
-fn encode_issuers(encoder: &mut DescriptorEncoder<'_>, issuers: &[Arc<Issuer>], _now_ms: u64) -> fmt::Result {
+fn encode_issuers(encoder: &mut DescriptorEncoder<'_>, verifier: &Verifier) -> fmt::Result {
     type Read = fn(&Issuer) -> &AtomicU64;
     let counters: [(&str, &str, Read); 6] = [
         ("key_fetches", "Times that an issuer's keys were asked for", |issuer| &issuer.counters().fetches),
@@ -46,7 +46,7 @@ fn encode_issuers(encoder: &mut DescriptorEncoder<'_>, issuers: &[Arc<Issuer>], 
     ];
     for (name, help, read) in counters {
         let mut family = encoder.encode_descriptor(name, help, None, prometheus_client::metrics::MetricType::Counter)?;
-        for issuer in issuers {
+        for issuer in verifier.issuers() {
             let value = ConstCounter::new(read(issuer).load(Ordering::Relaxed));
             value.encode(family.encode_family(&[("issuer", issuer.config().name.as_str())])?)?;
         }

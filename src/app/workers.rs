@@ -30,14 +30,14 @@ pub(super) fn bind(
     let mut addresses = Vec::new();
     for address in &server.listen {
         let mut address = *address;
-        let failed = |source| StartError::Listen { address, source };
+        let failed = |address| move |source| StartError::Listen { address, source };
         // Workers share the port, but nobody else may have it already.
         if address.port() != 0 {
-            drop(TcpListener::bind(address).map_err(failed)?);
+            drop(TcpListener::bind(address).map_err(failed(address))?);
         }
         for sockets in &mut sockets {
-            let socket = listener::bind(address).map_err(failed)?;
-            address = socket.local_addr().map_err(failed)?;
+            let socket = listener::bind(address).map_err(failed(address))?;
+            address = socket.local_addr().map_err(failed(address))?;
             sockets.push(socket);
         }
         addresses.push(address);
@@ -84,10 +84,7 @@ async fn serve(
         sockets.into_iter().map(|socket| tokio::task::spawn_local(Rc::clone(listeners).run(socket))).collect();
     tokio::task::spawn_local(tick::run());
     tokio::task::spawn_local(sweep(Rc::clone(worker), Rc::clone(listeners)));
-    let deadline = match phase.wait_for(|phase| *phase != Phase::Serve).await.as_deref() {
-        Ok(Phase::Drain(deadline)) => *deadline,
-        _ => Duration::ZERO,
-    };
+    let deadline = until_drain(&mut phase).await;
     for task in accepting {
         task.abort();
     }
@@ -99,6 +96,14 @@ async fn serve(
     };
     if tokio::time::timeout(deadline, drained).await.is_err() && !deadline.is_zero() {
         tracing::warn!(connections = listeners.connections(), "cut at the drain deadline");
+    }
+}
+
+/// Waits until the gateway is to end; gives how long running requests may take.
+pub(super) async fn until_drain(phase: &mut watch::Receiver<Phase>) -> Duration {
+    match phase.wait_for(|phase| *phase != Phase::Serve).await.as_deref() {
+        Ok(Phase::Drain(deadline)) => *deadline,
+        Ok(Phase::Serve) | Err(_) => Duration::ZERO,
     }
 }
 
@@ -130,10 +135,10 @@ impl Service for Front {
     }
 
     fn call(
-        &self,
+        self,
         connection: Rc<Connection>,
         request: Request<Incoming>,
-    ) -> impl Future<Output = Response<Recorded>> + 'static {
-        Rc::clone(&self.worker).handle(connection, request)
+    ) -> impl Future<Output = Response<Recorded>> {
+        self.worker.handle(connection, request)
     }
 }

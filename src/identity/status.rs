@@ -94,7 +94,7 @@ impl Verifier {
     /// # Errors
     /// [`StatusError`]: the token's end (401), or that nothing is known (503).
     pub async fn confirm(self: &Arc<Self>, token: &Arc<VerifiedToken>, now: Now) -> Result<Arc<Identity>, StatusError> {
-        let settings = match &token.issuer.config().user_status {
+        let settings = match &token.issuer().config().user_status {
             UserStatus::None => return token.stated.clone().ok_or(StatusError::Unknown),
             UserStatus::Introspection(settings) => settings,
         };
@@ -122,7 +122,7 @@ impl Verifier {
 
     /// How long to wait for an answer; `None` while an issuer that just failed is left alone.
     fn wait(&self, token: &VerifiedToken, settings: &Introspection, now: Now) -> Option<Duration> {
-        let failed_ms = token.issuer.introspection_failed_ms();
+        let failed_ms = token.source.failed_ms.load(Ordering::Relaxed);
         if failed_ms > 0 && now.monotonic_ms < failed_ms.saturating_add(RETRY_AFTER_MS) {
             return None;
         }
@@ -137,8 +137,7 @@ impl Verifier {
         if !token.is_asking.swap(true, Ordering::AcqRel) {
             // The call belongs to the control plane: a request that gives up does not cancel it.
             let (verifier, token) = (Arc::clone(self), Arc::clone(token));
-            let issuer = Arc::clone(&token.issuer);
-            issuer.control().spawn(async move { verifier.ask(&token).await });
+            self.control.spawn(async move { verifier.ask(&token).await });
         }
         let _ = Deadline::after(wait).bound(answered).await;
     }
@@ -146,16 +145,16 @@ impl Verifier {
     async fn ask(&self, token: &Arc<VerifiedToken>) {
         let asked_ms = self.clock.now().monotonic_ms;
         let text = std::str::from_utf8(token.bytes()).unwrap_or_default();
-        match token.issuer.introspect(text).await {
+        match token.issuer().introspect(text).await {
             Ok(answer) => {
-                token.issuer.set_introspection_failed_ms(0);
+                token.source.failed_ms.store(0, Ordering::Relaxed);
                 let verdict = self.verdict(token, answer, asked_ms);
                 token.standing.store(Some(Arc::new(Standing { asked_ms, verdict })));
             }
             Err(error) => {
                 // Said once when it begins to fail, not once a request.
-                if token.issuer.set_introspection_failed_ms(self.clock.now().monotonic_ms) == 0 {
-                    tracing::error!(issuer = token.issuer.config().name, %error, "user status cannot be read");
+                if token.source.failed_ms.swap(self.clock.now().monotonic_ms, Ordering::Relaxed) == 0 {
+                    tracing::error!(issuer = token.issuer().config().name, %error, "user status cannot be read");
                 }
                 self.counts.failed.fetch_add(1, Ordering::Relaxed);
             }
@@ -169,21 +168,21 @@ impl Verifier {
             self.counts.inactive.fetch_add(1, Ordering::Relaxed);
             return Verdict::Inactive;
         };
-        let checked = claims::check_answer(&answer, token.issuer.config(), token.subject());
+        let checked = claims::check_answer(&answer, token.issuer().config(), token.subject());
         let identity = checked.and_then(|()| {
             let claims = completed(token.bytes(), answer);
-            self.identity(&claims, &token.issuer).ok_or(ClaimError::Unusable("sub"))
+            self.identity(&claims, token.issuer()).ok_or(ClaimError::Unusable("sub"))
         });
         match identity {
             Ok(identity) => {
                 self.counts.active.fetch_add(1, Ordering::Relaxed);
-                let user = token.user.get_or_init(|| self.user(&token.issuer, &identity.subject));
+                let user = token.user.get_or_init(|| self.user(token.issuer(), &identity.subject));
                 user.last_active_ms.fetch_max(asked_ms, Ordering::Relaxed);
                 Verdict::Active(identity)
             }
             Err(error) => {
                 self.counts.mismatch.fetch_add(1, Ordering::Relaxed);
-                tracing::warn!(issuer = token.issuer.config().name, %error, "introspection answer does not fit its token");
+                tracing::warn!(issuer = token.issuer().config().name, %error, "introspection answer does not fit its token");
                 Verdict::Mismatch(error)
             }
         }
@@ -198,9 +197,9 @@ impl Verifier {
 
     /// Forgets users who hold no token and whose last active answer no longer prolongs anything.
     pub(super) fn sweep_users(&self, now: Now) {
-        let longest = self.issuers().iter().map(|issuer| match &issuer.config().user_status {
+        let longest = self.issuers().map(|issuer| match &issuer.config().user_status {
             UserStatus::Introspection(Introspection { when_unknown: WhenUnknown::AllowFor(d), .. }) => millis(*d),
-            _ => 0,
+            UserStatus::Introspection(_) | UserStatus::None => 0,
         });
         let longest = longest.max().unwrap_or(0);
         for mut shard in self.users.shards() {

@@ -11,17 +11,20 @@ use arc_swap::ArcSwapOption;
 use serde_json::{Map, Value};
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, OnceLock, Weak};
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use zeroize::Zeroizing;
 
 /// Verifies tokens of all configured issuers, and remembers them.
 #[derive(Debug)]
 pub struct Verifier {
-    issuers: Vec<Arc<Issuer>>,
+    sources: Vec<Arc<Source>>,
     asked: Vec<ClaimPath>,
     pub(super) clock: Clock,
+    /// Where calls to issuers run.
+    pub(super) control: Handle,
     cache: TokenCache,
     /// Identities in use, so that all tokens of a user share one, and with it its credentials.
     identities: Sharded<u64, Weak<Identity>>,
@@ -31,10 +34,18 @@ pub struct Verifier {
     pub(super) assumed: Option<super::status::Assumed>,
 }
 
+/// An issuer, and how asking it about users goes.
+pub struct Source {
+    /// The issuer.
+    pub issuer: Arc<Issuer>,
+    /// When a question last failed, in milliseconds of the monotonic clock; 0 once one was answered.
+    pub(super) failed_ms: AtomicU64,
+}
+
 /// A token whose signature, issuer, audience and type were found good. Time, key and user are checked on every use.
 pub struct VerifiedToken {
     bytes: Zeroizing<Box<[u8]>>,
-    pub(super) issuer: Arc<Issuer>,
+    pub(super) source: Arc<Source>,
     key: Arc<VerifyingKey>,
     pub(super) facts: Facts,
     /// Who the token itself says the caller is; a lightweight token does not say.
@@ -100,11 +111,21 @@ pub enum TokenError {
 
 impl Verifier {
     /// A verifier for `issuers`, which reads the claims that routes ask about and keeps at most `capacity` tokens.
-    pub fn new(issuers: Vec<Arc<Issuer>>, asked: Vec<ClaimPath>, clock: Clock, capacity: usize) -> Self {
+    ///
+    /// `control` is the runtime that calls to issuers run on, so that a request that gives up cancels none.
+    pub fn new(
+        issuers: Vec<Arc<Issuer>>,
+        asked: Vec<ClaimPath>,
+        clock: Clock,
+        control: Handle,
+        capacity: usize,
+    ) -> Self {
+        let source = |issuer| Arc::new(Source { issuer, failed_ms: AtomicU64::new(0) });
         Self {
-            issuers,
+            sources: issuers.into_iter().map(source).collect(),
             asked,
             clock,
+            control,
             cache: TokenCache::new(capacity),
             identities: Sharded::default(),
             users: Sharded::default(),
@@ -120,8 +141,8 @@ impl Verifier {
     }
 
     /// The issuers, in the order of the configuration.
-    pub fn issuers(&self) -> &[Arc<Issuer>] {
-        &self.issuers
+    pub fn issuers(&self) -> impl Iterator<Item = &Arc<Issuer>> {
+        self.sources.iter().map(|source| &source.issuer)
     }
 
     /// Finds the token among the verified ones, or verifies it. Then holds it against this moment.
@@ -152,7 +173,9 @@ impl Verifier {
         let jws = jws::parse(token)?;
         let claims = json::parse_object(&jws.payload).ok_or(TokenError::Payload)?;
         let url = claims.get("iss").and_then(Value::as_str).ok_or(TokenError::Issuer)?;
-        let issuer = self.issuers.iter().find(|issuer| issuer.config().url == url).ok_or(TokenError::Issuer)?;
+        let is_its = |source: &&Arc<Source>| source.issuer.config().url == url;
+        let source = self.sources.iter().find(is_its).ok_or(TokenError::Issuer)?;
+        let issuer = &source.issuer;
         let name = || issuer.config().name.clone();
         if !issuer.config().algorithms.contains(&jws.algorithm) {
             return Err(TokenError::Algorithm { issuer: name(), algorithm: jws.algorithm.name() });
@@ -172,7 +195,7 @@ impl Verifier {
         }
         Ok(VerifiedToken {
             bytes: Zeroizing::new(token.into()),
-            issuer: Arc::clone(issuer),
+            source: Arc::clone(source),
             key,
             stated: self.identity(&claims, issuer),
             facts,
@@ -215,7 +238,7 @@ impl VerifiedToken {
     /// # Errors
     /// Of [`TokenError`], those about time and keys.
     pub fn check(&self, now: Now) -> Result<(), TokenError> {
-        let config = self.issuer.config();
+        let config = self.source.issuer.config();
         let leeway = i64::try_from(config.leeway.as_secs()).unwrap_or(0);
         let seconds = now.unix_seconds();
         if seconds >= self.facts.expires.saturating_add(leeway) {
@@ -236,7 +259,7 @@ impl VerifiedToken {
         if self.key.is_retired() {
             return Err(TokenError::KeyWithdrawn);
         }
-        if !self.issuer.has_fresh_keys(now) {
+        if !self.source.issuer.is_fresh(now) {
             return Err(TokenError::KeysUnavailable { issuer: config.name.clone() });
         }
         Ok(())
@@ -253,12 +276,18 @@ impl VerifiedToken {
 
     /// The issuer that signed it.
     pub fn issuer(&self) -> &Arc<Issuer> {
-        &self.issuer
+        &self.source.issuer
     }
 
     /// `sub`, where the token says it.
     pub fn subject(&self) -> Option<&str> {
         self.facts.subject.as_deref()
+    }
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Source").field("issuer", &self.issuer.config().name).finish_non_exhaustive()
     }
 }
 

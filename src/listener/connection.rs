@@ -33,10 +33,10 @@ pub trait Service: Clone + 'static {
 
     /// Answers one request.
     fn call(
-        &self,
+        self,
         connection: Rc<Self::Connection>,
         request: Request<Incoming>,
-    ) -> impl Future<Output = Response<Self::Body>> + 'static;
+    ) -> impl Future<Output = Response<Self::Body>>;
 }
 
 /// Runs hyper's HTTP/2 tasks on this thread.
@@ -86,8 +86,11 @@ impl<S: Service> Listeners<S> {
         let (service, guard) = (self.service.clone(), Arc::clone(activity));
         let service = service_fn(move |request| {
             let guard = guard.begin();
-            let answer = service.call(Rc::clone(&connection), request);
-            async move { Ok::<_, Infallible>(answer.await.map(|body| Guarded { body, _guard: guard })) }
+            let (service, connection) = (service.clone(), Rc::clone(&connection));
+            async move {
+                let answer = service.call(connection, request).await;
+                Ok::<_, Infallible>(answer.map(|body| Guarded { body, _guard: guard }))
+            }
         });
         if is_http2 {
             activity.set_http2();

@@ -1,7 +1,7 @@
 //! Stage 7, the only one that sees the body: the request goes to its upstream, the answer comes back as it streams.
 
 use super::record::Record;
-use super::strip::{Stripped, is_forbidden};
+use super::strip::Stripped;
 use super::{Context, Pipeline, Rejection, Worker};
 use crate::telemetry::reason::Reason;
 use crate::upstream::{self, Answer, Body, OutgoingRequest, RequestBody};
@@ -13,7 +13,6 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use std::sync::Arc;
 use std::time::Instant;
 
 /// Sends a request that was decided about, and gives the upstream's answer.
@@ -40,6 +39,7 @@ pub async fn forward(
     let request = OutgoingRequest {
         method: parts.method,
         target: parts.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/")),
+        host: upstream.host.clone(),
         fields,
         upgrade: stripped.upgrade.filter(|_| on_upgrade.is_some()),
         body: request_body(body, route.max_body_bytes, pipeline)?,
@@ -76,6 +76,5 @@ fn request_body(body: Incoming, max_bytes: Option<u64>, pipeline: &Pipeline) -> 
     {
         return Err(Reason::BodyTooLarge.into());
     }
-    let identity_headers = Arc::clone(&pipeline.identity_headers);
-    Ok(RequestBody::incoming(body, max_bytes, move |name| !is_forbidden(name.as_str(), &identity_headers)))
+    Ok(RequestBody::Incoming { body, max_bytes, keep_trailer: pipeline.keep_trailer.clone() })
 }

@@ -23,13 +23,14 @@ use crate::router::{Router, path};
 use crate::telemetry::metrics::{Metrics, RouteMetrics};
 use crate::telemetry::reason::Reason;
 use crate::token_service::TokenService;
-use crate::upstream::{Upstream, UpstreamError};
+use crate::upstream::{KeepTrailer, Upstream, UpstreamError};
 use authenticate::authenticate;
 use authorize::authorize;
 use http::HeaderValue;
 use http::request::Parts;
 use inject::inject;
 use std::collections::HashSet;
+use std::fmt;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -37,7 +38,6 @@ use std::time::Instant;
 use strip::strip;
 
 /// One configuration, ready to decide about requests. Immutable; a reload makes another.
-#[derive(Debug)]
 pub struct Pipeline {
     routes: Vec<Arc<Route>>,
     router: Router,
@@ -50,6 +50,8 @@ pub struct Pipeline {
     token_service: Arc<TokenService>,
     /// Folded names that only Postern may send, of all routes: a header that one route adds must not come from a client on another.
     identity_headers: Arc<HashSet<String>>,
+    /// What may pass as a trailer: the same as in the head.
+    keep_trailer: KeepTrailer,
     realm: HeaderValue,
     clock: Clock,
 }
@@ -112,7 +114,8 @@ impl Connection {
 }
 
 impl Pipeline {
-    /// Prepares a configuration. The verifier and the token service may outlive it.
+    /// Prepares a configuration. The verifier and the token service may outlive it; connections to an upstream that is the same
+    /// as under `former` stay in use.
     ///
     /// # Errors
     /// [`UpstreamError`] names the upstream whose TLS files cannot be used.
@@ -122,23 +125,31 @@ impl Pipeline {
         token_service: Arc<TokenService>,
         metrics: &Metrics,
         clock: Clock,
+        former: Option<&Self>,
     ) -> Result<Self, UpstreamError> {
-        let known = config.upstreams.iter().map(|upstream| Upstream::new(Arc::clone(upstream)).map(Arc::new));
-        let known: Vec<_> = known.collect::<Result<_, _>>()?;
-        let upstream = |route: &Arc<Route>| {
-            let is_its = |upstream: &&Arc<Upstream>| Arc::ptr_eq(&upstream.config, &route.upstream);
-            known.iter().find(is_its).map_or_else(|| Upstream::new(Arc::clone(&route.upstream)).map(Arc::new), |u| Ok(Arc::clone(u)))
-        };
+        let mut known: Vec<Arc<Upstream>> = former.map(|former| former.upstreams.clone()).unwrap_or_default();
+        // TLS files may have changed under an unchanged configuration.
+        known.retain(|upstream| !upstream.config.is_tls);
+        let mut upstreams = Vec::new();
+        for route in &config.routes {
+            if !known.iter().any(|known| known.config == route.upstream) {
+                known.push(Arc::new(Upstream::new(Arc::clone(&route.upstream))?));
+            }
+            upstreams.extend(known.iter().find(|known| known.config == route.upstream).cloned());
+        }
         let headers = config.routes.iter().flat_map(|route| &route.headers);
+        let identity_headers: Arc<HashSet<_>> = Arc::new(headers.map(|header| strip::fold(header.name.as_str())).collect());
+        let forbidden = Arc::clone(&identity_headers);
         Ok(Self {
             router: Router::new(&config.routes),
-            upstreams: config.routes.iter().map(upstream).collect::<Result<_, _>>()?,
+            upstreams,
             metrics: config.routes.iter().map(|route| metrics.route(&route.name)).collect(),
             no_route: metrics.route(""),
             routes: config.routes.clone(),
             verifier,
             token_service,
-            identity_headers: Arc::new(headers.map(|header| strip::fold(header.name.as_str())).collect()),
+            keep_trailer: KeepTrailer::new(move |name| !strip::is_forbidden(name.as_str(), &forbidden)),
+            identity_headers,
             realm: HeaderValue::from_static("Bearer realm=\"postern\""),
             clock,
         })
@@ -217,8 +228,19 @@ impl Pipeline {
         &self.token_service
     }
 
+    /// The time by the pipeline's clock.
+    pub fn now(&self) -> Now {
+        self.clock.now()
+    }
+
     fn metrics(&self, route: Option<usize>) -> &RouteMetrics {
         route.and_then(|index| self.metrics.get(index)).unwrap_or(&self.no_route)
+    }
+}
+
+impl fmt::Debug for Pipeline {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pipeline").field("routes", &self.routes.len()).finish_non_exhaustive()
     }
 }
 

@@ -5,7 +5,7 @@ use crate::identity::claims::ClaimError;
 use crate::identity::status::StatusError;
 use crate::router::NoRoute;
 use crate::telemetry::reason::Reason;
-use crate::upstream::{Body, SendError};
+use crate::upstream::{Body, RequestBodyError, SendError};
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, Response, StatusCode};
 use std::error::Error;
@@ -38,7 +38,7 @@ impl Rejection {
             "reason": self.reason.code(),
             "request_id": request_id,
         });
-        let mut response = Response::new(Body::from(body.to_string()));
+        let mut response = Response::new(Body::full(body.to_string()));
         *response.status_mut() = status;
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
@@ -131,10 +131,11 @@ impl From<SendError> for Rejection {
     fn from(error: SendError) -> Self {
         let reason = match &error {
             SendError::Unreachable(_) => Reason::UpstreamUnreachable,
-            SendError::Timeout => Reason::UpstreamTimeout,
+            SendError::ConnectTimeout(_) | SendError::Timeout(_) => Reason::UpstreamTimeout,
             SendError::Failed(_) => Reason::UpstreamFailed,
-            SendError::BodyTooLarge => Reason::BodyTooLarge,
-            SendError::RequestBody(_) => Reason::MalformedRequest,
+            SendError::RequestBody(RequestBodyError::TooLarge { .. }) => Reason::BodyTooLarge,
+            SendError::RequestBody(RequestBodyError::Idle(_)) => Reason::RequestTimeout,
+            SendError::RequestBody(RequestBodyError::Client(_) | RequestBodyError::Length) => Reason::MalformedRequest,
         };
         Self::because(reason, error)
     }

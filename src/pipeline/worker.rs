@@ -40,7 +40,7 @@ impl Worker {
             pipeline: RefCell::new(Cache::new(pipeline)),
             current: RefCell::new(current),
             tokens: LocalCache::default(),
-            pools: Pools::default(),
+            pools: Pools::new(),
             log,
             ids: Ids::new(),
         }
@@ -116,7 +116,7 @@ fn published(pipeline: &Pipeline, method: &Method, path: &str) -> Option<Respons
     if method != Method::GET && method != Method::HEAD {
         return None;
     }
-    let mut response = Response::new(Body::from(pipeline.token_service.document(document)));
+    let mut response = Response::new(Body::full(pipeline.token_service.document(document)));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     // A new key is published an hour before it signs.
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("public, max-age=300"));

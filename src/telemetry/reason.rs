@@ -69,6 +69,8 @@ reasons! {
     NamespaceMissing, "namespace_missing", FORBIDDEN, "The user has no such namespace";
     /// The request's body is over the route's limit.
     BodyTooLarge, "body_too_large", PAYLOAD_TOO_LARGE, "The request body is too large";
+    /// The client stopped sending the request's body.
+    RequestTimeout, "request_timeout", REQUEST_TIMEOUT, "The request did not arrive in time";
     /// The issuer's keys are not known, or too old.
     KeysUnavailable, "keys_unavailable", SERVICE_UNAVAILABLE, "The issuer's keys are not available";
     /// Nothing young enough is known about the user.

@@ -42,7 +42,7 @@ pub(super) fn is_forbidden_trailer(name: &HeaderName) -> bool {
 }
 
 /// The trailers that may be passed on: not forbidden, and wanted by `keep`.
-pub(super) fn kept_trailers(trailers: HeaderMap, keep: fn(&HeaderName) -> bool) -> HeaderMap {
+pub(super) fn kept_trailers(trailers: HeaderMap, keep: &dyn Fn(&HeaderName) -> bool) -> HeaderMap {
     let mut kept = HeaderMap::new();
     let mut last = None;
     for (name, value) in trailers {
@@ -77,7 +77,7 @@ mod tests {
         ] {
             trailers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
         }
-        let kept = kept_trailers(trailers, |name| name != "x-unwanted");
+        let kept = kept_trailers(trailers, &|name| name != "x-unwanted");
         let mut left: Vec<_> = kept.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
         left.sort_unstable();
         assert_eq!(left, [("grpc-status", "0"), ("x-sum", "1"), ("x-sum", "2")]);

@@ -289,7 +289,7 @@ impl Http2Body {
 }
 
 fn kept(trailers: HeaderMap) -> Option<HeaderMap> {
-    Some(fields::kept_trailers(trailers, |_| true)).filter(|kept| !kept.is_empty())
+    Some(fields::kept_trailers(trailers, &|_| true)).filter(|kept| !kept.is_empty())
 }
 
 /// What is known here about a request's body that hyper's connection task is sending.

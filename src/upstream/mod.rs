@@ -24,7 +24,7 @@ pub use http2::Http2Body;
 pub use connect::ConnectError;
 pub use http1::{Chunk, ChunkDecoder, ChunkError, Framing, HeadError, Http1Body, LineError, ResponseHead, parse_response_head};
 pub use pool::Pools;
-pub use request::{OutgoingRequest, RequestBody, RequestBodyError};
+pub use request::{KeepTrailer, OutgoingRequest, RequestBody, RequestBodyError};
 pub use tunnel::{Upgraded, tunnel};
 
 use crate::base::tls::TlsError;

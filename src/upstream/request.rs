@@ -6,7 +6,9 @@ use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue, Method};
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
+use std::fmt;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -41,8 +43,25 @@ pub enum RequestBody {
         /// More than this many bytes are refused.
         max_bytes: Option<u64>,
         /// Which trailer fields are passed on.
-        keep_trailer: fn(&HeaderName) -> bool,
+        keep_trailer: KeepTrailer,
     },
+}
+
+/// Says of a trailer field whether it is passed on. Shared, for it may know names from the configuration.
+#[derive(Clone)]
+pub struct KeepTrailer(Arc<dyn Fn(&HeaderName) -> bool + Send + Sync>);
+
+impl KeepTrailer {
+    /// Passes on what `keep` says.
+    pub fn new(keep: impl Fn(&HeaderName) -> bool + Send + Sync + 'static) -> Self {
+        Self(Arc::new(keep))
+    }
+}
+
+impl fmt::Debug for KeepTrailer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("KeepTrailer")
+    }
 }
 
 /// Why the body of a request cannot be passed on. None of these is the upstream's fault.
@@ -107,7 +126,7 @@ pub(super) struct RequestStream {
     announced: Option<u64>,
     passed: u64,
     max_bytes: u64,
-    keep_trailer: fn(&HeaderName) -> bool,
+    keep_trailer: KeepTrailer,
     has_ended: bool,
 }
 
@@ -115,7 +134,7 @@ impl RequestStream {
     fn new(
         body: Incoming,
         max_bytes: Option<u64>,
-        keep_trailer: fn(&HeaderName) -> bool,
+        keep_trailer: KeepTrailer,
     ) -> Result<Self, RequestBodyError> {
         let max_bytes = max_bytes.unwrap_or(u64::MAX);
         let announced = body.size_hint().exact();
@@ -170,8 +189,8 @@ impl http_body::Body for RequestStream {
         let outcome = match frame.into_data() {
             Ok(data) => this.check_data(&data).map(|()| Some(Frame::data(data))),
             Err(frame) => this.check_end().map(|()| {
-                let keep = this.keep_trailer;
-                let kept = fields::kept_trailers(frame.into_trailers().unwrap_or_default(), keep);
+                let trailers = frame.into_trailers().unwrap_or_default();
+                let kept = fields::kept_trailers(trailers, &*this.keep_trailer.0);
                 (!kept.is_empty()).then(|| Frame::trailers(kept))
             }),
         };

@@ -8,6 +8,7 @@ use crate::config::reader::Reader;
 use crate::config::tree::Section;
 use crate::config::{TokenService, Upstream, headers, web};
 use http::HeaderValue;
+use std::sync::Arc;
 use zeroize::Zeroizing;
 
 /// A table of `credential`.
@@ -68,14 +69,16 @@ impl Credential {
         if is_public {
             refuse_what_needs_a_token(route, reader);
         }
-        let own_namespace =
-            || NamespaceToken { audience: recipient.upstream.audience.clone(), ..NamespaceToken::default() };
+        let own_namespace = || {
+            let audience = recipient.upstream.audience.clone();
+            Arc::new(NamespaceToken { audience, ..NamespaceToken::default() })
+        };
         if let Some(section) = route.section("credential") {
             if let Some(secret) = section.section("secret") {
                 return read_secret(secret, reader);
             }
             let token = section.section("namespace-token")?;
-            return NamespaceToken::read(token, route, recipient, reader).map(Self::NamespaceToken);
+            return NamespaceToken::read(token, route, recipient, reader).map(|token| Self::NamespaceToken(Arc::new(token)));
         }
         match route.text("credential").map(|word| word.value) {
             Some("pass") => Some(Self::Pass),

@@ -95,7 +95,7 @@ impl Requirements {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Credential {
     /// `"namespace-token"`, or `{ namespace-token = { … } }` for more than the defaults.
-    NamespaceToken(NamespaceToken),
+    NamespaceToken(Arc<NamespaceToken>),
     /// `"pass"`: the caller's own token.
     Pass,
     /// `{ secret = { header = "x-api-key", value = { file = "…" }, prefix = "Bearer " } }`.

@@ -47,7 +47,7 @@ max_body_bytes = "1KiB"
         roles: vec!["sales-*".into()],
         groups: vec!["*".into()],
     };
-    assert_eq!(route.credential, Credential::NamespaceToken(token));
+    assert_eq!(route.credential, Credential::NamespaceToken(token.into()));
     let headers: Vec<_> = route.headers.iter().map(|header| (header.name.as_str(), &header.source)).collect();
     assert_eq!(headers, [("x-auth-user", &HeaderSource::Subject), ("x-auth-roles", &HeaderSource::Roles)]);
     assert_eq!((route.response_timeout, route.max_body_bytes), (Some(Duration::from_secs(120)), Some(1024)));
