@@ -95,13 +95,13 @@ pub(super) fn host_pattern(text: &str) -> Result<String, WebError> {
     if name.contains('*') {
         return Err(WebError::NoHostPattern(text.to_owned()));
     }
-    let address = name.trim_start_matches('[').trim_end_matches(']');
-    let is_address = name == text && address.parse::<IpAddr>().is_ok();
     let is_lower_case = !text.bytes().any(|byte| byte.is_ascii_uppercase());
-    if is_lower_case && (is_address || is_domain(name)) {
-        Ok(text.to_owned())
-    } else {
-        Err(WebError::NoHost(text.to_owned()))
+    let bare = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
+    match bare.parse::<IpAddr>() {
+        // As a `Host` header has it (RFC 3986 §3.2.2).
+        Ok(IpAddr::V6(address)) if name == text => Ok(format!("[{address}]")),
+        _ if is_lower_case && is_domain(name) => Ok(text.to_owned()),
+        _ => Err(WebError::NoHost(text.to_owned())),
     }
 }
 
@@ -166,9 +166,10 @@ mod tests {
     #[test]
     fn a_host_is_a_name_an_address_or_one_wildcard_label() {
         for text in ["api.example.com", "*.example.com", "127.0.0.1", "[::1]", "a"] {
-            assert!(host_pattern(text).is_ok(), "{text}");
+            assert_eq!(host_pattern(text).as_deref(), Ok(text));
         }
-        for text in ["API.example.com", "a:80", "*", "a.*.b", "*.*.b", "", "a..b", "*.127.0.0.1:1", "-a"] {
+        assert_eq!(host_pattern("0:0::1").as_deref(), Ok("[::1]"));
+        for text in ["API.example.com", "a:80", "*", "a.*.b", "*.*.b", "", "a..b", "*.[::1]", "[a]", "-a"] {
             assert!(host_pattern(text).is_err(), "{text}");
         }
     }

@@ -8,7 +8,8 @@ use std::time::Duration;
 #[test]
 fn every_requirement_is_read() {
     let text = format!(
-        r#"{GOOD}access = {{ any_role = ["a"], all_roles = ["b", "c"], any_group = ["/g"], all_scopes = ["s:r"], claims = {{ dept = "x", "a.b" = 1 }}, namespace = ["team-a", "team-b"] }}"#
+        r#"{GOOD}access = {{ any_role = ["a"], all_roles = ["b", "c"], any_group = ["/g"],
+all_scopes = ["s:r"], claims = {{ dept = "x", "a.b" = 1 }}, namespace = ["team-a", "team-b"] }}"#
     );
     let strings = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
     let claim = |text| ClaimPath::parse(text).unwrap();
@@ -77,7 +78,8 @@ fn relative_paths_are_seen_from_the_folder_of_the_file() {
 #[test]
 fn issuers_upstreams_and_routes_keep_the_order_of_the_file() {
     let text = format!(
-        "{GOOD}[issuer.abba]\nurl = \"https://a\"\naudience = \"a\"\nuser_status = \"none\"\n[upstream.a]\nto = \"https://a\"\n"
+        "{GOOD}[issuer.abba]\nurl = \"https://a\"\naudience = \"a\"\nuser_status = \
+         \"none\"\n[upstream.a]\nto = \"https://a\"\n"
     );
     let config = parse(&text).unwrap();
     assert_eq!(config.issuers.iter().map(|issuer| issuer.name.as_str()).collect::<Vec<_>>(), ["main", "abba"]);
