@@ -107,7 +107,12 @@ static ROOT: Table = Table::of(&[
 pub fn load(path: &Path, mode: Mode) -> Result<Config, Diagnostics> {
     match std::fs::read_to_string(path) {
         Ok(text) => parse(&text, path, mode),
-        Err(error) => Err(Diagnostics::new(path, "", &[], vec![Mistake::of_file(format!("cannot be read: {error}"))])),
+        Err(error) => Err(Diagnostics::new(
+            path,
+            "",
+            &[],
+            vec![Mistake::of_file(format!("cannot read `{}`: {error}", path.display()))],
+        )),
     }
 }
 

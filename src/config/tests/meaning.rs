@@ -116,5 +116,5 @@ fn a_mistake_says_where_it_is() {
 #[test]
 fn a_file_that_is_not_there_is_a_mistake_without_a_place() {
     let mistakes = load(Path::new("no/such/gateway.toml"), Mode::Production).unwrap_err();
-    assert!(mistakes.to_string().contains("cannot be read: No such file"), "{mistakes}");
+    assert!(mistakes.to_string().contains("cannot read `no/such/gateway.toml`: No such file"), "{mistakes}");
 }
