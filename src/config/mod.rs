@@ -3,8 +3,8 @@
 //! [`load`] reads a file and [`parse`] a text. Both give either a [`Config`] or every mistake of the file
 //! at once ([`Diagnostics`]); no other module ever sees TOML.
 //!
-//! What a file may hold is described once, by the tables beside the types ([`description`]); the reader, the JSON
-//! Schema ([`schema`]) and the reference page ([`reference`]) are made from them. A file is read in two steps: the
+//! What a file may hold is described once, by the tables beside the types (`description`); the reader, the JSON
+//! Schema ([`schema()`]) and the reference page ([`reference()`]) are made from them. A file is read in two steps: the
 //! reader holds the TOML tree against the description, then each section's `read` makes its type and checks what
 //! no single value can tell.
 
@@ -107,7 +107,12 @@ static ROOT: Table = Table::of(&[
 pub fn load(path: &Path, mode: Mode) -> Result<Config, Diagnostics> {
     match std::fs::read_to_string(path) {
         Ok(text) => parse(&text, path, mode),
-        Err(error) => Err(Diagnostics::new(path, "", &[], vec![Mistake::of_file(format!("cannot be read: {error}"))])),
+        Err(error) => Err(Diagnostics::new(
+            path,
+            "",
+            &[],
+            vec![Mistake::of_file(format!("cannot read `{}`: {error}", path.display()))],
+        )),
     }
 }
 
@@ -152,7 +157,7 @@ fn named<'a>(root: &'a Section, key: &str, reader: &mut Reader<'_>) -> Vec<(&'a 
 }
 
 fn read_issuers(root: &Section, token_service: Option<&TokenService>, reader: &mut Reader<'_>) -> Known<Issuer> {
-    let mut known = Known { what: "issuer", all: Vec::new() };
+    let mut known = Known::new("issuer", root);
     let mut urls: HashMap<String, Span> = HashMap::new();
     for (name, section) in named(root, "issuer", reader) {
         if name.value == "self" {
@@ -177,7 +182,7 @@ fn read_issuers(root: &Section, token_service: Option<&TokenService>, reader: &m
 }
 
 fn read_upstreams(root: &Section, token_service: Option<&TokenService>, reader: &mut Reader<'_>) -> Known<Upstream> {
-    let mut known = Known { what: "upstream", all: Vec::new() };
+    let mut known = Known::new("upstream", root);
     for (name, section) in named(root, "upstream", reader) {
         let upstream = Upstream::read(&name.value, section, reader);
         if let (Some(upstream), Some(own)) = (&upstream, token_service)

@@ -29,12 +29,11 @@ impl<'a> Reader<'a> {
     pub(super) fn read(text: &'a str, origin: &'a Path, mode: Mode, root: &'static Table) -> (Self, Section) {
         let (tree, errors) = DeTable::parse_recoverable(text);
         let mut reader = Self { text, origin, mode, mistakes: Vec::new(), masked: Vec::new(), broken: HashSet::new() };
+        reader.masked = secrets::passwords_in_urls(text);
         if !errors.is_empty() {
-            reader.masked = secrets::spans_in_text(text);
+            reader.masked.extend(secrets::spans_in_text(text));
         }
-        for error in errors {
-            reader.syntax_error(&error);
-        }
+        reader.syntax_errors(errors);
         let section = reader.section(tree.get_ref(), 0..0, "", root);
         (reader, section)
     }
@@ -87,18 +86,33 @@ impl<'a> Reader<'a> {
         section.texts(key).filter_map(|text| self.keep(&text.span, parse(text.value))).collect()
     }
 
-    fn syntax_error(&mut self, error: &toml::de::Error) {
-        let span = error.span().unwrap_or(self.text.len()..self.text.len());
-        let name = self.text.get(span.clone()).unwrap_or_default();
-        let message = match error.message() {
-            "duplicate key" => format!("duplicate key `{}`", name.trim_matches(['"', '\''])),
+    fn syntax_errors(&mut self, mut errors: Vec<toml::de::Error>) {
+        errors.sort_by_key(|error| error.span().map_or(usize::MAX, |span| span.start));
+        let mut is_in_wake = false;
+        for error in errors {
+            let span = error.span().unwrap_or(self.text.len()..self.text.len());
+            let line = self.line_of(span.start);
+            let starts_line = line == span.start;
+            is_in_wake = is_consequence(error.message()) && !self.broken.is_empty() && (starts_line || is_in_wake);
+            if !is_in_wake {
+                self.syntax_error(error.message(), span);
+            }
+            // A key that is given twice is wrong in meaning, not in form: what else its line holds can be judged.
+            if error.message() != DUPLICATE {
+                self.broken.insert(line);
+            }
+        }
+    }
+
+    fn syntax_error(&mut self, message: &str, span: Span) {
+        let message = match message {
+            DUPLICATE => {
+                let name = self.text.get(span.clone()).unwrap_or_default();
+                format!("duplicate key `{}`", name.trim_matches(['"', '\'']))
+            }
             message => message.to_owned(),
         };
-        self.mistakes.push(Mistake::at(span.clone(), message));
-        // A key that is given twice is broken in meaning, not in form: what else its line holds can be judged.
-        if error.message() != "duplicate key" {
-            self.broken.insert(self.line_of(span.start));
-        }
+        self.mistakes.push(Mistake::at(span, message));
     }
 
     fn line_of(&self, byte: usize) -> usize {
@@ -200,7 +214,14 @@ impl<'a> Reader<'a> {
             (Kind::OneOrMany(of), DeValue::Array(_)) => return self.value(&Kind::list(of), value, path),
             (Kind::OneOrMany(of), _) => Some(Value::List(vec![self.value(of, value, path)?])),
             (Kind::Map { value: of, .. }, DeValue::Table(table)) => Some(self.map(of, table, path)),
-            (Kind::Named(description), DeValue::Table(table)) => Some(self.map(&Kind::Table(description), table, path)),
+            (Kind::Named(description), DeValue::Table(table)) => {
+                if table.values().any(|member| !member.get_ref().is_table()) {
+                    let mistake = Mistake::at(span, format!("`{path}` needs a name"));
+                    self.note(mistake.label(format!("expected `[{path}.NAME]`, where NAME is of your choice")));
+                    return None;
+                }
+                Some(self.map(&Kind::Table(description), table, path))
+            }
             (Kind::Tables(description), DeValue::Array(array)) if !array.is_empty() => {
                 Some(Value::List(self.list(&Kind::Table(description), array, path)))
             }
@@ -212,6 +233,10 @@ impl<'a> Reader<'a> {
                 return match scalar::read(kind, value.get_ref(), base) {
                     Ok(value) => Some(Placed::new(value, span)),
                     Err(error) => {
+                        let name = path.rsplit('.').next().unwrap_or(path);
+                        if value.get_ref().is_str() && secrets::is_secret_name(name) {
+                            self.masked.push(span.clone());
+                        }
                         self.note(error.at(span, kind, path));
                         None
                     }
@@ -278,6 +303,15 @@ fn in_order<'t, 'i>(table: &'t DeTable<'i>) -> Vec<(&'t Spanned<Cow<'i, str>>, &
     let mut entries: Vec<_> = table.iter().collect();
     entries.sort_by_key(|(key, _)| key.span().start);
     entries
+}
+
+/// What the TOML parser says of a key that is given twice.
+const DUPLICATE: &str = "duplicate key";
+
+/// What the TOML parser says of the lines after an inline table or a list that was never closed. It takes them for a
+/// part of it, so that each would be a mistake of its own.
+fn is_consequence(message: &str) -> bool {
+    ["missing key for inline table", "missing comma between", "unclosed"].iter().any(|start| message.starts_with(start))
 }
 
 fn join(path: &str, key: &str) -> String {

@@ -81,6 +81,7 @@ fn in_words(kind: &Kind, name: &str, path: &str) -> String {
         format!("{}[{heading}](#{})", words.collect::<String>(), anchor(&heading))
     };
     match kind {
+        Kind::Integer { least, most } if least == most => format!("{least}"),
         Kind::Integer { least, most } => format!("a whole number, {least} to {most}"),
         Kind::Duration { least, most } => match most.as_secs() > 365 * 86_400 {
             true if least.as_millis() <= 1 => "a duration".to_owned(),
@@ -92,7 +93,8 @@ fn in_words(kind: &Kind, name: &str, path: &str) -> String {
         Kind::Secret => "[a secret](#secrets)".to_owned(),
         Kind::Table(_) | Kind::Named(_) | Kind::Tables(_) => section(&[]),
         Kind::WordOr(words, _) => section(words),
-        kind => kind.words(),
+        // That the rest are strings goes without saying here.
+        kind => kind.words().replace("a string: ", ""),
     }
 }
 

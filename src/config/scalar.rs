@@ -25,7 +25,10 @@ pub(super) fn read(kind: &Kind, value: &DeValue<'_>, base: &Path) -> Result<Valu
     match (kind, value) {
         (Kind::Flag, DeValue::Boolean(flag)) => Ok(Value::Flag(*flag)),
         (Kind::Integer { least, most }, DeValue::Integer(integer)) => {
-            let bounds = || format!("expected {least} to {most}");
+            let bounds = || match least == most {
+                true => format!("expected {least}"),
+                false => format!("expected {least} to {most}"),
+            };
             whole(integer).and_then(|n| in_range(n, *least, *most, bounds)).map(Value::Integer)
         }
         (Kind::Size { least, most }, DeValue::Integer(integer)) => whole(integer).and_then(|n| sized(n, *least, *most)),
@@ -63,6 +66,11 @@ impl ScalarError {
         let expected = format!("expected {}", kind.words());
         match self {
             Self::WrongType { found } => {
+                let expected = match kind {
+                    Kind::Tables(_) => format!("expected a section `[[{path}]]`, in two brackets"),
+                    Kind::Named(_) => format!("expected sections `[{path}.NAME]`"),
+                    _ => expected,
+                };
                 Mistake::at(span, format!("`{path}` has the wrong type")).label(format!("{expected}, found {found}"))
             }
             Self::Malformed { text, expected } => {

@@ -66,7 +66,8 @@ fn kind(kind: &Kind) -> Value {
         Kind::Secret => json!({ "$ref": "#/$defs/secret" }),
         Kind::Scalar => json!({ "type": ["string", "integer", "boolean"] }),
         Kind::List { of, can_be_empty } => {
-            json!({ "type": "array", "items": self::kind(of), "minItems": u8::from(!can_be_empty), "uniqueItems": true })
+            let least = u8::from(!can_be_empty);
+            json!({ "type": "array", "items": self::kind(of), "minItems": least, "uniqueItems": true })
         }
         Kind::OneOrMany(of) => json!({ "anyOf": [self::kind(of), self::kind(&Kind::list(of))] }),
         Kind::Map { value, .. } => json!({ "type": "object", "additionalProperties": self::kind(value) }),

@@ -109,6 +109,19 @@ pub(super) fn spans_in_text(text: &str) -> Vec<Span> {
     spans
 }
 
+/// Where a URL of the text holds a user and a password.
+pub(super) fn passwords_in_urls(text: &str) -> Vec<Span> {
+    let mut spans = Vec::new();
+    for (scheme_end, separator) in text.match_indices("://") {
+        let start = scheme_end + separator.len();
+        let length = text[start..].find(['"', '\'', '\n', '/', '?', '#']).unwrap_or(text.len() - start);
+        if let Some(at) = text[start..start + length].rfind('@') {
+            spans.push(start..start + at);
+        }
+    }
+    spans
+}
+
 fn not_empty(text: &str) -> Result<Secret, SecretError> {
     if text.is_empty() { Err(SecretError::Empty) } else { Ok(Secret::new(text)) }
 }
@@ -137,6 +150,13 @@ mod tests {
         assert!(matches!(from_file(Path::new("/no/such/file")), Err(SecretError::Unreadable { .. })));
         let large = file(&"x".repeat(MOST_BYTES as usize + 1));
         assert!(matches!(from_file(large.path()), Err(SecretError::TooLarge(_))));
+    }
+
+    #[test]
+    fn a_password_in_a_url_is_found() {
+        let text = "a = \"https://u:p@ss@host/x@y\"\nb = 'http://host:80/'\nc = \"http://host";
+        let spans = passwords_in_urls(text);
+        assert_eq!(spans.iter().map(|span| &text[span.clone()]).collect::<Vec<_>>(), ["u:p@ss"]);
     }
 
     #[test]

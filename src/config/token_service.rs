@@ -51,13 +51,41 @@ pub enum SigningKeys {
 
 /// `[token_service]`.
 pub(super) static TOKEN_SERVICE: Table = Table::of(&[
-    Key::optional("issuer", Kind::Text("a URL"), "the origin of the first `server.listen`, where that is a loopback address with a fixed port; else it must be given", "`iss` of minted tokens, and where discovery and keys are served.")
-        .example("\"https://postern.example.com\""),
-    Key::optional("audience", Kind::Text("an audience"), "the value of `issuer`", "`aud` of the tokens that users may present to Postern itself (issuer `self`). No upstream may have it.")
-        .example("\"postern\""),
-    Key::default("algorithm", Kind::word(&["ES256", "RS256", "EdDSA"]), "\"ES256\"", "The algorithm of the keys that Postern makes."),
-    Key::default("lifetime", Kind::duration(Duration::from_mins(20), Duration::from_mins(30)), "\"30m\"", "How long a minted token lives."),
-    Key::default("signing_keys", Kind::Table(&SIGNING_KEYS), "{}", "Where signing keys come from: a `directory` in which Postern makes and rotates them, or `files` of yours."),
+    Key::optional(
+        "issuer",
+        Kind::Text("a URL"),
+        "the origin of the first `server.listen`, where that is a loopback address with a fixed \
+         port; else it must be given",
+        "`iss` of minted tokens, and where discovery and keys are served.",
+    )
+    .example("\"https://postern.example.com\""),
+    Key::optional(
+        "audience",
+        Kind::Text("an audience"),
+        "the value of `issuer`",
+        "`aud` of the tokens that users may present to Postern itself (issuer `self`). No \
+         upstream may have it.",
+    )
+    .example("\"postern\""),
+    Key::default(
+        "algorithm",
+        Kind::word(&["ES256", "RS256", "EdDSA"]),
+        "\"ES256\"",
+        "The algorithm of the keys that Postern makes.",
+    ),
+    Key::default(
+        "lifetime",
+        Kind::duration(Duration::from_mins(20), Duration::from_mins(30)),
+        "\"30m\"",
+        "How long a minted token lives.",
+    ),
+    Key::default(
+        "signing_keys",
+        Kind::Table(&SIGNING_KEYS),
+        "{}",
+        "Where signing keys come from: a `directory` in which Postern makes and rotates them, or \
+         `files` of yours.",
+    ),
 ]);
 
 static SIGNING_KEYS: Table = Table::of(&[
@@ -111,7 +139,10 @@ fn default_issuer(section: &Section, server: &Section, reader: &mut Reader<'_>) 
     let place = if server.is_given("listen") { listen.span } else { section.span.clone() };
     let mistake = Mistake::at(place, "missing key `issuer` in `token_service`")
         .label("not a loopback address with a fixed port, so upstreams cannot be told where the keys are")
-        .help("write the URL that upstreams reach Postern by: `[token_service]` with `issuer = \"https://postern.example.com\"`");
+        .help(
+            "write the URL that upstreams reach Postern by: `[token_service]` with `issuer = \
+         \"https://postern.example.com\"`",
+        );
     reader.note(mistake.absence());
     None
 }

@@ -50,29 +50,29 @@ pub(super) fn any_origin(text: &str) -> Result<Url, WebError> {
 }
 
 fn web_url(text: &str) -> Result<Url, WebError> {
-    let url = Url::parse(text).map_err(|_| WebError::NoUrl(text.to_owned()))?;
+    let url = Url::parse(text).map_err(|_| WebError::NoUrl(without_user(text)))?;
     // The parser drops white space and takes odd hosts; who compares URLs as text would not.
-    if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(WebError::NoUrl(text.to_owned()));
-    }
+    let is_odd_host = matches!(url.host(), Some(Host::Domain(name)) if !is_domain(name));
     if !matches!(url.scheme(), "http" | "https") {
-        return Err(WebError::Scheme(text.to_owned()));
+        return Err(WebError::Scheme(without_user(text)));
     }
-    if let Some(Host::Domain(name)) = url.host()
-        && !is_domain(name)
-    {
-        return Err(WebError::NoUrl(text.to_owned()));
+    if is_odd_host || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(WebError::NoUrl(without_user(text)));
     }
     let is_bare = url.username().is_empty() && url.password().is_none();
     if !is_bare || url.query().is_some() || url.fragment().is_some() {
-        return Err(WebError::Superfluous(without_user(&url)));
+        return Err(WebError::Superfluous(without_user(text)));
     }
     Ok(url)
 }
 
-/// A password in a URL is a secret as well.
-fn without_user(url: &Url) -> String {
-    format!("{}{}", url.origin().ascii_serialization(), url.path())
+/// The text up to its query, for messages: a password in a URL is a secret as well.
+fn without_user(text: &str) -> String {
+    let text = &text[..text.find(['?', '#']).unwrap_or(text.len())];
+    match (text.find("://"), text.rfind('@')) {
+        (Some(scheme_end), Some(at)) if scheme_end + 3 <= at => format!("{}…{}", &text[..scheme_end + 3], &text[at..]),
+        _ => text.to_owned(),
+    }
 }
 
 /// Whether the host cannot be anywhere but on this machine.
@@ -95,13 +95,13 @@ pub(super) fn host_pattern(text: &str) -> Result<String, WebError> {
     if name.contains('*') {
         return Err(WebError::NoHostPattern(text.to_owned()));
     }
-    let address = name.trim_start_matches('[').trim_end_matches(']');
-    let is_address = name == text && address.parse::<IpAddr>().is_ok();
     let is_lower_case = !text.bytes().any(|byte| byte.is_ascii_uppercase());
-    if is_lower_case && (is_address || is_domain(name)) {
-        Ok(text.to_owned())
-    } else {
-        Err(WebError::NoHost(text.to_owned()))
+    let bare = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
+    match bare.parse::<IpAddr>() {
+        // As a `Host` header has it (RFC 3986 §3.2.2).
+        Ok(IpAddr::V6(address)) if name == text => Ok(format!("[{address}]")),
+        _ if is_lower_case && is_domain(name) => Ok(text.to_owned()),
+        _ => Err(WebError::NoHost(text.to_owned())),
     }
 }
 
@@ -159,16 +159,19 @@ mod tests {
 
     #[test]
     fn a_password_in_a_url_is_not_repeated() {
-        let error = issuer_url("https://user:hunter2@a/").unwrap_err();
-        assert!(!error.to_string().contains("hunter2"), "{error}");
+        for text in ["https://user:hunter2@a/", "ftp://hunter2@a", "https://u:hunter2@a b/", "https://a?p=hunter2"] {
+            let error = issuer_url(text).unwrap_err();
+            assert!(!error.to_string().contains("hunter2"), "{error}");
+        }
     }
 
     #[test]
     fn a_host_is_a_name_an_address_or_one_wildcard_label() {
         for text in ["api.example.com", "*.example.com", "127.0.0.1", "[::1]", "a"] {
-            assert!(host_pattern(text).is_ok(), "{text}");
+            assert_eq!(host_pattern(text).as_deref(), Ok(text));
         }
-        for text in ["API.example.com", "a:80", "*", "a.*.b", "*.*.b", "", "a..b", "*.127.0.0.1:1", "-a"] {
+        assert_eq!(host_pattern("0:0::1").as_deref(), Ok("[::1]"));
+        for text in ["API.example.com", "a:80", "*", "a.*.b", "*.*.b", "", "a..b", "*.[::1]", "[a]", "-a"] {
             assert!(host_pattern(text).is_err(), "{text}");
         }
     }

@@ -229,7 +229,8 @@ impl Issuer {
                 self.counters.early_fetches.fetch_add(1, Ordering::Relaxed);
                 return Reason::Early;
             }
-            self.refresh.progress.send_modify(|_| ()); // Those who wait look again and see that it is closed.
+            // Whoever asked had not seen yet that it is closed, and looks again.
+            self.refresh.progress.send_modify(|_| ());
         }
     }
 }

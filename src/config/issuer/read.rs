@@ -4,6 +4,7 @@ use super::{Algorithm, ClaimPath, Introspection, Issuer, KeyPolicy, UserStatus, 
 use crate::config::description::{Key, Kind, Table};
 use crate::config::diagnostic::Mistake;
 use crate::config::reader::Reader;
+use crate::config::scalar::duration_text;
 use crate::config::tree::Section;
 use crate::config::web;
 use std::time::Duration;
@@ -190,7 +191,7 @@ impl KeyPolicy {
         if max_stale < refresh {
             let mistake = Mistake::at(section.value_span("max_stale"), "`max_stale` is shorter than `refresh`")
                 .label("keys would be too old before they are fetched again")
-                .related(section.value_span("refresh"), "time between fetches");
+                .related(section.value_span("refresh"), format!("`refresh` is `{}`", duration_text(refresh)));
             reader.note(mistake);
         }
         Some(Self { refresh, max_stale, timeout: section.duration("timeout")? })
@@ -215,7 +216,7 @@ impl Introspection {
                 if allow_for <= bound {
                     let mistake = Mistake::at(allow.value_span("allow_for"), "`allow_for` is not longer than `bound`")
                         .label("an answer is as good as new until it is `bound` old")
-                        .related(section.value_span("bound"), "`bound`");
+                        .related(section.value_span("bound"), format!("`bound` is `{}`", duration_text(bound)));
                     reader.note(mistake);
                 }
                 WhenUnknown::AllowFor(allow_for)

@@ -20,7 +20,7 @@ use http::{HeaderName, Method};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// One route.
+/// One route. Of several that match a request the one with the least [`Rank`] takes it.
 #[derive(Debug, Clone)]
 pub struct Route {
     /// `name`: unique; logs and metrics use it.

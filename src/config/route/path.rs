@@ -116,7 +116,8 @@ mod tests {
     #[test]
     fn what_no_canonical_path_holds_is_refused() {
         use PathPatternError as Error;
-        let refused: [(&str, fn(String) -> Error); 12] = [
+        type Refusal = fn(String) -> Error;
+        let refused: [(&str, Refusal); 12] = [
             ("", Error::NoSlash),
             ("orders", Error::NoSlash),
             ("//", Error::EmptySegment),

@@ -92,14 +92,24 @@ pub(in crate::config) static ROUTE: Table = Table::of(&[
 /// What the sections of one kind are known by. A section with a mistake keeps its name, so that those who refer to it
 /// are not blamed.
 pub(in crate::config) struct Known<T> {
-    pub(in crate::config) what: &'static str,
+    what: &'static str,
     pub(in crate::config) all: Vec<(String, Option<Arc<T>>)>,
+    /// False where the sections could not be told apart: then nobody knows what is absent.
+    is_complete: bool,
 }
 
 impl<T> Known<T> {
+    /// Those of `[what.NAME]`, to be filled in.
+    pub(in crate::config) fn new(what: &'static str, root: &Section) -> Self {
+        Self { what, all: Vec::new(), is_complete: root.value(what).is_some() || !root.is_given(what) }
+    }
+
     fn find(&self, name: &Placed<&str>, reader: &mut Reader<'_>) -> Option<Arc<T>> {
         if let Some((_, found)) = self.all.iter().find(|(known, _)| known == name.value) {
             return found.clone();
+        }
+        if !self.is_complete {
+            return None;
         }
         let names = || self.all.iter().map(|(known, _)| known.as_str());
         let meant = did_you_mean(name.value, names());
@@ -185,7 +195,7 @@ fn read_issuers(
         });
         return names.collect();
     }
-    if known.all.is_empty() && matches!(access, Some(Access::Token(_))) {
+    if known.all.is_empty() && known.is_complete && matches!(access, Some(Access::Token(_))) {
         let mistake = Mistake::at(section.span.clone(), "no issuer is configured, so nobody can pass this route");
         reader.note(mistake.help("write an `[issuer.NAME]`, or `access = \"public\"` to let everybody pass").absence());
     }

@@ -8,7 +8,8 @@ use std::time::Duration;
 #[test]
 fn every_requirement_is_read() {
     let text = format!(
-        r#"{GOOD}access = {{ any_role = ["a"], all_roles = ["b", "c"], any_group = ["/g"], all_scopes = ["s:r"], claims = {{ dept = "x", "a.b" = 1 }}, namespace = ["team-a", "team-b"] }}"#
+        r#"{GOOD}access = {{ any_role = ["a"], all_roles = ["b", "c"], any_group = ["/g"],
+all_scopes = ["s:r"], claims = {{ dept = "x", "a.b" = 1 }}, namespace = ["team-a", "team-b"] }}"#
     );
     let strings = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
     let claim = |text| ClaimPath::parse(text).unwrap();
@@ -77,7 +78,8 @@ fn relative_paths_are_seen_from_the_folder_of_the_file() {
 #[test]
 fn issuers_upstreams_and_routes_keep_the_order_of_the_file() {
     let text = format!(
-        "{GOOD}[issuer.abba]\nurl = \"https://a\"\naudience = \"a\"\nuser_status = \"none\"\n[upstream.a]\nto = \"https://a\"\n"
+        "{GOOD}[issuer.abba]\nurl = \"https://a\"\naudience = \"a\"\nuser_status = \
+         \"none\"\n[upstream.a]\nto = \"https://a\"\n"
     );
     let config = parse(&text).unwrap();
     assert_eq!(config.issuers.iter().map(|issuer| issuer.name.as_str()).collect::<Vec<_>>(), ["main", "abba"]);
@@ -114,5 +116,5 @@ fn a_mistake_says_where_it_is() {
 #[test]
 fn a_file_that_is_not_there_is_a_mistake_without_a_place() {
     let mistakes = load(Path::new("no/such/gateway.toml"), Mode::Production).unwrap_err();
-    assert!(mistakes.to_string().contains("cannot be read: No such file"), "{mistakes}");
+    assert!(mistakes.to_string().contains("cannot read `no/such/gateway.toml`: No such file"), "{mistakes}");
 }

@@ -1,5 +1,6 @@
 //! Each `tests/mistakes/NAME.toml` gives the report `NAME.txt`. A file whose first line is `# dev` is read as
-//! `postern dev` reads it. After a change that is meant: `POSTERN_BLESS=1 cargo test --lib mistakes`, and read the diff.
+//! `postern dev` reads it. After a change that is meant: `POSTERN_BLESS=1 cargo test --lib mistakes`, and read the
+//! diff.
 
 use super::{Mode, project};
 use std::fs;
