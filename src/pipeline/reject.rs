@@ -105,7 +105,9 @@ impl From<TokenError> for Rejection {
             | TokenError::Key { .. }
             | TokenError::Signature
             | TokenError::KeyWithdrawn
-            | TokenError::Claims(ClaimError::Unusable(_) | ClaimError::Type | ClaimError::Bound) => Reason::InvalidToken,
+            | TokenError::Claims(ClaimError::Unusable(_) | ClaimError::Type | ClaimError::Bound) => {
+                Reason::InvalidToken
+            }
             TokenError::Claims(ClaimError::Audience) => Reason::WrongAudience,
             TokenError::Expired | TokenError::TooOld => Reason::TokenExpired,
             TokenError::NotYetValid => Reason::TokenNotYetValid,

@@ -131,11 +131,7 @@ pub(super) struct RequestStream {
 }
 
 impl RequestStream {
-    fn new(
-        body: Incoming,
-        max_bytes: Option<u64>,
-        keep_trailer: KeepTrailer,
-    ) -> Result<Self, RequestBodyError> {
+    fn new(body: Incoming, max_bytes: Option<u64>, keep_trailer: KeepTrailer) -> Result<Self, RequestBodyError> {
         let max_bytes = max_bytes.unwrap_or(u64::MAX);
         let announced = body.size_hint().exact();
         if announced.is_some_and(|length| length > max_bytes) {
