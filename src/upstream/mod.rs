@@ -20,9 +20,11 @@ mod tests;
 mod tunnel;
 
 pub use body::{Body, BodyError};
-pub use http2::Http2Body;
 pub use connect::ConnectError;
-pub use http1::{Chunk, ChunkDecoder, ChunkError, Framing, HeadError, Http1Body, LineError, ResponseHead, parse_response_head};
+pub use http1::{
+    Chunk, ChunkDecoder, ChunkError, Framing, HeadError, Http1Body, LineError, ResponseHead, parse_response_head,
+};
+pub use http2::Http2Body;
 pub use pool::Pools;
 pub use request::{OutgoingRequest, RequestBody, RequestBodyError};
 pub use tunnel::{Upgraded, tunnel};
