@@ -56,7 +56,7 @@ fn over_http2(fake: &Fake) -> Arc<Upstream> {
     fake.upstream_with(|config| config.protocol = Protocol::Http2)
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn requests_share_a_connection_and_trailers_pass() {
     on_worker(async {
         let fake = fake().await;
@@ -85,7 +85,7 @@ async fn requests_share_a_connection_and_trailers_pass() {
     .await;
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_connection_that_goes_away_is_replaced() {
     on_worker(async {
         let fake = fake().await;
@@ -113,7 +113,7 @@ async fn a_connection_on_which_nothing_answers_is_replaced() {
     .await;
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_body_that_the_client_breaks_off_resets_its_stream_only() {
     on_worker(async {
         let fake = fake().await;
@@ -133,7 +133,7 @@ async fn a_body_that_the_client_breaks_off_resets_its_stream_only() {
     .await;
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn an_upload_of_any_size_is_echoed() {
     on_worker(async {
         let fake = fake().await;
@@ -145,7 +145,7 @@ async fn an_upload_of_any_size_is_echoed() {
     .await;
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn an_upgrade_over_http2_is_refused_and_a_dead_upstream_fails_all_who_wait() {
     on_worker(async {
         let fake = fake().await;

@@ -1,6 +1,6 @@
 //! Upstreams that do what they are told, wrong things included, behind real sockets.
 //!
-//! Time is paused: it jumps to the next tick whenever nothing can move, so that a deadline costs no waiting.
+//! Where limits of time are tested, time is paused: it jumps to the next tick whenever nothing can move.
 
 mod framing;
 mod http2;
@@ -11,6 +11,7 @@ mod tls;
 mod upgrade;
 mod upload;
 
+use crate::base::tick::TICK;
 use crate::config;
 use crate::upstream::{Answer, OutgoingRequest, Pools, RequestBody, SendError, Upstream};
 use bytes::Bytes;
@@ -31,9 +32,19 @@ pub(super) async fn on_worker<T>(test: impl Future<Output = T>) -> T {
     LocalSet::new()
         .run_until(async {
             spawn_local(crate::base::tick::run());
+            spawn_local(pace());
             test.await
         })
         .await
+}
+
+/// Keeps paused time from outrunning the kernel: it stands still while a blocking task runs, so that each tick leaves
+/// what is on its way between two sockets the time to arrive.
+async fn pace() {
+    loop {
+        tokio::time::sleep(TICK).await;
+        let _ = tokio::task::spawn_blocking(|| std::thread::sleep(Duration::from_micros(200))).await;
+    }
 }
 
 /// One connection as a fake upstream sees it.
@@ -82,6 +93,7 @@ impl Fake {
         spawn_local(async move {
             loop {
                 let (io, _) = listener.accept().await.unwrap();
+                io.set_nodelay(true).unwrap();
                 let number = connections.replace(connections.get() + 1);
                 spawn_local(serve(Peer { io, number }, Notes(notes.clone())));
             }
@@ -101,6 +113,15 @@ impl Fake {
                 }
                 notes.add("end");
             }
+        })
+        .await
+    }
+
+    /// Takes connections and does nothing with them.
+    pub(super) async fn silent() -> Self {
+        Self::start(|peer, _| async move {
+            let _open = peer;
+            std::future::pending().await
         })
         .await
     }

@@ -25,7 +25,7 @@ fn with_body(method: Method) -> OutgoingRequest {
     OutgoingRequest { body: RequestBody::Full(Bytes::from_static(b"{}")), ..request(method, "/") }
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn an_idempotent_request_is_repeated_once_on_a_fresh_connection_if_an_idle_one_broke() {
     on_worker(async {
         for again in [get("/"), request(Method::DELETE, "/"), with_body(Method::PUT)] {
@@ -41,7 +41,7 @@ async fn an_idempotent_request_is_repeated_once_on_a_fresh_connection_if_an_idle
     .await;
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_request_that_may_have_had_an_effect_is_not_repeated() {
     on_worker(async {
         for once in [request(Method::POST, "/"), request(Method::PATCH, "/"), with_body(Method::POST)] {
@@ -55,7 +55,7 @@ async fn a_request_that_may_have_had_an_effect_is_not_repeated() {
     .await;
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn nothing_is_repeated_once_a_byte_of_the_answer_came() {
     on_worker(async {
         let fake = once_then("H").await;
@@ -67,7 +67,7 @@ async fn nothing_is_repeated_once_a_byte_of_the_answer_came() {
     .await;
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_fresh_connection_that_breaks_is_not_tried_again() {
     on_worker(async {
         let fake = Fake::start(|mut peer, _| async move {
@@ -89,7 +89,7 @@ async fn a_fresh_connection_that_breaks_is_not_tried_again() {
     .await;
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn an_upstream_that_refuses_connections_is_unreachable() {
     on_worker(async {
         let fake = Fake::canned(OK).await;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn one_connection_carries_request_after_request_byte_for_byte() {
     on_worker(async {
         let fake = Fake::canned(OK).await;
@@ -35,7 +35,7 @@ async fn one_connection_carries_request_after_request_byte_for_byte() {
     .await;
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_connection_is_not_reused_after_an_answer_that_ends_it() {
     on_worker(async {
         for answer in [
@@ -62,7 +62,7 @@ async fn a_connection_is_not_reused_after_an_answer_that_ends_it() {
     .await;
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn an_answer_that_nobody_asked_for_is_given_to_nobody() {
     on_worker(async {
         let fake = Fake::start(|mut peer, notes| async move {
@@ -86,7 +86,7 @@ async fn an_answer_that_nobody_asked_for_is_given_to_nobody() {
     .await;
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_connection_that_was_closed_while_idle_is_not_used() {
     on_worker(async {
         let fake = Fake::start(|mut peer, notes| async move {
@@ -107,7 +107,7 @@ async fn a_connection_that_was_closed_while_idle_is_not_used() {
     .await;
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_body_that_is_dropped_halfway_closes_the_connection() {
     on_worker(async {
         let fake = Fake::start(|mut peer, notes| async move {
@@ -127,7 +127,7 @@ async fn a_body_that_is_dropped_halfway_closes_the_connection() {
     .await;
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_future_that_is_dropped_closes_the_connection() {
     on_worker(async {
         let fake = Fake::start(|mut peer, notes| async move {
@@ -147,7 +147,7 @@ async fn a_future_that_is_dropped_closes_the_connection() {
     .await;
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn no_more_connections_are_kept_than_allowed() {
     on_worker(async {
         let fake = Fake::canned(OK).await;
@@ -190,7 +190,7 @@ async fn a_sweep_closes_what_has_been_idle_too_long_or_was_closed() {
     .await;
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn connections_of_one_configuration_are_not_used_for_another() {
     on_worker(async {
         let fake = Fake::canned(OK).await;

@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio::time::Instant;
 
+const IDLE: Duration = Duration::from_secs(25);
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
 /// Neither early nor later than the ticks allow.
@@ -65,7 +66,7 @@ async fn interim_responses_do_not_prolong_the_wait() {
 #[tokio::test(start_paused = true)]
 async fn an_upstream_that_takes_no_more_of_the_request_is_given_up() {
     on_worker(async {
-        let fake = Fake::start(|_peer, _| std::future::pending()).await;
+        let fake = Fake::silent().await;
         let upload = OutgoingRequest {
             body: RequestBody::Full(Bytes::from(vec![b'u'; 64 << 20])),
             ..request(Method::POST, "/")
@@ -90,7 +91,7 @@ async fn a_slow_upload_is_no_error_but_a_silent_client_is() {
             notes.add("over");
         })
         .await;
-        let (pools, upstream) = (Pools::new(), fake.upstream());
+        let (pools, upstream) = (Pools::new(), fake.upstream_with(|config| config.idle_timeout = IDLE));
         let mut client = Client::connect(&pools, &upstream, None);
         client.write("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n").await;
         for _ in 0..10 {
@@ -102,8 +103,8 @@ async fn a_slow_upload_is_no_error_but_a_silent_client_is() {
         let mut client = Client::connect(&pools, &upstream, None);
         client.write("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nu").await;
         let start = Instant::now();
-        assert!(client.error().await.ends_with("the client sent nothing for 300s"));
-        assert_after(start, Duration::from_secs(300));
+        assert!(client.error().await.ends_with("the client sent nothing for 25s"));
+        assert_after(start, IDLE);
     })
     .await;
 }
@@ -115,20 +116,23 @@ async fn a_body_may_take_its_time_but_not_fall_silent() {
             peer.read_head().await;
             peer.write("HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\n").await;
             for _ in 0..10 {
-                tokio::time::sleep(Duration::from_secs(200)).await;
+                tokio::time::sleep(Duration::from_secs(20)).await;
                 peer.write(".").await;
             }
             std::future::pending::<()>().await;
         })
         .await;
-        let mut body = respond(&Pools::new(), &fake.upstream(), get("/")).await.unwrap().into_body();
+        let mut body = respond(&Pools::new(), &fake.upstream_with(|config| config.idle_timeout = IDLE), get("/"))
+            .await
+            .unwrap()
+            .into_body();
         for _ in 0..10 {
             assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), ".");
         }
         let start = Instant::now();
         let error = body.frame().await.unwrap().unwrap_err();
-        assert_eq!(error.to_string(), "the upstream sent nothing for 300s");
-        assert_after(start, Duration::from_secs(300));
+        assert_eq!(error.to_string(), "the upstream sent nothing for 25s");
+        assert_after(start, IDLE);
         assert!(body.frame().await.is_none());
     })
     .await;
@@ -142,16 +146,19 @@ async fn a_client_that_reads_late_is_no_silence_of_the_upstream() {
             peer.write("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\na").await;
             tokio::time::sleep(Duration::from_secs(1)).await;
             peer.write("b").await;
-            tokio::time::sleep(Duration::from_secs(1000)).await;
+            tokio::time::sleep(Duration::from_secs(100)).await;
             peer.write("c").await;
             std::future::pending::<()>().await;
         })
         .await;
-        let mut body = respond(&Pools::new(), &fake.upstream(), get("/")).await.unwrap().into_body();
+        let mut body = respond(&Pools::new(), &fake.upstream_with(|config| config.idle_timeout = IDLE), get("/"))
+            .await
+            .unwrap()
+            .into_body();
         let mut next = async || body.frame().await.unwrap().unwrap().into_data().unwrap();
         assert_eq!(next().await, "a");
         assert_eq!(next().await, "b");
-        tokio::time::sleep(Duration::from_secs(900)).await;
+        tokio::time::sleep(Duration::from_secs(90)).await;
         assert_eq!(next().await, "c");
     })
     .await;
@@ -160,7 +167,7 @@ async fn a_client_that_reads_late_is_no_silence_of_the_upstream() {
 #[tokio::test(start_paused = true)]
 async fn a_tls_handshake_that_hangs_is_a_connect_timeout() {
     on_worker(async {
-        let fake = Fake::start(|_peer, _| std::future::pending()).await;
+        let fake = Fake::silent().await;
         let upstream = fake.upstream_with(|config| config.is_tls = true);
         let start = Instant::now();
         let error = fetch(&Pools::new(), &upstream, get("/")).await.unwrap_err();

@@ -84,7 +84,7 @@ impl Secured {
     }
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_verified_connection_is_reused() {
     on_worker(async {
         let secured = Secured::start(&[]).await;
@@ -99,7 +99,7 @@ async fn a_verified_connection_is_reused() {
     .await;
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_certificate_of_another_authority_or_name_is_refused() {
     on_worker(async {
         let (secured, other) = (Secured::start(&[]).await, Secured::start(&[]).await);
@@ -115,7 +115,7 @@ async fn a_certificate_of_another_authority_or_name_is_refused() {
     .await;
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn tls_chooses_the_protocol_and_an_upgrade_asks_for_http1() {
     on_worker(async {
         let secured = Secured::start(&["h2", "http/1.1"]).await;
@@ -135,7 +135,7 @@ async fn tls_chooses_the_protocol_and_an_upgrade_asks_for_http1() {
     .await;
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn http2_that_was_demanded_is_not_replaced_by_http1() {
     on_worker(async {
         let secured = Secured::start(&[]).await;
@@ -146,7 +146,7 @@ async fn http2_that_was_demanded_is_not_replaced_by_http1() {
     .await;
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_body_that_ends_without_a_close_notify_is_not_whole() {
     on_worker(async {
         let secured = Secured::start(&[]).await;
@@ -156,7 +156,7 @@ async fn a_body_that_ends_without_a_close_notify_is_not_whole() {
     .await;
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn what_cannot_be_verified_is_an_error_at_once() {
     on_worker(async {
         let secured = Secured::start(&[]).await;

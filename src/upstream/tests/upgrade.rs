@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::spawn_local;
 use tokio::time::Instant;
 
-const IDLE: Duration = Duration::from_secs(300);
+const IDLE: Duration = Duration::from_secs(25);
 const SWITCH: &str =
     "HTTP/1.1 101 Switching Protocols\r\nUpgrade: WebSocket\r\nConnection: upgrade\r\nSec-WebSocket-Accept: x\r\n\r\n";
 
@@ -36,7 +36,7 @@ async fn echo(mut peer: Peer, notes: Notes) {
     notes.add("ended");
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn bytes_pass_both_ways_and_so_do_the_ends() {
     on_worker(async {
         let fake = Fake::start(echo).await;
@@ -81,7 +81,7 @@ async fn a_tunnel_in_which_nothing_moves_is_closed() {
         let tunnel = spawn_local(tunnel(gateway, io, IDLE));
         client.read_exact(&mut [0; 5]).await.unwrap();
         for _ in 0..3 {
-            tokio::time::sleep(Duration::from_secs(200)).await;
+            tokio::time::sleep(Duration::from_secs(20)).await;
             client.write_all(b"m").await.unwrap();
             client.read_u8().await.unwrap();
         }
@@ -93,7 +93,7 @@ async fn a_tunnel_in_which_nothing_moves_is_closed() {
     .await;
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_tunnel_ends_when_either_side_breaks() {
     on_worker(async {
         let fake = Fake::start(echo).await;
@@ -107,7 +107,7 @@ async fn a_tunnel_ends_when_either_side_breaks() {
     .await;
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_switch_to_anything_but_what_was_asked_for_is_refused() {
     on_worker(async {
         for answer in [
@@ -128,7 +128,7 @@ async fn a_switch_to_anything_but_what_was_asked_for_is_refused() {
     .await;
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn an_upstream_may_decline_to_switch() {
     on_worker(async {
         let fake = Fake::canned("HTTP/1.1 426 Upgrade Required\r\nUpgrade: x\r\nContent-Length: 2\r\n\r\nno").await;
