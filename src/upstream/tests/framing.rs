@@ -58,7 +58,7 @@ const REFUSED: &[&str] = &[
 
 #[tokio::test]
 async fn an_answer_that_could_be_read_in_two_ways_is_refused_and_its_connection_closed() {
-    on_worker(async {
+    on_worker(async || {
         for answer in REFUSED {
             let fake = Fake::canned(*answer).await;
             let (pools, upstream) = (Pools::new(), fake.upstream());
@@ -74,7 +74,7 @@ async fn an_answer_that_could_be_read_in_two_ways_is_refused_and_its_connection_
 
 #[tokio::test]
 async fn endless_heads_and_too_many_fields_are_refused() {
-    on_worker(async {
+    on_worker(async || {
         let long = format!("HTTP/1.1 200 OK\r\nX-Big: {}\r\nContent-Length: 2\r\n\r\nok", "a".repeat(2_000_000));
         let many = format!("HTTP/1.1 200 OK\r\n{}Content-Length: 2\r\n\r\nok", "x: y\r\n".repeat(128));
         let hints = format!(
@@ -92,7 +92,7 @@ async fn endless_heads_and_too_many_fields_are_refused() {
 
 #[tokio::test]
 async fn interim_responses_are_skipped() {
-    on_worker(async {
+    on_worker(async || {
         let fake = Fake::canned(
             "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n\
              HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
@@ -107,7 +107,7 @@ async fn interim_responses_are_skipped() {
 
 #[tokio::test]
 async fn an_answer_in_pieces_of_one_byte_is_read_like_one_in_one_piece() {
-    on_worker(async {
+    on_worker(async || {
         let answer = "HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: x-sum\r\n\r\n\
                       5;ext=1\r\nhello\r\n1\r\n!\r\n0\r\nX-Sum: 7\r\nContent-Length: 3\r\n\r\n";
         let fake = Fake::start(move |mut peer, _| async move {
@@ -132,7 +132,7 @@ async fn an_answer_in_pieces_of_one_byte_is_read_like_one_in_one_piece() {
 
 #[tokio::test]
 async fn an_answer_that_is_cut_off_is_not_taken_for_whole() {
-    on_worker(async {
+    on_worker(async || {
         for answer in [
             "HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\npartial",
             "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n7\r\npartial\r\n",
@@ -155,7 +155,7 @@ async fn an_answer_that_is_cut_off_is_not_taken_for_whole() {
 
 #[tokio::test]
 async fn a_body_in_bad_chunks_fails_and_closes_the_connection() {
-    on_worker(async {
+    on_worker(async || {
         let fake = Fake::canned("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5 \r\nhello\r\n0\r\n\r\n").await;
         let pools = Pools::new();
         let error = fetch(&pools, &fake.upstream(), get("/")).await.unwrap_err();
@@ -168,7 +168,7 @@ async fn a_body_in_bad_chunks_fails_and_closes_the_connection() {
 
 #[tokio::test]
 async fn answers_without_a_body_keep_their_length_and_their_connection() {
-    on_worker(async {
+    on_worker(async || {
         for (method, answer, length) in [
             (Method::HEAD, "HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n", Some("1000")),
             (Method::HEAD, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", None),
@@ -194,7 +194,7 @@ async fn answers_without_a_body_keep_their_length_and_their_connection() {
 
 #[tokio::test]
 async fn fields_of_the_connection_are_not_passed_on_and_others_are_as_they_came() {
-    on_worker(async {
+    on_worker(async || {
         let fake = Fake::canned(
             "HTTP/1.1 200 OK\r\nConnection: X-Hop, keep-alive\r\nX-Hop: 1\r\nKeep-Alive: timeout=5\r\nUpgrade: h2c\r\n\
              Proxy-Authenticate: Basic\r\nProxy-Connection: close\r\nTE: gzip\r\nSet-Cookie: a=1\r\nset-cookie: b=2\r\n\
@@ -213,7 +213,7 @@ async fn fields_of_the_connection_are_not_passed_on_and_others_are_as_they_came(
 
 #[tokio::test]
 async fn hyper_reads_the_accepted_answers_the_same_way() {
-    on_worker(async {
+    on_worker(async || {
         for answer in [
             "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
             "HTTP/1.1 404 Not Found\r\ncontent-length: 005\r\nX: y\r\n\r\nhello",

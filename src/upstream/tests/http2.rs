@@ -58,7 +58,7 @@ fn over_http2(fake: &Fake) -> Arc<Upstream> {
 
 #[tokio::test]
 async fn requests_share_a_connection_and_trailers_pass() {
-    on_worker(async {
+    on_worker(async || {
         let fake = fake().await;
         let (pools, upstream) = (Pools::new(), over_http2(&fake));
         let call = |te: &'static str| OutgoingRequest {
@@ -87,7 +87,7 @@ async fn requests_share_a_connection_and_trailers_pass() {
 
 #[tokio::test]
 async fn a_connection_that_goes_away_is_replaced() {
-    on_worker(async {
+    on_worker(async || {
         let fake = fake().await;
         let (pools, upstream) = (Pools::new(), over_http2(&fake));
         for round in 1..=3 {
@@ -100,7 +100,7 @@ async fn a_connection_that_goes_away_is_replaced() {
 
 #[tokio::test(start_paused = true)]
 async fn a_connection_on_which_nothing_answers_is_replaced() {
-    on_worker(async {
+    on_worker(async || {
         let fake = fake().await;
         let (pools, upstream) = (Pools::new(), over_http2(&fake));
         let start = Instant::now();
@@ -115,7 +115,7 @@ async fn a_connection_on_which_nothing_answers_is_replaced() {
 
 #[tokio::test]
 async fn a_body_that_the_client_breaks_off_resets_its_stream_only() {
-    on_worker(async {
+    on_worker(async || {
         let fake = fake().await;
         let (pools, upstream) = (Pools::new(), over_http2(&fake));
         let mut client = Client::connect(&pools, &upstream, None);
@@ -135,7 +135,7 @@ async fn a_body_that_the_client_breaks_off_resets_its_stream_only() {
 
 #[tokio::test]
 async fn an_upload_of_any_size_is_echoed() {
-    on_worker(async {
+    on_worker(async || {
         let fake = fake().await;
         let (pools, upstream) = (Pools::new(), over_http2(&fake));
         let data = Bytes::from(vec![b'x'; 5 << 20]);
@@ -147,7 +147,7 @@ async fn an_upload_of_any_size_is_echoed() {
 
 #[tokio::test]
 async fn an_upgrade_over_http2_is_refused_and_a_dead_upstream_fails_all_who_wait() {
-    on_worker(async {
+    on_worker(async || {
         let fake = fake().await;
         let (pools, upstream) = (Pools::new(), over_http2(&fake));
         let upgrade = OutgoingRequest { upgrade: Some(HeaderValue::from_static("websocket")), ..get("/") };
@@ -164,7 +164,7 @@ async fn an_upgrade_over_http2_is_refused_and_a_dead_upstream_fails_all_who_wait
 
 #[tokio::test(start_paused = true)]
 async fn an_idle_connection_is_let_go() {
-    on_worker(async {
+    on_worker(async || {
         let fake = Fake::start(|peer: Peer, notes: Notes| async move {
             echo(TokioIo::new(peer.io), peer.number, notes.clone()).await;
             notes.add("closed");

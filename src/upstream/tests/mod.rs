@@ -28,12 +28,12 @@ use tokio::task::{LocalSet, spawn_local};
 pub(super) const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Runs a test the way a worker runs: tasks that stay on the thread, and a tick.
-pub(super) async fn on_worker<T>(test: impl Future<Output = T>) -> T {
+pub(super) async fn on_worker<T>(test: impl AsyncFnOnce() -> T) -> T {
     LocalSet::new()
         .run_until(async {
             spawn_local(crate::base::tick::run());
             spawn_local(pace());
-            test.await
+            Box::pin(test()).await
         })
         .await
 }

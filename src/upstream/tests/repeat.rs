@@ -27,7 +27,7 @@ fn with_body(method: Method) -> OutgoingRequest {
 
 #[tokio::test]
 async fn an_idempotent_request_is_repeated_once_on_a_fresh_connection_if_an_idle_one_broke() {
-    on_worker(async {
+    on_worker(async || {
         for again in [get("/"), request(Method::DELETE, "/"), with_body(Method::PUT)] {
             let fake = once_then("").await;
             let (pools, upstream) = (Pools::new(), fake.upstream());
@@ -43,7 +43,7 @@ async fn an_idempotent_request_is_repeated_once_on_a_fresh_connection_if_an_idle
 
 #[tokio::test]
 async fn a_request_that_may_have_had_an_effect_is_not_repeated() {
-    on_worker(async {
+    on_worker(async || {
         for once in [request(Method::POST, "/"), request(Method::PATCH, "/"), with_body(Method::POST)] {
             let fake = once_then("").await;
             let (pools, upstream) = (Pools::new(), fake.upstream());
@@ -57,7 +57,7 @@ async fn a_request_that_may_have_had_an_effect_is_not_repeated() {
 
 #[tokio::test]
 async fn nothing_is_repeated_once_a_byte_of_the_answer_came() {
-    on_worker(async {
+    on_worker(async || {
         let fake = once_then("H").await;
         let (pools, upstream) = (Pools::new(), fake.upstream());
         fetch(&pools, &upstream, get("/")).await.unwrap();
@@ -69,7 +69,7 @@ async fn nothing_is_repeated_once_a_byte_of_the_answer_came() {
 
 #[tokio::test]
 async fn a_fresh_connection_that_breaks_is_not_tried_again() {
-    on_worker(async {
+    on_worker(async || {
         let fake = Fake::start(|mut peer, _| async move {
             if peer.number == 0 {
                 peer.read_head().await;
@@ -91,7 +91,7 @@ async fn a_fresh_connection_that_breaks_is_not_tried_again() {
 
 #[tokio::test]
 async fn an_upstream_that_refuses_connections_is_unreachable() {
-    on_worker(async {
+    on_worker(async || {
         let fake = Fake::canned(OK).await;
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();

@@ -11,7 +11,7 @@ const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
 #[tokio::test]
 async fn one_connection_carries_request_after_request_byte_for_byte() {
-    on_worker(async {
+    on_worker(async || {
         let fake = Fake::canned(OK).await;
         let (pools, upstream) = (Pools::new(), fake.upstream());
         let mut first = get("/a%2Fb/../c?q=%20&x=[1]");
@@ -37,7 +37,7 @@ async fn one_connection_carries_request_after_request_byte_for_byte() {
 
 #[tokio::test]
 async fn a_connection_is_not_reused_after_an_answer_that_ends_it() {
-    on_worker(async {
+    on_worker(async || {
         for answer in [
             "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok",
             "HTTP/1.1 200 OK\r\nConnection: x-a, Close\r\nContent-Length: 2\r\n\r\nok",
@@ -64,7 +64,7 @@ async fn a_connection_is_not_reused_after_an_answer_that_ends_it() {
 
 #[tokio::test]
 async fn an_answer_that_nobody_asked_for_is_given_to_nobody() {
-    on_worker(async {
+    on_worker(async || {
         let fake = Fake::start(|mut peer, notes| async move {
             while peer.read_head().await.is_some() {
                 peer.write(OK).await;
@@ -88,7 +88,7 @@ async fn an_answer_that_nobody_asked_for_is_given_to_nobody() {
 
 #[tokio::test]
 async fn a_connection_that_was_closed_while_idle_is_not_used() {
-    on_worker(async {
+    on_worker(async || {
         let fake = Fake::start(|mut peer, notes| async move {
             peer.read_head().await;
             peer.write(OK).await;
@@ -109,7 +109,7 @@ async fn a_connection_that_was_closed_while_idle_is_not_used() {
 
 #[tokio::test]
 async fn a_body_that_is_dropped_halfway_closes_the_connection() {
-    on_worker(async {
+    on_worker(async || {
         let fake = Fake::start(|mut peer, notes| async move {
             peer.read_head().await;
             peer.write("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\npart").await;
@@ -129,7 +129,7 @@ async fn a_body_that_is_dropped_halfway_closes_the_connection() {
 
 #[tokio::test]
 async fn a_future_that_is_dropped_closes_the_connection() {
-    on_worker(async {
+    on_worker(async || {
         let fake = Fake::start(|mut peer, notes| async move {
             peer.read_head().await;
             notes.add("asked");
@@ -149,7 +149,7 @@ async fn a_future_that_is_dropped_closes_the_connection() {
 
 #[tokio::test]
 async fn no_more_connections_are_kept_than_allowed() {
-    on_worker(async {
+    on_worker(async || {
         let fake = Fake::canned(OK).await;
         let (pools, upstream) = (Pools::new(), fake.upstream_with(|config| config.max_idle_connections = 2));
         let answers = tokio::join!(
@@ -166,7 +166,7 @@ async fn no_more_connections_are_kept_than_allowed() {
 
 #[tokio::test(start_paused = true)]
 async fn a_sweep_closes_what_has_been_idle_too_long_or_was_closed() {
-    on_worker(async {
+    on_worker(async || {
         let fake = Fake::canned(OK).await;
         let closing = Fake::start(|mut peer, notes| async move {
             peer.read_head().await;
@@ -192,7 +192,7 @@ async fn a_sweep_closes_what_has_been_idle_too_long_or_was_closed() {
 
 #[tokio::test]
 async fn connections_of_one_configuration_are_not_used_for_another() {
-    on_worker(async {
+    on_worker(async || {
         let fake = Fake::canned(OK).await;
         let pools = Pools::new();
         fetch(&pools, &fake.upstream(), get("/")).await.unwrap();

@@ -22,7 +22,7 @@ fn assert_after(start: Instant, limit: Duration) {
 
 #[tokio::test(start_paused = true)]
 async fn an_upstream_that_never_answers_is_given_up_and_not_asked_again() {
-    on_worker(async {
+    on_worker(async || {
         let fake = Fake::start(|mut peer, notes| async move {
             if peer.number == 0 {
                 peer.read_head().await;
@@ -46,7 +46,7 @@ async fn an_upstream_that_never_answers_is_given_up_and_not_asked_again() {
 
 #[tokio::test(start_paused = true)]
 async fn interim_responses_do_not_prolong_the_wait() {
-    on_worker(async {
+    on_worker(async || {
         let fake = Fake::start(|mut peer, _| async move {
             peer.read_head().await;
             for _ in 0..10 {
@@ -65,7 +65,7 @@ async fn interim_responses_do_not_prolong_the_wait() {
 
 #[tokio::test(start_paused = true)]
 async fn an_upstream_that_takes_no_more_of_the_request_is_given_up() {
-    on_worker(async {
+    on_worker(async || {
         let fake = Fake::silent().await;
         let upload = OutgoingRequest {
             body: RequestBody::Full(Bytes::from(vec![b'u'; 64 << 20])),
@@ -81,7 +81,7 @@ async fn an_upstream_that_takes_no_more_of_the_request_is_given_up() {
 
 #[tokio::test(start_paused = true)]
 async fn a_slow_upload_is_no_error_but_a_silent_client_is() {
-    on_worker(async {
+    on_worker(async || {
         let fake = Fake::start(|mut peer, notes| async move {
             peer.read_head().await;
             let mut body = [0; 10];
@@ -111,7 +111,7 @@ async fn a_slow_upload_is_no_error_but_a_silent_client_is() {
 
 #[tokio::test(start_paused = true)]
 async fn a_body_may_take_its_time_but_not_fall_silent() {
-    on_worker(async {
+    on_worker(async || {
         let fake = Fake::start(|mut peer, _| async move {
             peer.read_head().await;
             peer.write("HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\n").await;
@@ -140,7 +140,7 @@ async fn a_body_may_take_its_time_but_not_fall_silent() {
 
 #[tokio::test(start_paused = true)]
 async fn a_client_that_reads_late_is_no_silence_of_the_upstream() {
-    on_worker(async {
+    on_worker(async || {
         let fake = Fake::start(|mut peer, _| async move {
             peer.read_head().await;
             peer.write("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\na").await;
@@ -166,7 +166,7 @@ async fn a_client_that_reads_late_is_no_silence_of_the_upstream() {
 
 #[tokio::test(start_paused = true)]
 async fn a_tls_handshake_that_hangs_is_a_connect_timeout() {
-    on_worker(async {
+    on_worker(async || {
         let fake = Fake::silent().await;
         let upstream = fake.upstream_with(|config| config.is_tls = true);
         let start = Instant::now();

@@ -86,7 +86,7 @@ impl Secured {
 
 #[tokio::test]
 async fn a_verified_connection_is_reused() {
-    on_worker(async {
+    on_worker(async || {
         let secured = Secured::start(&[]).await;
         let (pools, upstream) = (Pools::new(), secured.upstream(|_| {}));
         for _ in 0..3 {
@@ -101,7 +101,7 @@ async fn a_verified_connection_is_reused() {
 
 #[tokio::test]
 async fn a_certificate_of_another_authority_or_name_is_refused() {
-    on_worker(async {
+    on_worker(async || {
         let (secured, other) = (Secured::start(&[]).await, Secured::start(&[]).await);
         let pools = Pools::new();
         let foreign = secured.upstream(|config| config.tls.ca = Some(other.ca()));
@@ -117,7 +117,7 @@ async fn a_certificate_of_another_authority_or_name_is_refused() {
 
 #[tokio::test]
 async fn tls_chooses_the_protocol_and_an_upgrade_asks_for_http1() {
-    on_worker(async {
+    on_worker(async || {
         let secured = Secured::start(&["h2", "http/1.1"]).await;
         let (pools, upstream) = (Pools::new(), secured.upstream(|_| {}));
         for _ in 0..2 {
@@ -137,7 +137,7 @@ async fn tls_chooses_the_protocol_and_an_upgrade_asks_for_http1() {
 
 #[tokio::test]
 async fn http2_that_was_demanded_is_not_replaced_by_http1() {
-    on_worker(async {
+    on_worker(async || {
         let secured = Secured::start(&[]).await;
         let upstream = secured.upstream(|config| config.protocol = config::Protocol::Http2);
         let error = fetch(&Pools::new(), &upstream, get("/")).await.unwrap_err();
@@ -148,7 +148,7 @@ async fn http2_that_was_demanded_is_not_replaced_by_http1() {
 
 #[tokio::test]
 async fn a_body_that_ends_without_a_close_notify_is_not_whole() {
-    on_worker(async {
+    on_worker(async || {
         let secured = Secured::start(&[]).await;
         let error = fetch(&Pools::new(), &secured.upstream(|_| {}), get("/close")).await.unwrap_err();
         assert!(error.starts_with("the connection to the upstream broke"), "{error}");
@@ -158,7 +158,7 @@ async fn a_body_that_ends_without_a_close_notify_is_not_whole() {
 
 #[tokio::test]
 async fn what_cannot_be_verified_is_an_error_at_once() {
-    on_worker(async {
+    on_worker(async || {
         let secured = Secured::start(&[]).await;
         let config = secured.upstream(|_| {}).config.clone();
         let missing = config::Upstream {

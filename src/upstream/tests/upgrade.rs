@@ -38,7 +38,7 @@ async fn echo(mut peer: Peer, notes: Notes) {
 
 #[tokio::test]
 async fn bytes_pass_both_ways_and_so_do_the_ends() {
-    on_worker(async {
+    on_worker(async || {
         let fake = Fake::start(echo).await;
         let (pools, upstream) = (Pools::new(), fake.upstream());
         let (head, io) = switch(&pools, &upstream).await.unwrap();
@@ -74,7 +74,7 @@ async fn bytes_pass_both_ways_and_so_do_the_ends() {
 
 #[tokio::test(start_paused = true)]
 async fn a_tunnel_in_which_nothing_moves_is_closed() {
-    on_worker(async {
+    on_worker(async || {
         let fake = Fake::start(echo).await;
         let (_, io) = switch(&Pools::new(), &fake.upstream()).await.unwrap();
         let (mut client, gateway) = tokio::io::duplex(64);
@@ -95,7 +95,7 @@ async fn a_tunnel_in_which_nothing_moves_is_closed() {
 
 #[tokio::test]
 async fn a_tunnel_ends_when_either_side_breaks() {
-    on_worker(async {
+    on_worker(async || {
         let fake = Fake::start(echo).await;
         let (_, io) = switch(&Pools::new(), &fake.upstream()).await.unwrap();
         let (client, gateway) = tokio::io::duplex(2);
@@ -109,7 +109,7 @@ async fn a_tunnel_ends_when_either_side_breaks() {
 
 #[tokio::test]
 async fn a_switch_to_anything_but_what_was_asked_for_is_refused() {
-    on_worker(async {
+    on_worker(async || {
         for answer in [
             "HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\nConnection: upgrade\r\n\r\n",
             "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket, h2c\r\nConnection: upgrade\r\n\r\n",
@@ -130,7 +130,7 @@ async fn a_switch_to_anything_but_what_was_asked_for_is_refused() {
 
 #[tokio::test]
 async fn an_upstream_may_decline_to_switch() {
-    on_worker(async {
+    on_worker(async || {
         let fake = Fake::canned("HTTP/1.1 426 Upgrade Required\r\nUpgrade: x\r\nContent-Length: 2\r\n\r\nno").await;
         let pools = Pools::new();
         let Ok(Answer::Response(response)) = pools.send(&fake.upstream(), websocket(), RESPONSE_TIMEOUT).await else {

@@ -103,7 +103,7 @@ async fn recorder() -> Fake {
 
 #[tokio::test]
 async fn a_body_of_known_length_keeps_it_and_the_connection_is_reused() {
-    on_worker(async {
+    on_worker(async || {
         let fake = Fake::start(|mut peer, notes| async move {
             while let Some(head) = peer.read_head().await {
                 let mut body = [0; 5];
@@ -128,7 +128,7 @@ async fn a_body_of_known_length_keeps_it_and_the_connection_is_reused() {
 
 #[tokio::test]
 async fn a_chunked_body_goes_on_in_chunks_with_the_trailers_that_may_pass() {
-    on_worker(async {
+    on_worker(async || {
         let fake = Fake::start(|mut peer, notes| async move {
             while let Some(head) = peer.read_head().await {
                 notes.add(head);
@@ -158,7 +158,7 @@ async fn a_chunked_body_goes_on_in_chunks_with_the_trailers_that_may_pass() {
 
 #[tokio::test]
 async fn a_body_that_the_client_breaks_off_is_not_completed_on_its_behalf() {
-    on_worker(async {
+    on_worker(async || {
         for (start, passed) in [
             ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\nhalf", "half"),
             ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n", "4\r\nhalf\r\n"),
@@ -182,7 +182,7 @@ async fn a_body_that_the_client_breaks_off_is_not_completed_on_its_behalf() {
 
 #[tokio::test]
 async fn a_body_over_the_limit_is_not_sent_or_not_completed() {
-    on_worker(async {
+    on_worker(async || {
         let fake = recorder().await;
         let pools = Pools::new();
         let mut client = Client::connect(&pools, &fake.upstream(), Some(4));
@@ -205,7 +205,7 @@ async fn a_body_over_the_limit_is_not_sent_or_not_completed() {
 
 #[tokio::test]
 async fn an_answer_before_the_end_of_the_request_is_passed_on_and_the_connection_closed() {
-    on_worker(async {
+    on_worker(async || {
         let fake = Fake::start(|mut peer, notes| async move {
             peer.read_head().await;
             peer.write("HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno").await;
@@ -226,7 +226,7 @@ async fn an_answer_before_the_end_of_the_request_is_passed_on_and_the_connection
 
 #[tokio::test]
 async fn an_upstream_that_answers_and_stops_reading_is_heard() {
-    on_worker(async {
+    on_worker(async || {
         let fake = Fake::start(|mut peer, _| async move {
             peer.read_head().await;
             peer.write("HTTP/1.1 413 Content Too Large\r\nConnection: close\r\nContent-Length: 2\r\n\r\nno").await;
@@ -251,7 +251,7 @@ async fn an_upstream_that_answers_and_stops_reading_is_heard() {
 
 #[tokio::test]
 async fn a_request_goes_on_while_its_answer_is_coming() {
-    on_worker(async {
+    on_worker(async || {
         // Echoes each byte at once: nothing works here unless both directions move together.
         let fake = Fake::start(|mut peer, _| async move {
             while peer.read_head().await.is_some() {
@@ -281,7 +281,7 @@ async fn a_request_goes_on_while_its_answer_is_coming() {
 #[tokio::test(start_paused = true)]
 async fn a_large_upload_arrives_whole_and_waits_for_an_upstream_that_reads_late() {
     const SIZE: usize = 64 << 20;
-    on_worker(async {
+    on_worker(async || {
         let fake = Fake::start(|mut peer, notes| async move {
             peer.read_head().await;
             notes.add("asked");
@@ -317,7 +317,7 @@ async fn a_large_upload_arrives_whole_and_waits_for_an_upstream_that_reads_late(
 #[tokio::test(start_paused = true)]
 async fn a_large_answer_arrives_whole_and_waits_for_a_client_that_reads_late() {
     const SIZE: usize = 64 << 20;
-    on_worker(async {
+    on_worker(async || {
         for chunked in [false, true] {
             let fake = Fake::start(move |mut peer, notes| async move {
                 peer.read_head().await;
