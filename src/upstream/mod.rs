@@ -62,7 +62,7 @@ pub enum UpstreamError {
         name: String,
         /// What is wrong with which file.
         #[source]
-        source: TlsError,
+        source: Box<TlsError>,
     },
     /// The name to verify is neither a DNS name nor an address.
     #[error("`{server_name}`, the server name of upstream `{name}`, is no host name")]
