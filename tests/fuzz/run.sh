@@ -2,7 +2,7 @@
 # Coverage-guided fuzzing of what parses strangers' bytes: each target of fuzz/ for 10 seconds, with --full ten minutes.
 # Needs a nightly toolchain; cargo-fuzz is installed if it is missing. What was found lies in fuzz/artifacts/TARGET.
 set -euo pipefail
-source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
+source "$(dirname "${BASH_SOURCE[0]}")/../env.sh"
 cd "$root"
 
 seconds=10
