@@ -1,0 +1,95 @@
+"""What the tests share: one Keycloak, one upstream, and a gateway for each configuration."""
+
+import signal
+import sys
+
+import pytest
+from issuer import Issuer
+from keycloak import Keycloak
+from postern import Postern
+from upstream import Upstream
+
+RESULTS = {"passed": set(), "failed": set(), "skipped": set()}
+
+
+def pytest_addoption(parser):
+    parser.addoption("--full", action="store_true", help="repeat what depends on timing")
+
+
+def pytest_configure():
+    # A time limit ends the suite with SIGTERM; Keycloak and the gateways must go with it.
+    signal.signal(signal.SIGTERM, lambda *_: pytest.exit("ended by SIGTERM", 1))
+
+
+def pytest_generate_tests(metafunc):
+    """A test that takes `round` runs once, and ten times with --full."""
+    if "round" in metafunc.fixturenames:
+        metafunc.parametrize("round", range(10 if metafunc.config.getoption("full") else 1))
+
+
+@pytest.fixture(scope="session")
+def keycloak():
+    server = Keycloak()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.remove()
+
+
+@pytest.fixture(scope="session")
+def upstream():
+    server = Upstream()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def further_issuer():
+    server = Issuer()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def new_gateway(keycloak, upstream, tmp_path_factory):
+    """Starts gateways; each is stopped, and its log searched for secrets, when the tests are over."""
+    gateways = []
+
+    def start(until_ready=True, **settings):
+        gateway = Postern(tmp_path_factory.mktemp("gateway"), upstream, keycloak, **settings)
+        gateways.append(gateway)
+        return gateway.start(until_ready)
+
+    yield start
+    problems = []
+    for gateway in gateways:
+        try:
+            gateway.stop()
+        except AssertionError as problem:
+            problems.append(f"{gateway.folder}: {problem}")
+    assert not problems, "\n".join(problems)
+
+
+@pytest.fixture(scope="session")
+def gateway(new_gateway, further_issuer):
+    """The gateway that most tests use: two issuers, status by introspection, unknown means denied."""
+    return new_gateway(further_issuer=further_issuer)
+
+
+def pytest_runtest_logreport(report):
+    """Counts a test once, whatever its set-up and clean-up do."""
+    if report.outcome != "passed" or report.when == "call":
+        RESULTS[report.outcome].add(report.nodeid)
+
+
+def pytest_collectreport(report):
+    if report.failed:
+        RESULTS["failed"].add(report.nodeid)
+
+
+def pytest_unconfigure():
+    failed = RESULTS["failed"]
+    passed = RESULTS["passed"] - failed
+    sys.stdout.write(f"{len(passed)} passed, {len(failed)} failed, {len(RESULTS['skipped'])} skipped\n")
+    sys.stdout.flush()
