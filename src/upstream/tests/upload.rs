@@ -1,8 +1,8 @@
 //! Bodies of requests, as a client sends them through hyper's server.
 
 use super::{Fake, RESPONSE_TIMEOUT, chain, on_worker};
-use crate::upstream::{Answer, Body, OutgoingRequest, Pools, RequestBody, Upstream};
-use http::{HeaderName, Request, Response};
+use crate::upstream::{Answer, Body, KeepTrailer, OutgoingRequest, Pools, RequestBody, Upstream};
+use http::{Request, Response};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -85,7 +85,7 @@ fn to_outgoing(request: Request<Incoming>, max_bytes: Option<u64>) -> OutgoingRe
         host: "orders.example".parse().unwrap(),
         fields: Vec::new(),
         upgrade: None,
-        body: RequestBody::Incoming { body, max_bytes, keep_trailer: |name: &HeaderName| name != "x-auth-user" },
+        body: RequestBody::Incoming { body, max_bytes, keep_trailer: KeepTrailer::new(|name| name != "x-auth-user") },
     }
 }
 
