@@ -85,7 +85,11 @@ fn to_outgoing(request: Request<Incoming>, max_bytes: Option<u64>) -> OutgoingRe
         host: "orders.example".parse().unwrap(),
         fields: Vec::new(),
         upgrade: None,
-        body: RequestBody::Incoming { body, max_bytes, keep_trailer: KeepTrailer::new(|name| name != "x-auth-user") },
+        body: RequestBody::Incoming {
+            body,
+            max_bytes,
+            keep_trailer: Some(KeepTrailer::new(|name| name != "x-auth-user")),
+        },
     }
 }
 
