@@ -148,7 +148,8 @@ fn context(clock: &Clock) -> Context {
         route: None,
         token: None,
         caller: None,
-        namespace: None,
+        host: HeaderValue::from_static(""),
+        minted: None,
     }
 }
 
@@ -181,7 +182,7 @@ fn write_steps(
                     "user status",
                     caller.map(|caller| format!("`{}`: {}", caller.identity.subject, status(source))),
                 ));
-                let passed = outcome.is_ok() || context.namespace.is_some();
+                let passed = outcome.is_ok() || context.minted.is_some();
                 steps.push(("authorize", (caller.is_some() && passed).then(|| required_text(required))));
             }
         }
@@ -239,7 +240,7 @@ fn required_text(required: &Requirements) -> String {
 fn injected(route: &Route, context: &Context) -> String {
     let credential = match &route.credential {
         Credential::NamespaceToken(template) => {
-            let namespace = context.namespace.as_deref().unwrap_or_default();
+            let namespace = context.namespace().unwrap_or_default();
             format!("a namespace token for `{namespace}`, audience `{}`", template.audience)
         }
         Credential::Pass => "the caller's own token".into(),

@@ -10,6 +10,9 @@ pub mod jws;
 pub mod status;
 pub mod verifier;
 
+#[cfg(test)]
+mod tests;
+
 pub use cache::{LocalCache, TokenCache};
 pub use verifier::{TokenError, VerifiedToken, Verifier};
 

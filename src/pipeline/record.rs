@@ -21,7 +21,6 @@ pub struct Record {
     pipeline: Rc<Arc<Pipeline>>,
     method: Method,
     uri: Uri,
-    host: String,
     context: Option<Context>,
     status: StatusCode,
     /// Why it was refused.
@@ -34,14 +33,11 @@ pub struct Record {
 
 impl Record {
     pub(super) fn new(worker: &Rc<Worker>, pipeline: &Rc<Arc<Pipeline>>, parts: &Parts) -> Box<Self> {
-        let host = parts.headers.get(http::header::HOST).and_then(|host| host.to_str().ok());
-        let authority = parts.uri.authority().map(http::uri::Authority::as_str);
         Box::new(Self {
             worker: Rc::clone(worker),
             pipeline: Rc::clone(pipeline),
             method: parts.method.clone(),
             uri: parts.uri.clone(),
-            host: authority.or(host).unwrap_or_default().to_owned(),
             context: None,
             status: StatusCode::OK,
             reason: None,
@@ -72,7 +68,7 @@ impl Drop for Record {
             request_id: context.request_id.to_str().unwrap_or_default(),
             client: context.connection.peer,
             method: self.method.as_str(),
-            host: &self.host,
+            host: context.host.to_str().unwrap_or_default(),
             path: self.uri.path(),
             status: self.status.as_u16(),
             reason: self.reason,
@@ -80,7 +76,7 @@ impl Drop for Record {
             upstream: self.answered.and(route.map(|route| route.upstream.name.as_str())),
             issuer: token.map(|token| token.issuer().config().name.as_str()),
             subject: identity.map(|known| known.subject.as_str()).or_else(|| token.and_then(|token| token.subject())),
-            namespace: context.namespace.as_deref(),
+            namespace: context.namespace(),
             duration_us,
             upstream_us: self.answered.map(micros),
             bytes_sent: self.bytes_sent,

@@ -86,7 +86,8 @@ impl Worker {
             route: None,
             token: None,
             caller: None,
-            namespace: None,
+            host: HeaderValue::from_static(""),
+            minted: None,
         }
     }
 

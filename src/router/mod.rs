@@ -65,6 +65,11 @@ impl Router {
         router
     }
 
+    /// Whether any route asks about the host.
+    pub fn has_hosts(&self) -> bool {
+        !self.exact.is_empty() || !self.wildcard.is_empty()
+    }
+
     /// Finds the route of a request, as its index. `host` is in lower case without port; `path` has passed
     /// [`path::canonical`].
     ///
