@@ -21,6 +21,8 @@ pub struct Now {
     pub unix_ms: u64,
     /// Milliseconds on a clock that never steps back; what ages and bounds are measured with.
     pub monotonic_ms: u64,
+    /// The same clock in microseconds, for how long things took.
+    pub monotonic_us: u64,
 }
 
 impl Now {
@@ -57,6 +59,18 @@ impl Clock {
             Source::Manual { unix_ms, monotonic_ms } => {
                 Now { unix_ms: unix_ms.load(Ordering::SeqCst), monotonic_ms: monotonic_ms.load(Ordering::SeqCst) }
             }
+        }
+    }
+
+    /// Reads the monotonic clock alone, in microseconds.
+    pub fn monotonic_us(&self) -> u64 {
+        match &self.0 {
+            Source::System { start } => {
+                let elapsed = start.elapsed();
+                // A millisecond is added so that 0 can mean "never".
+                elapsed.as_secs() * 1_000_000 + u64::from(elapsed.subsec_micros()) + 1000
+            }
+            Source::Manual { monotonic_ms, .. } => monotonic_ms.load(Ordering::SeqCst) * 1000,
         }
     }
 

@@ -18,7 +18,6 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
 
 /// Arguments of `explain`.
 #[derive(Debug, Args)]
@@ -141,7 +140,6 @@ fn pipeline(
 fn context(clock: &Clock) -> Context {
     Context {
         now: clock.now(),
-        started: Instant::now(),
         connection: Rc::new(Connection::new(IpAddr::from([127, 0, 0, 1]), false, &[])),
         request_id: HeaderValue::from_static("explain"),
         traceparent: HeaderValue::from_static("00-00000000000000000000000000000001-0000000000000001-00"),
