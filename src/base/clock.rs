@@ -49,15 +49,18 @@ impl Clock {
     /// Reads both clocks.
     pub fn now(&self) -> Now {
         match &self.0 {
-            Source::System { start } => Now {
-                unix_ms: SystemTime::now()
-                    .duration_since(UNIX_EPOCH)
-                    .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX)),
-                // One is added so that 0 can mean "never".
-                monotonic_ms: u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX) + 1,
-            },
+            Source::System { .. } => {
+                let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+                let monotonic_us = self.monotonic_us();
+                Now {
+                    unix_ms: since.as_secs() * 1000 + u64::from(since.subsec_millis()),
+                    monotonic_ms: monotonic_us / 1000,
+                    monotonic_us,
+                }
+            }
             Source::Manual { unix_ms, monotonic_ms } => {
-                Now { unix_ms: unix_ms.load(Ordering::SeqCst), monotonic_ms: monotonic_ms.load(Ordering::SeqCst) }
+                let monotonic_ms = monotonic_ms.load(Ordering::SeqCst);
+                Now { unix_ms: unix_ms.load(Ordering::SeqCst), monotonic_ms, monotonic_us: monotonic_ms * 1000 }
             }
         }
     }
