@@ -132,8 +132,8 @@ fn pipeline(
         User::Unknown => Assumed::Unknown,
     };
     let asked = Pipeline::claims_asked(config);
-    let verifier = Verifier::new(issuers, asked, clock.clone(), control.clone(), 1).assuming(assumed);
     let token_service = Arc::new(TokenService::ephemeral(config.token_service.clone(), clock.clone())?);
+    let verifier = Verifier::new(issuers, asked, &token_service, clock.clone(), control.clone(), 1)?.assuming(assumed);
     Ok(Pipeline::new(config, Arc::new(verifier), token_service, &Metrics::new(), clock.clone(), None)?)
 }
 

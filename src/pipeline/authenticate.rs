@@ -4,6 +4,7 @@ use super::reject::Rejection;
 use super::strip::Presented;
 use crate::base::clock::Now;
 use crate::config::{IssuerName, Route};
+use crate::identity::own::OWN;
 use crate::identity::{LocalCache, TokenError, VerifiedToken, Verifier};
 use crate::telemetry::reason::Reason;
 use std::sync::Arc;
@@ -33,9 +34,12 @@ pub async fn authenticate(
         }
         Err(error) => return Err(error.into()),
     };
-    let is_accepted = |name: &IssuerName| match name {
-        IssuerName::Configured(issuer) => issuer.name == verified.issuer().config().name,
-        IssuerName::Own => false,
+    let is_accepted = |name: &IssuerName| {
+        let accepted = match name {
+            IssuerName::Configured(issuer) => issuer.name.as_str(),
+            IssuerName::Own => OWN,
+        };
+        accepted == verified.issuer().config().name
     };
     if route.issuers.iter().any(is_accepted) { Ok(verified) } else { Err(Reason::WrongIssuer.into()) }
 }
