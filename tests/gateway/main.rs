@@ -8,4 +8,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod authenticate;
+mod authorize;
+mod paths;
+mod strip;
 mod support;

@@ -3,7 +3,7 @@
 mod client;
 mod upstream;
 
-pub(crate) use client::{Answer, Client};
+pub(crate) use client::{Answer, Client, head};
 pub(crate) use upstream::{Peer, Seen, Upstream};
 
 use postern::app;
