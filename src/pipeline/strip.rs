@@ -117,7 +117,7 @@ impl Stripped {
             name => match name.as_str() {
                 "x-request-id" => self.request_id = Some(value).filter(is_request_id),
                 "traceparent" => self.traceparent = Some(value).filter(is_traceparent),
-                "x-forwarded-for" => self.forwarded_for = Some(value),
+                "x-forwarded-for" => self.forwarded_for = joined(self.forwarded_for.take(), value),
                 text if named.iter().any(|other| other == text) || is_forbidden(text, identity_headers) => {}
                 _ => self.fields.push((name, value)),
             },
@@ -231,6 +231,12 @@ fn is_host(text: &[u8]) -> bool {
     };
     let is_name_byte = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~".contains(byte);
     !name.is_empty() && name.len() <= 253 && name.iter().all(is_name_byte) && is_port(port)
+}
+
+/// The fields of one list as one (RFC 9110 §5.3): proxies add to a chain in place or by a field of their own.
+fn joined(former: Option<HeaderValue>, value: HeaderValue) -> Option<HeaderValue> {
+    let Some(former) = former else { return Some(value) };
+    HeaderValue::from_bytes(&[former.as_bytes(), b", ", value.as_bytes()].concat()).ok()
 }
 
 /// Whether a list field holds `word`.

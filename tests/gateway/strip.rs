@@ -189,6 +189,14 @@ fn where_a_request_came_from_is_believed_of_trusted_proxies_alone() {
     assert_eq!(forwarded(&stage, trusted, &[]), as_sent("127.0.0.1"));
 }
 
+#[test]
+fn a_chain_that_a_proxy_sends_in_several_fields_is_kept_whole() {
+    let stage = Stage::new();
+    let said = ["x-forwarded-for: 203.0.113.7", "x-kept: 1", "X-Forwarded-For: 198.51.100.1"];
+    let [chain, ..] = forwarded(&stage, "trusted_proxies = ['127.0.0.0/8']", &said);
+    assert_eq!(chain.as_deref(), Some("203.0.113.7, 198.51.100.1, 127.0.0.1"));
+}
+
 /// The id that the client and the upstream are told, which must be one.
 #[track_caller]
 fn id_of(stage: &Stage, answer: &Answer) -> String {
