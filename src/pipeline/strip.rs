@@ -53,6 +53,7 @@ pub fn strip(parts: &mut Parts, identity_headers: &HashSet<String>) -> Result<St
     }
     let headers = std::mem::take(&mut parts.headers);
     let host = host(parts, &headers)?;
+    check_coding(&headers)?;
     let named = named_by_connection(&headers);
     let wants_upgrade = parts.version == Version::HTTP_11 && names(&headers, &CONNECTION, "upgrade");
     let mut stripped = Stripped {
@@ -97,13 +98,7 @@ impl Stripped {
                 };
             }
             // Checked already, or chosen anew for the upstream.
-            HOST | CONNECTION | CONTENT_LENGTH | TE => {}
-            TRANSFER_ENCODING => {
-                // A second field, or a coding before `chunked`, is read differently by different servers.
-                if !value.as_bytes().eq_ignore_ascii_case(b"chunked") {
-                    return Err(Reason::MalformedRequest.into());
-                }
-            }
+            HOST | CONNECTION | CONTENT_LENGTH | TE | TRANSFER_ENCODING => {}
             EXPECT => {
                 if !value.as_bytes().eq_ignore_ascii_case(b"100-continue") {
                     return Err(Reason::ExpectationFailed.into());
@@ -214,6 +209,13 @@ fn host(parts: &Parts, headers: &HeaderMap) -> Result<HeaderValue, Rejection> {
         (None, None) => return Ok(HeaderValue::from_static("")),
     };
     if is_host(host.as_bytes()) { Ok(host) } else { Err(Reason::MalformedRequest.into()) }
+}
+
+/// A second `Transfer-Encoding`, or a coding before `chunked`, is read differently by different servers.
+fn check_coding(headers: &HeaderMap) -> Result<(), Rejection> {
+    let mut fields = headers.get_all(TRANSFER_ENCODING).iter();
+    let is_chunked = fields.next().is_none_or(|value| value.as_bytes().eq_ignore_ascii_case(b"chunked"));
+    if is_chunked && fields.next().is_none() { Ok(()) } else { Err(Reason::MalformedRequest.into()) }
 }
 
 /// A name or address, and perhaps a port (RFC 3986 §3.2.2, §3.2.3): no user information, no list, no path.

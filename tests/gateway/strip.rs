@@ -256,6 +256,10 @@ fn requests_that_servers_frame_or_route_differently_are_refused() {
             "a coding before chunked",
             "POST /public/x HTTP/1.1\r\nhost: a\r\ntransfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
         ),
+        (
+            "two codings",
+            "POST /public/x HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+        ),
         ("two lengths", "POST /public/x HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nab"),
         ("a signed length", "POST /public/x HTTP/1.1\r\nhost: a\r\ncontent-length: +1\r\n\r\na"),
         ("blank before the colon", "GET /public/x HTTP/1.1\r\nhost: a\r\nx-a : 1\r\n\r\n"),
