@@ -12,3 +12,4 @@ mod authorize;
 mod paths;
 mod strip;
 mod support;
+mod user_status;

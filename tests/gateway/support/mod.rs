@@ -1,9 +1,11 @@
 //! What every test needs: a stage with issuer, upstream and clock, and a gateway on it.
 
 mod client;
+mod liar;
 mod upstream;
 
 pub(crate) use client::{Answer, Client, head};
+pub(crate) use liar::Liar;
 pub(crate) use upstream::{Peer, Seen, Upstream};
 
 use postern::app;
@@ -76,8 +78,9 @@ impl Stage {
         let (url, to) = (self.issuer.url("demo"), self.upstream.addr());
         // Keys are fetched once and hold; tests of their age say otherwise.
         let keys = if issuer.contains("keys =") { "" } else { "keys = { refresh = '1h', max_stale = '30d' }" };
+        let workers = if server.contains("workers =") { "" } else { "workers = 1" };
         format!(
-            "version = 1\ndev = true\n[server]\nlisten = '127.0.0.1:0'\nworkers = 1\n{server}\n[admin]\nlisten = '127.0.0.1:0'\n\
+            "version = 1\ndev = true\n[server]\nlisten = '127.0.0.1:0'\n{workers}\n{server}\n[admin]\nlisten = '127.0.0.1:0'\n\
              [log]\n{log}\n[token_service]\nissuer = 'https://postern.example'\n\
              [issuer.main]\nurl = '{url}'\naudience = 'gateway'\n{keys}\n{issuer}\n[upstream.up]\nto = 'http://{to}'\n{upstream}\n{rest}\n"
         )
