@@ -9,6 +9,8 @@
 
 mod authenticate;
 mod authorize;
+mod credential;
+mod key_set;
 mod paths;
 mod strip;
 mod support;

@@ -42,6 +42,8 @@ pub(crate) struct File<'a> {
     pub(crate) upstream: &'a str,
     /// Lines of `[log]`.
     pub(crate) log: &'a str,
+    /// Lines of `[token_service]`.
+    pub(crate) tokens: &'a str,
     /// Routes and other sections.
     pub(crate) rest: &'a str,
 }
@@ -51,7 +53,7 @@ pub(crate) const ANY: &str = "[[route]]\nname = 'any'\npath = '/**'\nupstream = 
 
 impl Default for File<'_> {
     fn default() -> Self {
-        Self { server: "", issuer: "user_status = 'none'", upstream: "", log: "access = 'off'", rest: ANY }
+        Self { server: "", issuer: "user_status = 'none'", upstream: "", log: "access = 'off'", tokens: "", rest: ANY }
     }
 }
 
@@ -74,14 +76,14 @@ impl Stage {
 
     /// The configuration as text.
     pub(crate) fn text(&self, file: File<'_>) -> String {
-        let File { server, issuer, upstream, log, rest } = file;
+        let File { server, issuer, upstream, log, tokens, rest } = file;
         let (url, to) = (self.issuer.url("demo"), self.upstream.addr());
         // Keys are fetched once and hold; tests of their age say otherwise.
         let keys = if issuer.contains("keys =") { "" } else { "keys = { refresh = '1h', max_stale = '30d' }" };
         let workers = if server.contains("workers =") { "" } else { "workers = 1" };
         format!(
             "version = 1\ndev = true\n[server]\nlisten = '127.0.0.1:0'\n{workers}\n{server}\n[admin]\nlisten = '127.0.0.1:0'\n\
-             [log]\n{log}\n[token_service]\nissuer = 'https://postern.example'\n\
+             [log]\n{log}\n[token_service]\nissuer = 'https://postern.example'\n{tokens}\n\
              [issuer.main]\nurl = '{url}'\naudience = 'gateway'\n{keys}\n{issuer}\n[upstream.up]\nto = 'http://{to}'\n{upstream}\n{rest}\n"
         )
     }
