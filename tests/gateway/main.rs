@@ -10,8 +10,10 @@
 mod authenticate;
 mod authorize;
 mod credential;
+mod forward;
 mod key_set;
 mod paths;
+mod protocols;
 mod strip;
 mod support;
 mod user_status;

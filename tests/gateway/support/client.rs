@@ -1,12 +1,21 @@
 //! An HTTP/1.1 client that sends whatever bytes it is given.
 
 use super::PATIENCE;
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::Arc;
 
-/// One connection.
-pub(crate) struct Client(BufReader<TcpStream>);
+/// One connection, with or without TLS.
+pub(crate) struct Client {
+    io: BufReader<Box<dyn Stream>>,
+    tcp: TcpStream,
+}
+
+trait Stream: Read + Write + Send {}
+
+impl<T: Read + Write + Send> Stream for T {}
 
 /// One answer, read whole.
 #[derive(Debug, Clone)]
@@ -21,15 +30,23 @@ pub(crate) struct Answer {
 
 impl Client {
     pub(crate) fn connect(addr: SocketAddr) -> Self {
-        let stream = TcpStream::connect(addr).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        stream.set_write_timeout(Some(PATIENCE)).unwrap();
-        stream.set_nodelay(true).unwrap();
-        Self(BufReader::new(stream))
+        let tcp = connect(addr);
+        let io: Box<dyn Stream> = Box::new(tcp.try_clone().unwrap());
+        Self { io: BufReader::new(io), tcp }
+    }
+
+    /// Over TLS.
+    pub(crate) fn connect_tls(addr: SocketAddr, config: Arc<ClientConfig>) -> Self {
+        let tcp = connect(addr);
+        let tls = ClientConnection::new(config, "localhost".try_into().unwrap()).unwrap();
+        let io: Box<dyn Stream> = Box::new(StreamOwned::new(tls, tcp.try_clone().unwrap()));
+        Self { io: BufReader::new(io), tcp }
     }
 
     pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) {
-        self.0.get_mut().write_all(bytes.as_ref()).unwrap();
+        let io = self.io.get_mut();
+        io.write_all(bytes.as_ref()).unwrap();
+        io.flush().unwrap();
     }
 
     /// `GET path` with these lines in its head.
@@ -44,14 +61,14 @@ impl Client {
         let has_no_body = matches!(answer.status, 100..200 | 204 | 304);
         if let Some(length) = answer.header("content-length").filter(|_| !has_no_body) {
             answer.body = vec![0; length.parse().unwrap()];
-            self.0.read_exact(&mut answer.body).unwrap();
+            self.io.read_exact(&mut answer.body).unwrap();
         } else if answer.header("transfer-encoding").is_some() {
             while let Some(chunk) = self.read_chunk() {
                 answer.body.extend_from_slice(&chunk);
             }
             answer.trailers = self.read_lines();
         } else if !has_no_body {
-            self.0.read_to_end(&mut answer.body).unwrap();
+            self.io.read_to_end(&mut answer.body).unwrap();
         }
         answer
     }
@@ -61,7 +78,7 @@ impl Client {
         let mut lines = self.read_lines();
         assert!(!lines.is_empty(), "the connection ended without an answer");
         let first = lines.remove(0);
-        let status = first.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3)).and_then(|code| code.parse().ok());
+        let status = first.strip_prefix("HTTP/1.").and_then(|rest| rest.get(2..5)).and_then(|code| code.parse().ok());
         let status = status.unwrap_or_else(|| panic!("no status in {first:?}"));
         Answer { status, lines, body: Vec::new(), trailers: Vec::new() }
     }
@@ -69,14 +86,14 @@ impl Client {
     /// The next chunk of a body; none is the end, behind which lines follow.
     pub(crate) fn read_chunk(&mut self) -> Option<Vec<u8>> {
         let mut line = String::new();
-        self.0.read_line(&mut line).unwrap();
+        self.io.read_line(&mut line).unwrap();
         let size =
             usize::from_str_radix(line.trim_end(), 16).unwrap_or_else(|_| panic!("no size of a chunk: {line:?}"));
         if size == 0 {
             return None;
         }
         let mut chunk = vec![0; size + 2];
-        self.0.read_exact(&mut chunk).unwrap();
+        self.io.read_exact(&mut chunk).unwrap();
         chunk.truncate(size);
         Some(chunk)
     }
@@ -84,14 +101,14 @@ impl Client {
     /// So many bytes.
     pub(crate) fn read_bytes(&mut self, count: usize) -> Vec<u8> {
         let mut bytes = vec![0; count];
-        self.0.read_exact(&mut bytes).unwrap();
+        self.io.read_exact(&mut bytes).unwrap();
         bytes
     }
 
     /// All that comes until the connection ends; a reset ends it too.
     pub(crate) fn read_rest(&mut self) -> Vec<u8> {
         let mut rest = Vec::new();
-        match self.0.read_to_end(&mut rest) {
+        match self.io.read_to_end(&mut rest) {
             Ok(_) => {}
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => {}
             Err(error) => panic!("the connection does not end: {error}"),
@@ -101,7 +118,7 @@ impl Client {
 
     /// Ends the client's half.
     pub(crate) fn finish(&mut self) {
-        self.0.get_mut().shutdown(Shutdown::Write).unwrap();
+        self.tcp.shutdown(Shutdown::Write).unwrap();
     }
 
     /// Lines up to an empty one; none at the end of the connection.
@@ -109,7 +126,7 @@ impl Client {
         let mut lines = Vec::new();
         loop {
             let mut line = Vec::new();
-            self.0.read_until(b'\n', &mut line).unwrap();
+            self.io.read_until(b'\n', &mut line).unwrap();
             let text = String::from_utf8_lossy(&line).trim_end().to_owned();
             if text.is_empty() {
                 return lines;
@@ -117,6 +134,14 @@ impl Client {
             lines.push(text);
         }
     }
+}
+
+fn connect(addr: SocketAddr) -> TcpStream {
+    let tcp = TcpStream::connect(addr).unwrap();
+    tcp.set_read_timeout(Some(PATIENCE)).unwrap();
+    tcp.set_write_timeout(Some(PATIENCE)).unwrap();
+    tcp.set_nodelay(true).unwrap();
+    tcp
 }
 
 /// A head with `Host`.

@@ -1,10 +1,14 @@
 //! What every test needs: a stage with issuer, upstream and clock, and a gateway on it.
 
 mod client;
+mod gate;
+pub(crate) mod h2;
 mod liar;
+pub(crate) mod tls;
 mod upstream;
 
 pub(crate) use client::{Answer, Client, head};
+pub(crate) use gate::Gate;
 pub(crate) use liar::Liar;
 pub(crate) use upstream::{Peer, Seen, Upstream};
 

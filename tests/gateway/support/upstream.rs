@@ -1,6 +1,6 @@
 //! An upstream that records what it gets, to the byte.
 
-use super::{PATIENCE, eventually};
+use super::PATIENCE;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -29,14 +29,11 @@ pub(crate) struct Seen {
     pub(crate) body: Vec<u8>,
     /// Lines behind the last chunk.
     pub(crate) trailers: Vec<String>,
-    /// On which connection it came, from 0.
-    pub(crate) connection: usize,
 }
 
 /// One connection.
 pub(crate) struct Peer {
     io: BufReader<TcpStream>,
-    number: usize,
     shared: Arc<Shared>,
 }
 
@@ -69,8 +66,8 @@ impl Upstream {
                 }
                 io.set_nodelay(true).unwrap();
                 io.set_read_timeout(Some(3 * PATIENCE)).unwrap();
-                let number = shared.connections.fetch_add(1, Ordering::SeqCst);
-                let peer = Peer { io: BufReader::new(io), number, shared: Arc::clone(&shared) };
+                shared.connections.fetch_add(1, Ordering::SeqCst);
+                let peer = Peer { io: BufReader::new(io), shared: Arc::clone(&shared) };
                 let serve = serve.clone();
                 std::thread::spawn(move || serve(peer));
             }
@@ -96,12 +93,6 @@ impl Upstream {
     #[track_caller]
     pub(crate) fn last(&self) -> Seen {
         self.shared.seen.lock().unwrap().last().cloned().expect("no request came")
-    }
-
-    /// Waits until so many requests came.
-    #[track_caller]
-    pub(crate) fn until_requests(&self, count: usize) {
-        eventually("requests reach the upstream", || self.requests() >= count);
     }
 }
 
@@ -140,7 +131,7 @@ impl Peer {
         let field =
             |line: String| line.split_once(": ").map(|(name, value)| (name.to_owned(), value.to_owned())).unwrap();
         let fields = lines.into_iter().map(field).collect();
-        Some(Seen { line, fields, connection: self.number, ..Seen::default() })
+        Some(Seen { line, fields, ..Seen::default() })
     }
 
     pub(crate) fn record(&self, seen: Seen) {
