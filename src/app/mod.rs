@@ -255,6 +255,8 @@ impl Gateway {
             // A worker that panicked has said so.
             let _ = worker.join();
         }
+        // The control plane waits for the workers, and no longer.
+        self.phase.send_replace(Phase::Drain(Duration::ZERO));
         if let Some(control) = self.control.take() {
             let _ = control.join();
         }

@@ -2,7 +2,7 @@
 
 use super::record::Record;
 use super::strip::Stripped;
-use super::{Context, Pipeline, Rejection, Worker};
+use super::{Pipeline, Rejection, Worker};
 use crate::telemetry::reason::Reason;
 use crate::upstream::{self, Answer, Body, OutgoingRequest, RequestBody};
 use http::header::{CONNECTION, TE, UPGRADE};
@@ -21,13 +21,12 @@ use hyper_util::rt::TokioIo;
 pub async fn forward(
     worker: &Worker,
     pipeline: &Pipeline,
-    mut parts: Parts,
+    parts: &mut Parts,
     stripped: Stripped,
     body: Incoming,
-    context: &Context,
     record: &mut Record,
 ) -> Result<Response<Body>, Rejection> {
-    let index = context.route.ok_or(Reason::NoRoute)?;
+    let index = record.context.route.ok_or(Reason::NoRoute)?;
     let (route, upstream) = (&pipeline.routes[index], &pipeline.upstreams[index]);
     let on_upgrade = stripped.upgrade.as_ref().and_then(|_| parts.extensions.remove::<OnUpgrade>());
     let mut fields = stripped.fields;
@@ -36,7 +35,7 @@ pub async fn forward(
         fields.push((TE, HeaderValue::from_static("trailers")));
     }
     let request = OutgoingRequest {
-        method: parts.method,
+        method: parts.method.clone(),
         target: parts.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/")),
         host: upstream.host.clone(),
         fields,

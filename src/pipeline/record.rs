@@ -1,6 +1,6 @@
 //! What a request leaves behind: one access line and a few counters, when its answer ends.
 
-use super::{Context, Pipeline, Worker};
+use super::{Connection, Context, Pipeline, Worker};
 use crate::telemetry::access_log::Line;
 use crate::telemetry::reason::Reason;
 use crate::upstream::Body;
@@ -20,8 +20,10 @@ pub struct Record {
     pipeline: Rc<Arc<Pipeline>>,
     method: Method,
     uri: Uri,
-    context: Option<Context>,
-    status: StatusCode,
+    /// What is known about the request.
+    pub context: Context,
+    /// Of the answer; none if the client was gone before there was one.
+    status: Option<StatusCode>,
     /// Why it was refused.
     pub reason: Option<Reason>,
     /// When the head of the upstream's answer was there, by the monotonic clock.
@@ -31,14 +33,14 @@ pub struct Record {
 }
 
 impl Record {
-    pub(super) fn new(worker: &Rc<Worker>, pipeline: &Rc<Arc<Pipeline>>, parts: &Parts) -> Box<Self> {
+    pub(super) fn new(worker: &Rc<Worker>, pipeline: &Rc<Arc<Pipeline>>, connection: Rc<Connection>) -> Box<Self> {
         Box::new(Self {
             worker: Rc::clone(worker),
             pipeline: Rc::clone(pipeline),
-            method: parts.method.clone(),
-            uri: parts.uri.clone(),
-            context: None,
-            status: StatusCode::OK,
+            method: Method::GET,
+            uri: Uri::default(),
+            context: worker.context(pipeline, connection),
+            status: None,
             reason: None,
             answered_us: None,
             bytes_sent: 0,
@@ -46,19 +48,21 @@ impl Record {
         })
     }
 
-    pub(super) fn decided(&mut self, context: Context, status: StatusCode) {
-        self.context = Some(context);
-        self.status = status;
+    pub(super) fn answer(&mut self, request: Parts, status: StatusCode) {
+        self.method = request.method;
+        self.uri = request.uri;
+        self.status = Some(status);
     }
 }
 
 impl Drop for Record {
     fn drop(&mut self) {
-        // Without a context the connection died while the request was being decided about; nobody was answered.
-        let Some(context) = &self.context else { return };
+        // The connection died while the request was being decided about; nobody was answered.
+        let Some(status) = self.status else { return };
+        let context = &self.context;
         let since_start = |us: u64| us.saturating_sub(context.now.monotonic_us);
         let duration_us = since_start(self.pipeline.clock.monotonic_us());
-        self.pipeline.metrics(context.route).count(self.status, self.reason, duration_us);
+        self.pipeline.metrics(context.route).count(status, self.reason, duration_us);
         let route = context.route.and_then(|index| self.pipeline.routes.get(index));
         let identity = context.caller.as_ref().map(|caller| &caller.identity);
         let token = context.token.as_ref();
@@ -69,7 +73,7 @@ impl Drop for Record {
             method: self.method.as_str(),
             host: context.host.to_str().unwrap_or_default(),
             path: self.uri.path(),
-            status: self.status.as_u16(),
+            status: status.as_u16(),
             reason: self.reason,
             route: route.map(|route| route.name.as_str()),
             upstream: self.answered_us.and(route.map(|route| route.upstream.name.as_str())),
