@@ -1,5 +1,7 @@
 //! Small things that every module may use, and that use nothing of ours.
 
 pub mod clock;
+pub mod http_client;
 pub mod secret;
 pub mod tick;
+pub mod tls;

@@ -2,27 +2,58 @@
 //!
 //! [`load`] reads a file and [`parse`] a text. Both give either a [`Config`] or every mistake of the file
 //! at once ([`Diagnostics`]); no other module ever sees TOML.
+//!
+//! What a file may hold is described once, by the tables beside the types (`description`); the reader, the JSON
+//! Schema ([`schema()`]) and the reference page ([`reference()`]) are made from them. A file is read in two steps: the
+//! reader holds the TOML tree against the description, then each section's `read` makes its type and checks what
+//! no single value can tell.
 
+mod description;
+mod diagnostic;
+mod headers;
 mod issuer;
+mod nearest;
+mod reader;
+mod reference;
 mod route;
+mod scalar;
+mod schema;
+mod secrets;
 mod server;
 mod token_service;
+mod tree;
 mod upstream;
+mod web;
 
+#[cfg(test)]
+mod tests;
+
+pub use diagnostic::{Diagnostics, Mistake};
 pub use issuer::{Algorithm, ClaimPath, Introspection, Issuer, KeyPolicy, UserStatus, WhenUnknown};
+pub use reference::reference;
 pub use route::{
-    Access, Credential, HeaderSource, IdentityHeader, IssuerName, NamespaceToken, PathPattern, Requirements, Route,
-    TargetNamespace,
+    Access, Credential, HeaderSource, HostRank, IdentityHeader, IssuerName, NamespaceToken, PathPattern,
+    PathPatternError, Rank, Requirements, Route, SegmentRank, TargetNamespace,
 };
+pub use schema::schema;
 pub use server::{AccessLog, Admin, Log, LogFormat, Server, ServerTls};
 pub use token_service::{SigningAlgorithm, SigningKeys, TokenService};
 pub use upstream::{Protocol, Upstream, UpstreamTls};
 
+use description::{Key, Kind, Table};
+use diagnostic::Span;
+use reader::Reader;
+use route::{Known, Surroundings};
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use tree::{Placed, Section};
 
 /// A whole, checked configuration.
 #[derive(Debug, Clone)]
 pub struct Config {
+    /// The files that it names (secrets, keys, certificates): a change of one is a change of the configuration.
+    pub files: Vec<PathBuf>,
     /// Where the gateway listens, and its limits.
     pub server: Server,
     /// The admin listener: health and metrics.
@@ -37,4 +68,178 @@ pub struct Config {
     pub routes: Vec<Arc<Route>>,
     /// How Postern's own tokens are made.
     pub token_service: TokenService,
+}
+
+/// The keys of a file.
+static ROOT: Table = Table::of(&[
+    Key::required("version", Kind::Integer { least: 1, most: 1 }, "The version of this format.").example("1"),
+    Key::default(
+        "dev",
+        Kind::Flag,
+        "false",
+        "For a machine of one's own: secrets may stand in this file, and everything must be on loopback.",
+    ),
+    Key::default("server", Kind::Table(&server::SERVER), "{}", "The public listeners."),
+    Key::default("admin", Kind::Table(&server::ADMIN), "{}", "Health and metrics, on a listener of their own."),
+    Key::default("log", Kind::Table(&server::LOG), "{}", "What is logged, and where."),
+    Key::optional(
+        "issuer",
+        Kind::Named(&issuer::ISSUER),
+        "no tokens but Postern's own",
+        "Who may issue tokens, and how they are checked. Routes, logs and metrics use NAME; `self` is reserved.",
+    ),
+    Key::optional(
+        "upstream",
+        Kind::Named(&upstream::UPSTREAM),
+        "none",
+        "The services that requests are forwarded to. Routes, logs and metrics use NAME.",
+    ),
+    Key::required(
+        "route",
+        Kind::Tables(&route::ROUTE),
+        "Which requests are let through, to where, and with what credential. A request that no route takes is a 404.",
+    ),
+    Key::default("token_service", Kind::Table(&token_service::TOKEN_SERVICE), "{}", "Postern as an issuer of tokens."),
+]);
+
+/// Reads and checks a file. Secrets and certificates that it names must be there.
+pub fn load(path: &Path) -> Result<Config, Diagnostics> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => parse(&text, path),
+        Err(error) => Err(Diagnostics::new(
+            path,
+            "",
+            &[],
+            vec![Mistake::of_file(format!("cannot read `{}`: {error}", path.display()))],
+        )),
+    }
+}
+
+/// Reads and checks a text. `origin` is the name of its file: mistakes are shown with it, and relative paths are seen
+/// from its folder.
+pub fn parse(text: &str, origin: &Path) -> Result<Config, Diagnostics> {
+    let (mut reader, root) = Reader::read(text, origin, &ROOT);
+    let config = assemble(&root, &mut reader);
+    reader.finish(config)
+}
+
+fn assemble(root: &Section, reader: &mut Reader<'_>) -> Option<Config> {
+    let server_section = root.section("server");
+    let server = server_section.and_then(|section| Server::read(section, reader));
+    let admin = server_section.and_then(|server| Admin::read(root.section("admin")?, server, reader));
+    let log = root.section("log").and_then(|section| Log::read(section, reader));
+    let token_service =
+        server_section.and_then(|server| TokenService::read(root.section("token_service")?, server, reader));
+    let issuers = read_issuers(root, token_service.as_ref(), reader);
+    let upstreams = read_upstreams(root, token_service.as_ref(), reader);
+    let surroundings = Surroundings { issuers: &issuers, upstreams: &upstreams, token_service: token_service.as_ref() };
+    let routes = read_routes(root, &surroundings, reader);
+    if root.flag("dev") == Some(true) {
+        check_dev(root, server.as_ref(), admin.as_ref(), &issuers, reader);
+    }
+    Some(Config {
+        files: reader.files(),
+        server: server?,
+        admin: admin?,
+        log: log?,
+        issuers: issuers.all.into_iter().filter_map(|(_, issuer)| issuer).collect(),
+        upstreams: upstreams.all.into_iter().filter_map(|(_, upstream)| upstream).collect(),
+        routes,
+        token_service: token_service?,
+    })
+}
+
+/// With `dev = true` nothing may be reached from elsewhere, and no secret may leave the machine.
+fn check_dev(
+    root: &Section,
+    server: Option<&Server>,
+    admin: Option<&Admin>,
+    issuers: &Known<Issuer>,
+    reader: &mut Reader<'_>,
+) {
+    let listen =
+        server.into_iter().flat_map(|server| &server.listen).chain(admin.and_then(|admin| admin.listen.as_ref()));
+    let open = listen.filter(|address| !address.ip().is_loopback()).map(|address| format!("it listens on `{address}`"));
+    let known = issuers.all.iter().filter_map(|(_, issuer)| issuer.as_ref());
+    let far = known.filter(|issuer| !web::is_on_loopback(&issuer.url)).map(|issuer| format!("`{}` is not", issuer.url));
+    let labels: Vec<_> = open.chain(far).collect();
+    for label in labels {
+        reader.note(Mistake::at(root.value_span("dev"), "`dev = true` needs everything on loopback").label(label));
+    }
+}
+
+/// The sections `[key.NAME]`, their names checked.
+fn named<'a>(root: &'a Section, key: &str, reader: &mut Reader<'_>) -> Vec<(&'a Placed<String>, &'a Section)> {
+    let mut sections = Vec::new();
+    for (name, value) in root.map(key) {
+        reader.keep(&name.span, web::name(&name.value));
+        sections.extend(value.section().map(|section| (name, section)));
+    }
+    sections
+}
+
+fn read_issuers(root: &Section, token_service: Option<&TokenService>, reader: &mut Reader<'_>) -> Known<Issuer> {
+    let mut known = Known::new("issuer", root);
+    let mut urls: HashMap<String, Span> = HashMap::new();
+    for (name, section) in named(root, "issuer", reader) {
+        if name.value == "self" {
+            let message = "`self` is the name of Postern's own tokens, and no issuer can have it";
+            reader.note(Mistake::at(name.span.clone(), message));
+        }
+        let issuer = Issuer::read(&name.value, section, reader);
+        if let Some(url) = section.text("url") {
+            if let Some(first) = urls.get(url.value) {
+                let mistake = Mistake::at(url.span.clone(), "two issuers have the same `url`");
+                reader.note(mistake.related(first.clone(), "first here").help("one issuer may have several audiences"));
+            }
+            if token_service.is_some_and(|own| own.issuer == url.value) {
+                let message = "this is Postern's own issuer (`token_service.issuer`)";
+                reader.note(Mistake::at(url.span.clone(), message).help("a route names it by `issuers = [\"self\"]`"));
+            }
+            urls.entry(url.value.to_owned()).or_insert(url.span);
+        }
+        known.all.push((name.value.clone(), issuer.map(Arc::new)));
+    }
+    known
+}
+
+fn read_upstreams(root: &Section, token_service: Option<&TokenService>, reader: &mut Reader<'_>) -> Known<Upstream> {
+    let mut known = Known::new("upstream", root);
+    for (name, section) in named(root, "upstream", reader) {
+        let upstream = Upstream::read(&name.value, section, reader);
+        if let (Some(upstream), Some(own)) = (&upstream, token_service)
+            && upstream.audience == own.audience
+        {
+            let place = if section.is_given("audience") { section.value_span("audience") } else { name.span.clone() };
+            reader.note(route::own_audience(place, &own.audience));
+        }
+        known.all.push((name.value.clone(), upstream.map(Arc::new)));
+    }
+    known
+}
+
+fn read_routes(root: &Section, surroundings: &Surroundings<'_>, reader: &mut Reader<'_>) -> Vec<Arc<Route>> {
+    let mut routes = Vec::new();
+    let mut names = Vec::new();
+    for section in root.list("route").iter().filter_map(Placed::section) {
+        let Some(route) = Route::read(section, surroundings, reader) else { continue };
+        let is_named = section.is_given("name");
+        names.push((is_named, section.value_span(if is_named { "name" } else { "path" })));
+        routes.push((Arc::new(route), section.value_span("path")));
+    }
+    let ambiguous = route::find_ambiguous(&routes, reader);
+    let mut first_of: HashMap<&str, &Span> = HashMap::new();
+    for (index, ((route, _), (is_named, place))) in routes.iter().zip(&names).enumerate() {
+        match first_of.get(route.name.as_str()) {
+            None => drop(first_of.insert(&route.name, place)),
+            // Their paths are the same, which was noted.
+            Some(_) if !is_named && ambiguous.contains(&index) => {}
+            Some(first) => {
+                let mistake = Mistake::at(place.clone(), format!("two routes are named `{}`", route.name));
+                let mistake = mistake.related((*first).clone(), "first here");
+                reader.note(mistake.help("a route without `name` is named by its `path`"));
+            }
+        }
+    }
+    routes.into_iter().map(|(route, _)| route).collect()
 }

@@ -1,5 +1,10 @@
 //! `[server]`, `[admin]` and `[log]`.
 
+use super::description::{Key, Kind, Table};
+use super::diagnostic::Mistake;
+use super::reader::Reader;
+use super::tree::Section;
+use super::web;
 use ipnet::IpNet;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -78,4 +83,228 @@ pub enum AccessLog {
     Stdout,
     /// Appended to a file, which is opened again on SIGHUP.
     File(PathBuf),
+}
+
+const ADDRESS: Kind = Kind::Text("an IP address and a port");
+
+/// `[server]`.
+pub(super) static SERVER: Table = Table::of(&[
+    Key::default(
+        "listen",
+        Kind::OneOrMany(&ADDRESS),
+        "\"127.0.0.1:8080\"",
+        "Where requests are taken. Port 0 takes a free port.",
+    )
+    .example("[\"0.0.0.0:8443\", \"[::]:8443\"]"),
+    Key::optional(
+        "tls",
+        Kind::Table(&TLS),
+        "clear text: HTTP/1.1, and HTTP/2 with prior knowledge",
+        "TLS 1.2 and 1.3; HTTP/2 where the client negotiates it.",
+    ),
+    Key::default(
+        "trusted_proxies",
+        Kind::list_or_empty(&Kind::Text("a network")),
+        "[]",
+        "Peers whose `X-Forwarded-For` is believed.",
+    )
+    .example("[\"10.0.0.0/8\"]"),
+    Key::optional(
+        "workers",
+        Kind::Integer { least: 1, most: 1024 },
+        "the number of processors that the process may use",
+        "Threads that serve requests.",
+    )
+    .example("4"),
+    Key::default("header_timeout", Kind::DURATION, "\"10s\"", "A request's head must be complete by then."),
+    Key::default("idle_timeout", Kind::DURATION, "\"75s\"", "A connection without a request is closed after this."),
+    Key::default(
+        "max_header_bytes",
+        Kind::Size { least: 8 << 10, most: 1 << 20 },
+        "\"64KiB\"",
+        "How large a request's head may be.",
+    ),
+    Key::default(
+        "max_connections",
+        Kind::Integer { least: 1, most: 10_000_000 },
+        "10000",
+        "Connections over all workers; more are closed at once.",
+    ),
+    Key::default(
+        "max_concurrent_streams",
+        Kind::Integer { least: 1, most: 1_000_000 },
+        "100",
+        "Requests at a time on one HTTP/2 connection.",
+    ),
+    Key::default(
+        "drain_wait",
+        Kind::DURATION_OR_ZERO,
+        "\"5s\"",
+        "After SIGTERM, how long to go on accepting while not ready, until load balancers have noticed.",
+    ),
+    Key::default(
+        "drain_deadline",
+        Kind::DURATION_OR_ZERO,
+        "\"30s\"",
+        "After that, how long running requests may take to end.",
+    ),
+]);
+
+static TLS: Table = Table::of(&[
+    Key::required("certificate", Kind::File, "PEM file of the chain, leaf first; read again when it changes.")
+        .example("\"tls/server.pem\""),
+    Key::required(
+        "key",
+        Kind::File,
+        "PEM file of the private key (PKCS#8, PKCS#1 or SEC1); read again when it changes.",
+    )
+    .example("\"tls/server.key\""),
+]);
+
+/// `[admin]`.
+pub(super) static ADMIN: Table = Table::of(&[Key::default(
+    "listen",
+    ADDRESS,
+    "\"127.0.0.1:9901\"",
+    "Where `/healthz`, `/readyz` and `/metrics` are served: an address, or the word `off`.",
+)]);
+
+/// `[log]`.
+pub(super) static LOG: Table = Table::of(&[
+    Key::default(
+        "level",
+        Kind::Text("a filter"),
+        "\"info\"",
+        "What is logged: `error`, `warn`, `info`, `debug` or `trace`, also by module.",
+    )
+    .example("\"info,postern::issuer=debug\""),
+    Key::default(
+        "format",
+        Kind::word(&["text", "json"]),
+        "\"text\"",
+        "The form of the log on standard error. Access lines are always JSON.",
+    ),
+    Key::default(
+        "access",
+        Kind::WordOr(&["stdout", "off"], &ACCESS),
+        "\"stdout\"",
+        "Where access lines go, one a request.",
+    ),
+]);
+
+static ACCESS: Table = Table::of(&[Key::required(
+    "file",
+    Kind::Path,
+    "The file that lines are appended to. It is opened again on SIGHUP.",
+)
+.example("\"access.log\"")]);
+
+impl Server {
+    pub(super) fn read(section: &Section, reader: &mut Reader<'_>) -> Option<Self> {
+        let listen = reader.parse_all(section, "listen", web::socket_address);
+        let trusted_proxies = reader.parse_all(section, "trusted_proxies", network);
+        Some(Self {
+            listen,
+            tls: section.section("tls").and_then(ServerTls::read),
+            trusted_proxies,
+            workers: section.integer("workers").and_then(NonZeroUsize::new),
+            header_timeout: section.duration("header_timeout")?,
+            idle_timeout: section.duration("idle_timeout")?,
+            max_header_bytes: section.integer("max_header_bytes")?,
+            max_connections: section.integer("max_connections")?,
+            max_concurrent_streams: section.integer("max_concurrent_streams")?,
+            drain_wait: section.duration("drain_wait")?,
+            drain_deadline: section.duration("drain_deadline")?,
+        })
+    }
+}
+
+impl ServerTls {
+    fn read(section: &Section) -> Option<Self> {
+        Some(Self { certificate: section.path("certificate")?, key: section.path("key")? })
+    }
+}
+
+impl Admin {
+    pub(super) fn read(section: &Section, server: &Section, reader: &mut Reader<'_>) -> Option<Self> {
+        let listen = section.text("listen")?;
+        if listen.value == "off" {
+            return Some(Self { listen: None });
+        }
+        let address = reader.parse(section, "listen", web::socket_address)?;
+        let public = server.texts("listen").find(|public| web::socket_address(public.value) == Ok(address));
+        if let Some(public) = public.filter(|_| address.port() != 0) {
+            let mistake = Mistake::at(listen.span, format!("`{address}` is a public listener already"));
+            reader.note(
+                mistake
+                    .related(public.span, "given here")
+                    .help("metrics are not for callers: give `admin.listen` an address of its own, or \"off\""),
+            );
+        }
+        Some(Self { listen: Some(address) })
+    }
+}
+
+impl Log {
+    pub(super) fn read(section: &Section, reader: &mut Reader<'_>) -> Option<Self> {
+        let level = reader.parse(section, "level", level);
+        let access = match section.section("access") {
+            Some(access) => AccessLog::File(access.path("file")?),
+            None if section.text("access")?.value == "off" => AccessLog::Off,
+            None => AccessLog::Stdout,
+        };
+        let format = match section.text("format")?.value {
+            "json" => LogFormat::Json,
+            _ => LogFormat::Text,
+        };
+        Some(Self { level: level?, format, access })
+    }
+}
+
+/// Why a value of these sections is refused.
+#[derive(Debug, thiserror::Error)]
+enum ServerError {
+    #[error("`{0}` is no network: write an address or a network such as `10.0.0.0/8`")]
+    NoNetwork(String),
+    #[error("`{0}` is no level: write `error`, `warn`, `info`, `debug`, `trace` or `off`, or TARGET=LEVEL")]
+    NoLevel(String),
+}
+
+/// A network, or one address.
+fn network(text: &str) -> Result<IpNet, ServerError> {
+    let net = text.parse().or_else(|_| text.parse().map(|address: std::net::IpAddr| IpNet::from(address)));
+    net.map_err(|_| ServerError::NoNetwork(text.to_owned()))
+}
+
+/// A filter of `tracing-subscriber`. It would take a mistyped level for a target and log all of it.
+fn level(text: &str) -> Result<String, ServerError> {
+    let refused = || ServerError::NoLevel(text.to_owned());
+    for directive in text.split(',') {
+        let level = directive.rsplit_once('=').map_or(directive, |(_, level)| level);
+        if !matches!(level.trim(), "error" | "warn" | "info" | "debug" | "trace" | "off") {
+            return Err(refused());
+        }
+    }
+    tracing_subscriber::EnvFilter::try_new(text).map_err(|_| refused())?;
+    Ok(text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mistyped_level_is_no_target() {
+        for (text, is_ok) in
+            [("info", true), ("warn,postern=debug", true), ("inof", false), ("", false), ("postern=", false)]
+        {
+            assert_eq!(level(text).is_ok(), is_ok, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_proxy_is_an_address_or_a_network() {
+        assert_eq!(network("10.1.2.3").unwrap().to_string(), "10.1.2.3/32");
+        assert!(network("10.0.0.0/8").is_ok() && network("fd00::/8").is_ok() && network("proxy").is_err());
+    }
 }

@@ -1,5 +1,10 @@
 //! `[token_service]`: Postern as an issuer.
 
+use super::description::{Key, Kind, Table};
+use super::diagnostic::Mistake;
+use super::reader::Reader;
+use super::tree::Section;
+use super::web;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -42,4 +47,120 @@ pub enum SigningKeys {
     },
     /// `{ files = ["new.pem", "old.pem"] }`: PKCS#8 PEM; the first signs, all are published.
     Files(Vec<PathBuf>),
+}
+
+/// `[token_service]`.
+pub(super) static TOKEN_SERVICE: Table = Table::of(&[
+    Key::optional(
+        "issuer",
+        Kind::Text("a URL"),
+        "the origin of the first `server.listen`, where that is a loopback address with a fixed \
+         port; else it must be given",
+        "`iss` of minted tokens, and where discovery and keys are served.",
+    )
+    .example("\"https://postern.example.com\""),
+    Key::optional(
+        "audience",
+        Kind::Text("an audience"),
+        "the value of `issuer`",
+        "`aud` of the tokens that users may present to Postern itself (issuer `self`). No \
+         upstream may have it.",
+    )
+    .example("\"postern\""),
+    Key::default(
+        "algorithm",
+        Kind::word(&["ES256", "RS256", "EdDSA"]),
+        "\"ES256\"",
+        "The algorithm of the keys that Postern makes.",
+    ),
+    Key::default(
+        "lifetime",
+        Kind::duration(Duration::from_mins(20), Duration::from_mins(30)),
+        "\"30m\"",
+        "How long a minted token lives.",
+    ),
+    Key::default(
+        "signing_keys",
+        Kind::Table(&SIGNING_KEYS),
+        "{}",
+        "Where signing keys come from: a `directory` in which Postern makes and rotates them, or \
+         `files` of yours.",
+    ),
+]);
+
+static SIGNING_KEYS: Table = Table::of(&[
+    Key::default("directory", Kind::Path, "\"postern-keys\"", "The folder of the keys, made with mode 0700 if absent."),
+    Key::default(
+        "rotate_every",
+        Kind::at_least(Duration::from_hours(2)),
+        "\"30d\"",
+        "How long a key signs. It is published before, and until its last token died.",
+    ),
+    Key::optional(
+        "files",
+        Kind::list(&Kind::File),
+        "keys of `directory`",
+        "PKCS#8 PEM files instead of a folder: the first signs, all are published.",
+    )
+    .example("[\"new.pem\", \"old.pem\"]"),
+]);
+
+impl TokenService {
+    pub(super) fn read(section: &Section, server: &Section, reader: &mut Reader<'_>) -> Option<Self> {
+        let signing_keys = section.section("signing_keys").and_then(|keys| SigningKeys::read(keys, reader));
+        let issuer = match section.text("issuer") {
+            Some(text) => reader.parse(section, "issuer", web::issuer_url).map(|_| text.value.to_owned()),
+            None if section.is_given("issuer") => None,
+            None => default_issuer(section, server, reader),
+        }?;
+        let algorithm = match section.text("algorithm")?.value {
+            "RS256" => SigningAlgorithm::Rs256,
+            "EdDSA" => SigningAlgorithm::EdDsa,
+            _ => SigningAlgorithm::Es256,
+        };
+        Some(Self {
+            audience: section.text("audience").map_or(issuer.as_str(), |audience| audience.value).to_owned(),
+            issuer,
+            algorithm,
+            lifetime: section.duration("lifetime")?,
+            signing_keys: signing_keys?,
+        })
+    }
+}
+
+/// The origin of the first listener, where callers and upstreams on this machine reach it.
+fn default_issuer(section: &Section, server: &Section, reader: &mut Reader<'_>) -> Option<String> {
+    let listen = server.texts("listen").next()?;
+    let address = web::socket_address(listen.value).ok()?;
+    if address.ip().is_loopback() && address.port() != 0 {
+        let scheme = if server.is_given("tls") { "https" } else { "http" };
+        return Some(format!("{scheme}://{address}"));
+    }
+    let place = if server.is_given("listen") { listen.span } else { section.span.clone() };
+    let mistake = Mistake::at(place, "missing key `issuer` in `token_service`")
+        .label("not a loopback address with a fixed port, so upstreams cannot be told where the keys are")
+        .help(
+            "write the URL that upstreams reach Postern by: `[token_service]` with `issuer = \
+         \"https://postern.example.com\"`",
+        );
+    reader.note(mistake.absence());
+    None
+}
+
+impl SigningKeys {
+    fn read(section: &Section, reader: &mut Reader<'_>) -> Option<Self> {
+        if !section.is_given("files") {
+            return Some(Self::Directory {
+                path: section.path("directory")?,
+                rotate_every: section.duration("rotate_every")?,
+            });
+        }
+        for other in ["directory", "rotate_every"] {
+            if section.is_given(other) {
+                let mistake = Mistake::at(section.key_span(other), format!("`{other}` and `files` exclude each other"));
+                reader.note(mistake.related(section.key_span("files"), "keys that Postern neither makes nor rotates"));
+            }
+        }
+        Some(Self::Files(section.paths("files")))
+    }
 }

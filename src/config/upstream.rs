@@ -1,7 +1,13 @@
 //! `[upstream.NAME]`: the services that requests are forwarded to.
 
+use super::description::{Key, Kind, Table};
+use super::diagnostic::Mistake;
+use super::reader::Reader;
+use super::tree::Section;
+use super::web;
 use std::path::PathBuf;
 use std::time::Duration;
+use url::Host;
 
 /// One upstream.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,4 +59,121 @@ pub struct UpstreamTls {
     pub key: Option<PathBuf>,
     /// `server_name` to verify and to send as SNI. Default: the host of `to`.
     pub server_name: Option<String>,
+}
+
+/// `[upstream.NAME]`.
+pub(super) static UPSTREAM: Table = Table::of(&[
+    Key::required("to", Kind::Text("an origin"), "Where requests go: scheme, host and port.")
+        .example("\"http://orders.sales.svc:8080\""),
+    Key::optional(
+        "audience",
+        Kind::Text("an audience"),
+        "the upstream's NAME",
+        "`aud` of the tokens that are minted for it. Never that of `token_service`.",
+    )
+    .example("\"orders\""),
+    Key::default(
+        "protocol",
+        Kind::word(&["auto", "http1", "http2"]),
+        "\"auto\"",
+        "`auto` is HTTP/2 where TLS negotiates it, else HTTP/1.1; `http2` in clear text is with prior knowledge.",
+    ),
+    Key::default("tls", Kind::Table(&TLS), "{}", "Settings for an `https://` upstream."),
+    Key::default(
+        "connect_timeout",
+        Kind::DURATION,
+        "\"2s\"",
+        "How long a connection may take, TLS handshake included.",
+    ),
+    Key::default(
+        "response_timeout",
+        Kind::DURATION,
+        "\"30s\"",
+        "How long the head of an answer may take. A route may set its own.",
+    ),
+    Key::default(
+        "idle_timeout",
+        Kind::DURATION,
+        "\"5m\"",
+        "How long a streaming body or an upgraded connection may be silent.",
+    ),
+    Key::default(
+        "max_idle_connections",
+        Kind::Integer { least: 0, most: 1_000_000 },
+        "128",
+        "Connections kept for reuse, of each worker.",
+    ),
+]);
+
+static TLS: Table = Table::of(&[
+    Key::optional("ca", Kind::File, "the host's authorities", "PEM file of the authorities that are trusted.")
+        .example("\"tls/ca.pem\""),
+    Key::optional(
+        "certificate",
+        Kind::File,
+        "no client certificate",
+        "PEM file of the client certificate's chain, with `key`.",
+    )
+    .example("\"tls/client.pem\""),
+    Key::optional("key", Kind::File, "no client certificate", "PEM file of the client certificate's private key.")
+        .example("\"tls/client.key\""),
+    Key::optional(
+        "server_name",
+        Kind::Text("a host name"),
+        "the host of `to`",
+        "The name that the certificate must have, also sent as SNI.",
+    )
+    .example("\"orders.example.com\""),
+]);
+
+impl Upstream {
+    pub(super) fn read(name: &str, section: &Section, reader: &mut Reader<'_>) -> Option<Self> {
+        let to = reader.parse(section, "to", web::any_origin);
+        let is_tls = to.as_ref().is_some_and(|to| to.scheme() == "https");
+        let tls = section.section("tls").map(|tls| UpstreamTls::read(tls, reader));
+        if let Some(to) = to.as_ref().filter(|_| !is_tls && section.is_given("tls")) {
+            let message =
+                format!("`tls` is for `https://` upstreams, and `{}` is none", to.origin().ascii_serialization());
+            reader
+                .note(Mistake::at(section.key_span("tls"), message).related(section.value_span("to"), "in clear text"));
+        }
+        let protocol = match section.text("protocol")?.value {
+            "http1" => Protocol::Http1,
+            "http2" => Protocol::Http2,
+            _ => Protocol::Auto,
+        };
+        let to = to?;
+        Some(Self {
+            name: name.to_owned(),
+            is_tls,
+            host: match to.host()? {
+                Host::Domain(name) => name.to_owned(),
+                Host::Ipv4(address) => address.to_string(),
+                Host::Ipv6(address) => address.to_string(),
+            },
+            port: to.port_or_known_default()?,
+            audience: section.text("audience").map_or(name, |audience| audience.value).to_owned(),
+            protocol,
+            tls: tls?,
+            connect_timeout: section.duration("connect_timeout")?,
+            response_timeout: section.duration("response_timeout")?,
+            idle_timeout: section.duration("idle_timeout")?,
+            max_idle_connections: section.integer("max_idle_connections")?,
+        })
+    }
+}
+
+impl UpstreamTls {
+    fn read(section: &Section, reader: &mut Reader<'_>) -> Self {
+        for (given, absent) in [("certificate", "key"), ("key", "certificate")] {
+            if section.is_given(given) && !section.is_given(absent) {
+                reader.note(Mistake::at(section.key_span(given), format!("`{given}` needs `{absent}` beside it")));
+            }
+        }
+        let server_name = reader.parse(section, "server_name", |text| {
+            let name = rustls::pki_types::ServerName::try_from(text.to_owned());
+            name.map(|_| text.to_owned()).map_err(|_| web::WebError::NoHost(text.to_owned()))
+        });
+        Self { ca: section.path("ca"), certificate: section.path("certificate"), key: section.path("key"), server_name }
+    }
 }

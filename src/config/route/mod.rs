@@ -1,5 +1,18 @@
 //! `[[route]]`: which requests are let through, to where, and with what credential.
 
+mod access;
+mod credential;
+mod path;
+mod rank;
+mod read;
+
+pub use path::{PathPattern, PathPatternError};
+pub use rank::{HostRank, Rank, SegmentRank};
+
+pub(super) use credential::own_audience;
+pub(super) use rank::find_ambiguous;
+pub(super) use read::{Known, ROUTE, Surroundings};
+
 use super::issuer::{ClaimPath, Issuer};
 use super::upstream::Upstream;
 use crate::base::secret::Secret;
@@ -7,7 +20,7 @@ use http::{HeaderName, Method};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// One route.
+/// One route. Of several that match a request the one with the least [`Rank`] takes it.
 #[derive(Debug, Clone)]
 pub struct Route {
     /// `name`: unique; logs and metrics use it.
@@ -43,18 +56,6 @@ pub enum IssuerName {
     Configured(Arc<Issuer>),
     /// `self`: tokens that Postern minted for `token_service.audience`.
     Own,
-}
-
-/// A path to match, case-sensitive, segment by segment: `/orders` (only that), `/orders/*` (one segment more),
-/// `/orders/**` (`/orders/` and everything below, not `/orders` itself), `/users/*/avatar`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PathPattern {
-    /// The segments, without the slashes; `None` is `*`.
-    pub segments: Vec<Option<String>>,
-    /// Whether the pattern ends in `/**`.
-    pub open_ended: bool,
-    /// The pattern as written.
-    pub text: String,
 }
 
 /// Who may pass a route.
@@ -94,7 +95,7 @@ impl Requirements {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Credential {
     /// `"namespace-token"`, or `{ namespace-token = { … } }` for more than the defaults.
-    NamespaceToken(NamespaceToken),
+    NamespaceToken(Arc<NamespaceToken>),
     /// `"pass"`: the caller's own token.
     Pass,
     /// `{ secret = { header = "x-api-key", value = { file = "…" }, prefix = "Bearer " } }`.

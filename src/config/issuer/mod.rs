@@ -1,5 +1,9 @@
 //! `[issuer.NAME]`: who may issue tokens, and how they are checked.
 
+mod read;
+
+pub(super) use read::{ISSUER, claim};
+
 use crate::base::secret::Secret;
 use std::path::PathBuf;
 use std::time::Duration;

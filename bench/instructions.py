@@ -1,0 +1,132 @@
+"""User instructions and system calls of a request, counted: Postern beside nginx that proxies without any checks.
+
+Each figure is the difference of two runs of different length, divided by the difference of their lengths, so that
+start-up, first sights of tokens and the end fall out. Instructions are callgrind's, user side, all threads; system calls
+are strace's, all threads. 8 keep-alive connections, 200 distinct RS256 tokens in rotation, each seen before what is
+counted; the token verified (cached), its user's status from introspection, a namespace token injected. `bound` is 10
+minutes here: re-introspection is work of the control plane by time, and under callgrind time runs thirty times slower.
+
+The budget leaves the access log's line aside: it is held against a run with the log off. The run with the log in a file
+stands beside it, so the difference is what the line costs.
+"""
+
+import argparse
+import json
+import re
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from drive import drive
+from harness import Bench, Score, free_port
+
+MAX_INSTRUCTIONS, MAX_CALLS = 22_000, 4.5
+CONNECTIONS, TOKENS = 8, 200
+CALLGRIND_PATIENCE = 180
+
+
+class Subject:
+    """A proxy under count."""
+
+    def __init__(self, name, port, command):
+        self.name, self.port, self.command = name, port, command
+
+    def run(self, bench, prefix, tokens, length):
+        child = bench.start(self.command, self.port, prefix, CALLGRIND_PATIENCE)
+        for _ in drive(self.port, "/api/hello", tokens, (len(tokens), length), CONNECTIONS):
+            pass
+        bench.stop(child)
+
+    def instructions(self, bench, tokens, lengths):
+        totals = []
+        for length in lengths:
+            out = bench.work / "callgrind.out"
+            prefix = ["valgrind", "--tool=callgrind", "--fair-sched=yes", f"--callgrind-out-file={out}"]
+            self.run(bench, prefix, tokens, length)
+            totals.append(int(re.search(r"^(?:totals|summary): (\d+)", out.read_text(), re.M)[1]))
+            out.unlink()
+        return (totals[1] - totals[0]) / (lengths[1] - lengths[0])
+
+    def calls(self, bench, tokens, lengths):
+        """System calls a request, by name."""
+        counts = []
+        for length in lengths:
+            out = bench.work / "strace.out"
+            self.run(bench, ["strace", "-f", "-c", "-o", str(out)], tokens, length)
+            counts.append(strace_counts(out))
+        span = lengths[1] - lengths[0]
+        return {name: (counts[1][name] - counts[0].get(name, 0)) / span for name in counts[1]}
+
+
+def strace_counts(path: Path):
+    """{name: calls} of the table that `strace -c` writes; its columns are time, seconds, usecs/call, calls, errors, name."""
+    rows = [line.split() for line in path.read_text().splitlines()]
+    return {row[-1]: int(row[3]) for row in rows if len(row) in (5, 6) and row[3].isdigit() and row[-1] != "total"}
+
+
+def ask(port, token=None):
+    """Status and body of GET /api/echo."""
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    try:
+        with urllib.request.urlopen(
+            urllib.request.Request(f"http://127.0.0.1:{port}/api/echo", headers=headers), timeout=10
+        ) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as e:
+        return e.code, e.read()
+
+
+def check_work(bench, score, postern, token):
+    """What is counted must be the whole job: refusing without a token, and a token of our own upstream."""
+    child = bench.start(postern.command, postern.port)
+    score.check(ask(postern.port)[0] == 401, "a request without a token is refused")
+    status, body = ask(postern.port, token)
+    carried = json.loads(body).get("authorization", "") if status == 200 else ""
+    score.check(
+        carried.startswith("Bearer ") and token not in carried, "the upstream is given a token, and not the caller's"
+    )
+    bench.stop(child)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--full", action="store_true", help="longer runs")
+    full = parser.parse_args().full
+    callgrind_lengths, strace_lengths = ((2000, 22000), (2000, 42000)) if full else ((1000, 5000), (1000, 9000))
+    with Score() as score, Bench() as bench:
+        upstream = bench.start_upstream()
+        issuer = bench.start_issuer(f"tokens:RS256:{TOKENS}:{TOKENS}")
+        tokens = bench.tokens("tokens")
+
+        def postern(name, access_log):
+            port = free_port()
+            return Subject(name, port, bench.postern_command(port, upstream, issuer, "10m", access_log))
+
+        port = free_port()
+        nginx = bench.nginx_command(
+            "nginx",
+            port,
+            'location / { proxy_pass http://up; proxy_http_version 1.1; proxy_set_header Connection ""; }',
+            f"upstream up {{ server 127.0.0.1:{upstream}; keepalive 128; keepalive_requests 100000000; }}",
+            "master_process off;",
+        )
+        aside = postern("Postern, log line aside", False)
+        subjects = [aside, postern("Postern, access log in a file", True), Subject("nginx, no checks, no log", port, nginx)]
+        check_work(bench, score, aside, tokens[0])
+        print(f"\n{'a request':32}{'user instructions':>18}{'system calls':>14}")
+        figures = {}
+        for subject in subjects:
+            instructions = subject.instructions(bench, tokens, callgrind_lengths)
+            calls = subject.calls(bench, tokens, strace_lengths)
+            figures[subject] = instructions, sum(calls.values())
+            print(f"{subject.name:32}{instructions:18,.0f}{sum(calls.values()):14.2f}", flush=True)
+            shown = sorted((item for item in calls.items() if item[1] >= 0.005), key=lambda item: -item[1])
+            print("    " + ", ".join(f"{name} {count:.2f}" for name, count in shown), flush=True)
+        print()
+        instructions, calls = figures[aside]
+        score.check(instructions < MAX_INSTRUCTIONS, f"{instructions:,.0f} user instructions, fewer than {MAX_INSTRUCTIONS:,}")
+        score.check(calls <= MAX_CALLS, f"{calls:.2f} system calls, at most {MAX_CALLS}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,362 @@
+//! Puts the parts together: a configuration in, a running gateway out; reload; drain.
+//!
+//! One thread with a runtime of its own is the control plane (keys, user status, admin, upkeep); every other thread is a worker
+//! that serves requests. Only this module starts threads and long-lived tasks. Dropping the [`Gateway`] ends them all.
+
+mod observe;
+mod workers;
+
+use crate::admin::{self, View};
+use crate::base::clock::Clock;
+use crate::config::{self, Config};
+use crate::identity::Verifier;
+use crate::issuer::{Issuer, IssuerError};
+use crate::listener::tls::{ServerTls, TlsError};
+use crate::pipeline::Pipeline;
+use crate::telemetry::access_log::Writer;
+use crate::telemetry::metrics::{Metrics, OutcomeLabel};
+use crate::token_service::{KeyError, TokenService};
+use crate::upstream::UpstreamError;
+use arc_swap::ArcSwap;
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+
+/// How many verified tokens are remembered at most.
+const TOKEN_CAPACITY: usize = 100_000;
+
+/// How often expired tokens and the like are forgotten.
+const SWEEP_EVERY: Duration = Duration::from_secs(10);
+
+/// How often signing keys are looked after.
+const MAINTAIN_EVERY: Duration = Duration::from_secs(60);
+
+/// A running gateway.
+#[derive(Debug)]
+pub struct Gateway {
+    addresses: Vec<SocketAddr>,
+    admin_address: Option<SocketAddr>,
+    phase: watch::Sender<Phase>,
+    workers: Vec<JoinHandle<()>>,
+    control: Option<JoinHandle<()>>,
+    handle: Handle,
+    clock: Clock,
+    metrics: Arc<Metrics>,
+    pipeline: Arc<ArcSwap<Pipeline>>,
+    is_draining: Arc<AtomicBool>,
+    tls: Option<ServerTls>,
+    config: Mutex<Config>,
+    issuer_tasks: Mutex<HashMap<String, AbortHandle>>,
+    writer: Option<Writer>,
+}
+
+/// What the threads are to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Serve.
+    Serve,
+    /// Accept nothing new, end what runs within this time, then stop.
+    Drain(Duration),
+}
+
+/// Why a gateway cannot start, or a configuration cannot be put in force.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// An address cannot be had.
+    #[error("cannot listen on `{address}`")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// A thread or runtime cannot be made.
+    #[error("cannot start a thread")]
+    Thread(#[source] io::Error),
+    /// The access log cannot be opened.
+    #[error("cannot open the access log")]
+    AccessLog(#[source] io::Error),
+    /// An issuer cannot be asked.
+    #[error("issuer `{name}`")]
+    Issuer {
+        /// Its name.
+        name: String,
+        /// What is wrong.
+        #[source]
+        source: IssuerError,
+    },
+    /// Signing keys.
+    #[error(transparent)]
+    Keys(#[from] KeyError),
+    /// An upstream's TLS files.
+    #[error(transparent)]
+    Upstream(#[from] UpstreamError),
+    /// The server's certificate.
+    #[error("server.tls")]
+    Tls(#[from] TlsError),
+}
+
+impl Gateway {
+    /// Starts a gateway; it serves once this returns, and is ready once its issuers' keys are there.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing is left running.
+    pub fn start(config: Config, clock: Clock) -> Result<Self, StartError> {
+        let writer = Writer::start(&config.log.access).map_err(StartError::AccessLog)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::Thread)?;
+        let handle = runtime.handle().clone();
+        let metrics = Arc::new(Metrics::new());
+        let token_service = Arc::new(TokenService::start(config.token_service.clone(), clock.clone())?);
+        let issuers = issuers(&config, &clock, &[])?;
+        let asked = Pipeline::claims_asked(&config);
+        let verifier = Verifier::new(issuers, asked, clock.clone(), handle.clone(), TOKEN_CAPACITY);
+        let pipeline = Pipeline::new(&config, Arc::new(verifier), token_service, &metrics, clock.clone(), None)?;
+        let pipeline = Arc::new(ArcSwap::from_pointee(pipeline));
+        observe::register(&metrics, &pipeline);
+        let tls = config.server.tls.as_ref().map(ServerTls::load).transpose()?;
+        let count = config.server.workers.or_else(|| std::thread::available_parallelism().ok()).map_or(1, usize::from);
+        let (sockets, addresses) = workers::bind(&config.server, count)?;
+        let admin = config.admin.listen.map(|address| bind_admin(address, &handle)).transpose()?;
+        let admin_address = admin.as_ref().and_then(|listener| listener.local_addr().ok());
+        let phase = watch::Sender::new(Phase::Serve);
+
+        let mut gateway = Self {
+            addresses,
+            admin_address,
+            phase,
+            workers: Vec::new(),
+            control: None,
+            handle,
+            clock,
+            metrics,
+            pipeline,
+            is_draining: Arc::default(),
+            tls,
+            config: Mutex::new(config),
+            issuer_tasks: Mutex::default(),
+            writer: Some(writer),
+        };
+        gateway.control = Some(gateway.start_control(runtime, admin)?);
+        gateway.run_issuers();
+        for (index, sockets) in sockets.into_iter().enumerate() {
+            gateway.workers.push(gateway.start_worker(index, sockets)?);
+        }
+        Ok(gateway)
+    }
+
+    /// The public addresses, in the order of `server.listen`, with the ports that were taken.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// The admin listener's address.
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin_address
+    }
+
+    /// Whether every issuer's keys are there.
+    pub fn is_ready(&self) -> bool {
+        waits_for(&self.pipeline, &self.is_draining).is_empty()
+    }
+
+    /// Puts another configuration in force. Running requests end under the old one; listeners, admin and log stay as they are.
+    ///
+    /// # Errors
+    /// [`StartError`]; the old configuration stays in force.
+    pub fn reload(&self, config: Config) -> Result<(), StartError> {
+        match self.try_reload(config) {
+            Ok(()) => {
+                self.metrics.reloads.get_or_create(&OutcomeLabel { outcome: "ok" }).inc();
+                Ok(())
+            }
+            Err(error) => {
+                self.count_failed_reload();
+                Err(error)
+            }
+        }
+    }
+
+    fn try_reload(&self, config: Config) -> Result<(), StartError> {
+        let mut current = self.config.lock().unwrap_or_else(PoisonError::into_inner);
+        let old = self.pipeline.load_full();
+        if let (Some(tls), Some(files)) = (&self.tls, &config.server.tls) {
+            tls.reload(files)?;
+        }
+        let asked = Pipeline::claims_asked(&config);
+        let verifier = if config.issuers == current.issuers && asked == Pipeline::claims_asked(&current) {
+            Arc::clone(old.verifier())
+        } else {
+            let former: Vec<_> = old.verifier().issuers().cloned().collect();
+            let issuers = issuers(&config, &self.clock, &former)?;
+            let clock = self.clock.clone();
+            Arc::new(Verifier::new(issuers, asked, clock, self.handle.clone(), TOKEN_CAPACITY))
+        };
+        let token_service = if config.token_service == current.token_service {
+            Arc::clone(old.token_service())
+        } else {
+            Arc::new(TokenService::start(config.token_service.clone(), self.clock.clone())?)
+        };
+        let new = Pipeline::new(&config, verifier, token_service, &self.metrics, self.clock.clone(), Some(&old))?;
+        if config.server != current.server || config.admin != current.admin || config.log != current.log {
+            tracing::warn!("changes of [server], [admin] and [log], but for certificates, need a restart");
+        }
+        self.pipeline.store(Arc::new(new));
+        *current = config;
+        drop(current);
+        self.run_issuers();
+        Ok(())
+    }
+
+    /// Counts a reload that failed before it came here: the file has mistakes.
+    pub fn count_failed_reload(&self) {
+        self.metrics.reloads.get_or_create(&OutcomeLabel { outcome: "failed" }).inc();
+    }
+
+    /// Opens the access log's file again, after it was moved away.
+    pub fn reopen_log(&self) {
+        if let Some(writer) = &self.writer {
+            writer.reopen();
+        }
+    }
+
+    /// Ends in good order: not ready, a while of serving on, then no new connection, then what runs is ended. Blocks.
+    pub fn drain(self) {
+        let (wait, deadline) = {
+            let config = self.config.lock().unwrap_or_else(PoisonError::into_inner);
+            (config.server.drain_wait, config.server.drain_deadline)
+        };
+        self.is_draining.store(true, Ordering::Relaxed);
+        tracing::info!(?wait, ?deadline, "draining");
+        std::thread::sleep(wait);
+        self.stop(deadline);
+    }
+
+    /// Ends without waiting longer than `deadline` for running requests.
+    fn stop(mut self, deadline: Duration) {
+        self.phase.send_replace(Phase::Drain(deadline));
+        self.join();
+    }
+
+    fn join(&mut self) {
+        for worker in self.workers.drain(..) {
+            // A worker that panicked has said so.
+            let _ = worker.join();
+        }
+        if let Some(control) = self.control.take() {
+            let _ = control.join();
+        }
+        self.writer = None;
+    }
+
+    fn start_control(
+        &self,
+        runtime: tokio::runtime::Runtime,
+        admin: Option<tokio::net::TcpListener>,
+    ) -> Result<JoinHandle<()>, StartError> {
+        let mut phase = self.phase.subscribe();
+        let (pipeline, is_draining) = (Arc::clone(&self.pipeline), Arc::clone(&self.is_draining));
+        let waits_for = Arc::new(move || waits_for(&pipeline, &is_draining));
+        let view = View { metrics: Arc::clone(&self.metrics), waits_for };
+        let (pipeline, metrics) = (Arc::clone(&self.pipeline), Arc::clone(&self.metrics));
+        let run = move || {
+            runtime.block_on(async {
+                if let Some(listener) = admin {
+                    tokio::spawn(admin::serve(listener, view));
+                }
+                tokio::spawn(upkeep(pipeline, metrics));
+                // The admin listener answers as long as workers drain.
+                let deadline = workers::until_drain(&mut phase).await;
+                let _ = tokio::time::timeout(deadline, phase.changed()).await;
+            });
+        };
+        std::thread::Builder::new().name("control".into()).spawn(run).map_err(StartError::Thread)
+    }
+
+    /// Starts the refresh loops of issuers that have none, and ends those of issuers that are gone.
+    fn run_issuers(&self) {
+        let pipeline = self.pipeline.load();
+        let mut tasks = self.issuer_tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        for (_, task) in tasks.drain() {
+            task.abort();
+        }
+        for issuer in pipeline.verifier().issuers() {
+            let task = self.handle.spawn(Arc::clone(issuer).run());
+            tasks.insert(issuer.config().name.clone(), task.abort_handle());
+        }
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        self.phase.send_replace(Phase::Drain(Duration::ZERO));
+        self.join();
+    }
+}
+
+/// What is waited for before the gateway is ready.
+fn waits_for(pipeline: &ArcSwap<Pipeline>, is_draining: &AtomicBool) -> Vec<String> {
+    let pipeline = pipeline.load();
+    let without_keys = pipeline.verifier().issuers().filter(|issuer| !issuer.is_ready());
+    let mut missing: Vec<_> = without_keys.map(|issuer| format!("keys of issuer `{}`", issuer.config().name)).collect();
+    if is_draining.load(Ordering::Relaxed) {
+        missing.push("nothing: it is draining".into());
+    }
+    missing
+}
+
+/// The issuers of a configuration; what is known of one that is asked in the same way is kept.
+fn issuers(config: &Config, clock: &Clock, former: &[Arc<Issuer>]) -> Result<Vec<Arc<Issuer>>, StartError> {
+    let make = |config: &Arc<config::Issuer>| {
+        let known = former.iter().find(|known| known.config().name == config.name);
+        if let Some(known) = known
+            && known.config() == config
+        {
+            return Ok(Arc::clone(known));
+        }
+        let issuer = Issuer::new(Arc::clone(config), clock.clone())
+            .map_err(|source| StartError::Issuer { name: config.name.clone(), source })?;
+        if let Some(known) = known {
+            issuer.adopt(known);
+        }
+        Ok(Arc::new(issuer))
+    };
+    config.issuers.iter().map(make).collect()
+}
+
+/// Looks after what gets old.
+async fn upkeep(pipeline: Arc<ArcSwap<Pipeline>>, metrics: Arc<Metrics>) {
+    let mut since_maintained = Duration::ZERO;
+    loop {
+        tokio::time::sleep(SWEEP_EVERY).await;
+        let pipeline = pipeline.load_full();
+        pipeline.verifier().sweep();
+        since_maintained += SWEEP_EVERY;
+        if since_maintained >= MAINTAIN_EVERY {
+            since_maintained = Duration::ZERO;
+            let token_service = Arc::clone(pipeline.token_service());
+            // Files and, once a month, a new key: off the loop that answers probes.
+            if let Ok(Err(error)) = tokio::task::spawn_blocking(move || token_service.maintain()).await {
+                tracing::error!(error = &error as &dyn std::error::Error, "signing keys cannot be maintained");
+                metrics.key_maintenance_failures.inc();
+            }
+        }
+    }
+}
+
+fn bind_admin(address: SocketAddr, handle: &Handle) -> Result<tokio::net::TcpListener, StartError> {
+    let _in_runtime = handle.enter();
+    let listen = || {
+        let listener = std::net::TcpListener::bind(address)?;
+        listener.set_nonblocking(true)?;
+        tokio::net::TcpListener::from_std(listener)
+    };
+    listen().map_err(|source| StartError::Listen { address, source })
+}

@@ -1,0 +1,81 @@
+//! Metrics that are read where they are kept: issuers, user status, cached tokens.
+
+use crate::identity::Verifier;
+use crate::issuer::Issuer;
+use crate::pipeline::Pipeline;
+use crate::telemetry::metrics::Metrics;
+use arc_swap::ArcSwap;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Has the metrics of the pipeline in force shown.
+pub(super) fn register(metrics: &Metrics, pipeline: &Arc<ArcSwap<Pipeline>>) {
+    metrics.register_collector(Box::new(InForce(Arc::clone(pipeline))));
+}
+
+#[derive(Debug)]
+struct InForce(Arc<ArcSwap<Pipeline>>);
+
+impl Collector for InForce {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let pipeline = self.0.load_full();
+        let verifier = pipeline.verifier();
+        encode_issuers(&mut encoder, verifier)?;
+        encode_status(&mut encoder, verifier)?;
+        let tokens = i64::try_from(verifier.cache().len()).unwrap_or(i64::MAX);
+        let keys = i64::try_from(pipeline.token_service().ring().published().len()).unwrap_or(i64::MAX);
+        gauge(&mut encoder, "cached_tokens", "Verified tokens that are remembered", tokens)?;
+        gauge(&mut encoder, "published_signing_keys", "Signing keys in Postern's own key set", keys)
+    }
+}
+
+fn encode_issuers(encoder: &mut DescriptorEncoder<'_>, verifier: &Verifier) -> fmt::Result {
+    type Read = fn(&Issuer) -> &AtomicU64;
+    let counters: [(&str, &str, Read); 6] = [
+        ("key_fetches", "Times that an issuer's keys were asked for", |issuer| &issuer.counters().fetches),
+        ("key_fetch_failures", "Times that they did not come", |issuer| &issuer.counters().failures),
+        ("key_early_fetches", "Fetches caused by an unknown key id", |issuer| &issuer.counters().early_fetches),
+        ("keys_skipped", "Entries of key sets that cannot be used", |issuer| &issuer.counters().skipped_keys),
+        ("introspections", "Tokens that an issuer was asked about", |issuer| &issuer.counters().introspections),
+        ("introspection_failures", "Times that it did not answer", |issuer| &issuer.counters().introspection_failures),
+    ];
+    for (name, help, read) in counters {
+        let mut family =
+            encoder.encode_descriptor(name, help, None, prometheus_client::metrics::MetricType::Counter)?;
+        for issuer in verifier.issuers() {
+            let value = ConstCounter::new(read(issuer).load(Ordering::Relaxed));
+            value.encode(family.encode_family(&[("issuer", issuer.config().name.as_str())])?)?;
+        }
+    }
+    Ok(())
+}
+
+fn encode_status(encoder: &mut DescriptorEncoder<'_>, verifier: &Verifier) -> fmt::Result {
+    let counts = verifier.counts();
+    let outcomes = [
+        ("active", &counts.active),
+        ("inactive", &counts.inactive),
+        ("mismatch", &counts.mismatch),
+        ("failed", &counts.failed),
+        ("prolonged", &counts.prolonged),
+        ("waited", &counts.waited),
+    ];
+    let help = "What became of questions about users, and of the requests that asked them";
+    let kind = prometheus_client::metrics::MetricType::Counter;
+    let mut family = encoder.encode_descriptor("user_status", help, None, kind)?;
+    for (outcome, count) in outcomes {
+        let value = ConstCounter::new(count.load(Ordering::Relaxed));
+        value.encode(family.encode_family(&[("outcome", outcome)])?)?;
+    }
+    Ok(())
+}
+
+fn gauge(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: i64) -> fmt::Result {
+    let gauge = ConstGauge::new(value);
+    gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)
+}

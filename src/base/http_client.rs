@@ -1,0 +1,203 @@
+//! A small HTTP client for what Postern asks of issuers: JSON in, bounded in time and size.
+//!
+//! No redirect is followed and no proxy is taken from the environment: where a request goes, and with it
+//! our client secret, is decided by the configuration alone.
+
+use crate::base::secret::Secret;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use http::header::{ACCEPT, AUTHORIZATION, HeaderValue};
+use reqwest::{RequestBuilder, Response};
+use serde::de::DeserializeOwned;
+use std::time::Duration;
+use url::{Url, form_urlencoded};
+use zeroize::Zeroizing;
+
+/// No answer of an issuer is read beyond this many bytes.
+pub const BODY_LIMIT: usize = 1024 * 1024;
+
+/// A connection that is not up by then will hardly be.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// An idle connection is given up before the issuer's side would close it under a request.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Why there is no answer to use. Names the URL without its user and query, never a token or a secret.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)] // The messages say what the fields are.
+pub enum HttpError {
+    #[error("the HTTP client cannot be built: {0}")]
+    Client(String),
+    #[error("`{url}` cannot be reached: {cause}")]
+    Unreachable { url: String, cause: String },
+    #[error("`{url}` did not answer in time")]
+    Timeout { url: String },
+    #[error("`{url}` answered {status}")]
+    Status { url: String, status: u16 },
+    #[error("`{url}` answered more than {limit} bytes")]
+    TooLarge { url: String, limit: usize },
+    #[error("`{url}` did not answer the expected JSON (line {line}, column {column})")]
+    NotJson { url: String, line: usize, column: usize },
+}
+
+/// The client. Its connections live on the runtime that it is called on.
+#[derive(Debug, Clone)]
+pub struct HttpClient {
+    inner: reqwest::Client,
+}
+
+impl HttpClient {
+    /// A client that trusts as `tls` says and gives each call `timeout` from start to the last byte.
+    ///
+    /// # Errors
+    /// [`HttpError::Client`] where reqwest cannot use the TLS configuration.
+    pub fn new(tls: &rustls::ClientConfig, timeout: Duration) -> Result<Self, HttpError> {
+        let inner = reqwest::Client::builder()
+            .tls_backend_preconfigured(tls.clone())
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .connect_timeout(timeout.min(CONNECT_TIMEOUT))
+            .timeout(timeout)
+            .pool_idle_timeout(IDLE_TIMEOUT)
+            .user_agent(concat!("postern/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .map_err(|error| HttpError::Client(chain(&error)))?;
+        Ok(Self { inner })
+    }
+
+    /// The body of a 200.
+    ///
+    /// # Errors
+    /// Everything but a 200 whose body fits in [`BODY_LIMIT`].
+    pub async fn get(&self, url: &Url) -> Result<Vec<u8>, HttpError> {
+        call(url, self.inner.get(url.clone())).await
+    }
+
+    /// The body of a 200, read as JSON. The content type is not looked at: JSON is what parses as such.
+    ///
+    /// # Errors
+    /// As [`Self::get`], and a body that is not JSON of that shape.
+    pub async fn get_json<T: DeserializeOwned>(&self, url: &Url) -> Result<T, HttpError> {
+        let body = self.get(url).await?;
+        serde_json::from_slice(&body).map_err(|error| not_json(url, &error))
+    }
+
+    /// Posts a form as the client that `who` names, and gives the body of a 200.
+    ///
+    /// # Errors
+    /// As [`Self::get`].
+    pub async fn post_form(
+        &self,
+        url: &Url,
+        who: &BasicCredentials,
+        form: &[(&str, &str)],
+        timeout: Duration,
+    ) -> Result<Vec<u8>, HttpError> {
+        let request = self.inner.post(url.clone()).timeout(timeout).header(AUTHORIZATION, who.0.clone()).form(form);
+        call(url, request).await
+    }
+}
+
+/// A client's id and secret, ready to be sent by HTTP Basic. Never formatted.
+#[derive(Clone)]
+pub struct BasicCredentials(HeaderValue);
+
+impl BasicCredentials {
+    /// Both parts are form-encoded before they are joined (RFC 6749 §2.3.1), so a `:` or a non-ASCII
+    /// character in either arrives as it was meant.
+    pub fn new(id: &str, secret: &Secret) -> Self {
+        let mut plain = Zeroizing::new(String::new());
+        plain.extend(form_urlencoded::byte_serialize(id.as_bytes()));
+        plain.push(':');
+        plain.extend(form_urlencoded::byte_serialize(secret.expose().as_bytes()));
+        let value = Zeroizing::new(format!("Basic {}", STANDARD.encode(plain.as_bytes())));
+        let mut header = HeaderValue::from_str(&value).expect("base64 is visible ASCII");
+        header.set_sensitive(true);
+        Self(header)
+    }
+}
+
+/// The error of a body that is not the JSON it should be. Says where, not what: the rest of the body may be
+/// somebody's claims.
+pub fn not_json(url: &Url, error: &serde_json::Error) -> HttpError {
+    HttpError::NotJson { url: shown(url), line: error.line(), column: error.column() }
+}
+
+/// The URL as errors show it: without user, query and fragment.
+pub fn shown(url: &Url) -> String {
+    format!("{}{}", url.origin().ascii_serialization(), url.path())
+}
+
+async fn call(url: &Url, request: RequestBuilder) -> Result<Vec<u8>, HttpError> {
+    let answer = request.header(ACCEPT, "application/json").send().await.map_err(|error| failed(url, error))?;
+    if answer.status() != http::StatusCode::OK {
+        return Err(HttpError::Status { url: shown(url), status: answer.status().as_u16() });
+    }
+    read(url, answer).await
+}
+
+/// Reads a body chunk by chunk, so that an endless one costs no more than [`BODY_LIMIT`].
+async fn read(url: &Url, mut answer: Response) -> Result<Vec<u8>, HttpError> {
+    let too_large = || HttpError::TooLarge { url: shown(url), limit: BODY_LIMIT };
+    if answer.content_length().is_some_and(|length| length > BODY_LIMIT as u64) {
+        return Err(too_large());
+    }
+    let mut body = Vec::new();
+    while let Some(chunk) = answer.chunk().await.map_err(|error| failed(url, error))? {
+        if body.len() + chunk.len() > BODY_LIMIT {
+            return Err(too_large());
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
+}
+
+fn failed(url: &Url, error: reqwest::Error) -> HttpError {
+    if error.is_timeout() {
+        return HttpError::Timeout { url: shown(url) };
+    }
+    HttpError::Unreachable { url: shown(url), cause: chain(&error.without_url()) }
+}
+
+/// An error with its causes: reqwest's own message is only the outermost ("error sending request").
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        next = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn id_and_secret_are_form_encoded_before_basic() {
+        let BasicCredentials(header) = BasicCredentials::new("gate:way", &Secret::new("p ä+%"));
+        let plain = STANDARD.decode(header.to_str().unwrap().strip_prefix("Basic ").unwrap()).unwrap();
+        assert_eq!(plain, b"gate%3Away:p+%C3%A4%2B%25");
+        assert_eq!(format!("{header:?}"), "Sensitive");
+    }
+
+    #[test]
+    fn an_error_shows_neither_user_nor_query() {
+        let url = Url::parse("https://user:hunter2@issuer.test/keys?token=abc#d").unwrap();
+        assert_eq!(shown(&url), "https://issuer.test/keys");
+    }
+
+    #[tokio::test]
+    async fn an_address_where_nobody_listens_is_named_with_its_cause() {
+        let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let tls = crate::base::tls::client_config(None, None, &[]).unwrap();
+        let client = HttpClient::new(&tls, Duration::from_secs(5)).unwrap();
+        let url = Url::parse(&format!("http://{free}/keys")).unwrap();
+        let error = client.get(&url).await.unwrap_err();
+        assert!(matches!(error, HttpError::Unreachable { .. }), "{error}");
+        assert!(error.to_string().contains(&format!("`http://{free}/keys`")), "{error}");
+        assert!(error.to_string().contains("refused"), "{error}");
+    }
+}

@@ -1,0 +1,67 @@
+//! `postern check FILE…`: says what is wrong with a configuration, all of it at once.
+
+use crate::config::{self, Config};
+use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// Checks each file: prints its mistakes to standard error, or one line to standard output.
+/// Fails if any file has a mistake.
+pub fn check(files: &[PathBuf]) -> ExitCode {
+    let has_colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let mut code = ExitCode::SUCCESS;
+    for file in files {
+        // Nobody is left to tell when the terminal is gone; the exit code still says it.
+        let _ = match report(file, has_colour) {
+            Ok(line) => writeln!(io::stdout(), "{line}"),
+            Err(mistakes) => {
+                code = ExitCode::FAILURE;
+                write!(io::stderr(), "{mistakes}")
+            }
+        };
+    }
+    code
+}
+
+fn report(file: &Path, has_colour: bool) -> Result<String, String> {
+    let config = config::load(file).map_err(|mistakes| mistakes.render(has_colour))?;
+    Ok(format!("{}: ok ({})", file.display(), summary(&config)))
+}
+
+fn summary(config: &Config) -> String {
+    let counted = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
+    [
+        counted(config.issuers.len(), "issuer"),
+        counted(config.upstreams.len(), "upstream"),
+        counted(config.routes.len(), "route"),
+    ]
+    .join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(name: &str) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
+    }
+
+    #[test]
+    fn a_good_file_is_counted() {
+        let line = report(&file("config/minimal.toml"), false).unwrap();
+        assert!(line.ends_with("minimal.toml: ok (1 issuer, 1 upstream, 1 route)"), "{line}");
+    }
+
+    #[test]
+    fn colour_comes_only_when_asked_for() {
+        let shown = |has_colour| report(&file("no-such.toml"), has_colour).unwrap_err();
+        assert!(shown(true).contains('\u{1b}') && !shown(false).contains('\u{1b}'));
+    }
+
+    #[test]
+    fn one_bad_file_fails_the_whole_command() {
+        let [good, bad] = [file("config/minimal.toml"), file("no-such.toml")];
+        assert_eq!(check(std::slice::from_ref(&good)), ExitCode::SUCCESS);
+        assert_eq!(check(&[good, bad]), ExitCode::FAILURE);
+    }
+}

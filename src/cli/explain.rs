@@ -1,0 +1,262 @@
+//! `postern explain`: runs the stages that the gateway runs on one request, offline, and prints how each came out.
+
+use crate::base::clock::Clock;
+use crate::config::{self, Access, Config, Credential, Requirements, Route, UserStatus};
+use crate::identity::status::Assumed;
+use crate::identity::{LocalCache, Verifier};
+use crate::issuer::Issuer;
+use crate::pipeline::{Connection, Context, Pipeline, Rejection, Stripped};
+use crate::telemetry::metrics::Metrics;
+use crate::token_service::TokenService;
+use anyhow::{Context as _, anyhow};
+use clap::{Args, ValueEnum};
+use http::{HeaderValue, Request};
+use std::error::Error;
+use std::io::{Read, Write};
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Arguments of `explain`.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// The configuration
+    #[arg(short, long, value_name = "FILE")]
+    config: PathBuf,
+    /// Method and path, such as "GET /orders/7"
+    #[arg(short, long, value_name = "REQUEST")]
+    request: String,
+    /// The host asked for
+    #[arg(long, default_value = "localhost")]
+    host: String,
+    /// A file with the bearer token; `-` reads standard input. Tokens do not belong on command lines
+    #[arg(short, long, value_name = "FILE")]
+    token: Option<PathBuf>,
+    /// More headers, such as "Accept: text/plain"
+    #[arg(short = 'H', long = "header", value_name = "NAME: VALUE")]
+    headers: Vec<String>,
+    /// The key set of an issuer, as `ISSUER=FILE`; or `FILE` where there is one issuer
+    #[arg(short, long, value_name = "FILE")]
+    keys: Vec<String>,
+    /// What to assume about the user
+    #[arg(long, value_enum, default_value = "active")]
+    user: User,
+    /// The time to judge by, in seconds since 1970; now if absent
+    #[arg(long, value_name = "SECONDS")]
+    at: Option<u64>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum User {
+    /// Enabled
+    Active,
+    /// Disabled, deleted or logged out
+    Inactive,
+    /// The issuer does not answer
+    Unknown,
+}
+
+/// Explains one request. The exit code says whether it is let in.
+///
+/// # Errors
+/// The configuration, a key set, the token's file or the request cannot be read.
+pub fn explain(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let config =
+        config::load(&arguments.config).map_err(|mistakes| anyhow!("the configuration cannot be used\n{mistakes}"))?;
+    let clock = arguments.at.map_or_else(Clock::system, Clock::manual);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let pipeline = pipeline(&config, arguments, &clock, runtime.handle())?;
+    let (mut parts, ()) = arguments.request()?.into_parts();
+    let mut context = context(&clock);
+    let outcome = runtime.block_on(pipeline.decide(&LocalCache::default(), &mut parts, &mut context));
+    let mut out = std::io::stdout().lock();
+    write_steps(&mut out, &pipeline, &context, &outcome)?;
+    Ok(if outcome.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+impl Arguments {
+    fn request(&self) -> anyhow::Result<Request<()>> {
+        let (method, target) = self.request.split_once(' ').unwrap_or(("GET", &self.request));
+        let mut request = Request::builder().method(method).uri(target.trim()).header("host", &self.host);
+        for header in &self.headers {
+            let (name, value) = header.split_once(':').with_context(|| format!("`{header}` is no `NAME: VALUE`"))?;
+            request = request.header(name.trim(), value.trim());
+        }
+        if let Some(path) = &self.token {
+            let mut token = String::new();
+            if path.as_os_str() == "-" {
+                std::io::stdin().read_to_string(&mut token)?;
+            } else {
+                token = std::fs::read_to_string(path).with_context(|| format!("`{}`", path.display()))?;
+            }
+            let token = token.trim().trim_start_matches("Bearer ");
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        request.body(()).with_context(|| format!("`{}` is no request", self.request))
+    }
+
+    fn keys_of(&self, issuer: &config::Issuer, is_only: bool) -> anyhow::Result<String> {
+        let find = |entry: &String| match entry.split_once('=') {
+            Some((name, path)) if name == issuer.name => Some(path.to_owned()),
+            Some(_) => None,
+            None => is_only.then(|| entry.clone()),
+        };
+        // An issuer whose keys are not given has none; a token of it cannot be judged.
+        let Some(path) = self.keys.iter().find_map(find) else { return Ok(String::new()) };
+        std::fs::read_to_string(&path).with_context(|| format!("key set `{path}`"))
+    }
+}
+
+fn pipeline(
+    config: &Config,
+    arguments: &Arguments,
+    clock: &Clock,
+    control: &tokio::runtime::Handle,
+) -> anyhow::Result<Pipeline> {
+    let mut issuers = Vec::new();
+    for issuer in &config.issuers {
+        let keys = arguments.keys_of(issuer, config.issuers.len() == 1)?;
+        let made = if keys.is_empty() {
+            Issuer::new(Arc::clone(issuer), clock.clone())?
+        } else {
+            Issuer::offline(Arc::clone(issuer), clock.clone(), &keys)
+                .with_context(|| format!("keys of issuer `{}`", issuer.name))?
+        };
+        issuers.push(Arc::new(made));
+    }
+    let assumed = match arguments.user {
+        User::Active => Assumed::Active,
+        User::Inactive => Assumed::Inactive,
+        User::Unknown => Assumed::Unknown,
+    };
+    let asked = Pipeline::claims_asked(config);
+    let verifier = Verifier::new(issuers, asked, clock.clone(), control.clone(), 1).assuming(assumed);
+    let token_service = Arc::new(TokenService::ephemeral(config.token_service.clone(), clock.clone())?);
+    Ok(Pipeline::new(config, Arc::new(verifier), token_service, &Metrics::new(), clock.clone(), None)?)
+}
+
+fn context(clock: &Clock) -> Context {
+    Context {
+        now: clock.now(),
+        started: Instant::now(),
+        connection: Rc::new(Connection::new(IpAddr::from([127, 0, 0, 1]), false, &[])),
+        request_id: HeaderValue::from_static("explain"),
+        traceparent: HeaderValue::from_static("00-00000000000000000000000000000001-0000000000000001-00"),
+        route: None,
+        token: None,
+        caller: None,
+        host: HeaderValue::from_static(""),
+        minted: None,
+    }
+}
+
+/// The stages in their order: those that passed, the one that refused, and what did not run.
+fn write_steps(
+    out: &mut impl Write,
+    pipeline: &Pipeline,
+    context: &Context,
+    outcome: &Result<Stripped, Rejection>,
+) -> anyhow::Result<()> {
+    let route = context.route.and_then(|index| pipeline.routes().get(index));
+    let mut steps = vec![("strip", outcome_of_strip(outcome, context))];
+    steps.push(("route", route.map(|route| format!("`{}` ({})", route.name, route.path.text))));
+    if let Some(route) = route {
+        match &route.access {
+            Access::Public => steps.push(("authenticate", Some("not needed: the route is public".into()))),
+            Access::Token(required) => {
+                let token = context.token.as_ref();
+                steps.push((
+                    "authenticate",
+                    token.map(|token| format!("a token of issuer `{}`", token.issuer().config().name)),
+                ));
+                let caller = context.caller.as_ref();
+                let source = token.map(|token| &token.issuer().config().user_status);
+                let status = |source: Option<&UserStatus>| match source {
+                    Some(UserStatus::Introspection(_)) => "assumed (the gateway would introspect)",
+                    Some(UserStatus::None) | None => "not asked: `user_status` is \"none\"",
+                };
+                steps.push((
+                    "user status",
+                    caller.map(|caller| format!("`{}`: {}", caller.identity.subject, status(source))),
+                ));
+                let passed = outcome.is_ok() || context.minted.is_some();
+                steps.push(("authorize", (caller.is_some() && passed).then(|| required_text(required))));
+            }
+        }
+        steps.push(("inject", outcome.as_ref().ok().map(|_| injected(route, context))));
+    }
+    let mut refused = outcome.as_ref().err();
+    for (stage, said) in steps {
+        match (said, refused) {
+            (Some(said), _) => writeln!(out, "  ok       {stage:<13} {said}")?,
+            (None, Some(rejection)) => {
+                writeln!(out, "  refused  {stage:<13} {}", cause(rejection))?;
+                refused = None;
+            }
+            (None, None) => writeln!(out, "  -        {stage:<13}")?,
+        }
+    }
+    match outcome {
+        Ok(stripped) => {
+            let names: Vec<_> = stripped.fields.iter().map(|(name, _)| name.as_str()).collect();
+            writeln!(out, "forwarded with: {}", names.join(", "))?;
+        }
+        Err(rejection) => {
+            writeln!(
+                out,
+                "{} {}: {}",
+                rejection.reason.status().as_u16(),
+                rejection.reason.code(),
+                rejection.reason.title()
+            )?;
+        }
+    }
+    Ok(())
+}
+
+/// Stripping refuses before a route is looked for, and leaves no other trace.
+fn outcome_of_strip(outcome: &Result<Stripped, Rejection>, context: &Context) -> Option<String> {
+    use crate::telemetry::reason::Reason;
+    let refused_here = |rejection: &Rejection| {
+        context.route.is_none()
+            && matches!(
+                rejection.reason,
+                Reason::MalformedRequest | Reason::ExpectationFailed | Reason::MethodNotAllowed
+            )
+    };
+    match outcome {
+        Err(rejection) if refused_here(rejection) => None,
+        _ => Some("identity, forwarding and hop-by-hop fields are gone".into()),
+    }
+}
+
+fn required_text(required: &Requirements) -> String {
+    if required.is_empty() { "any valid token".into() } else { "every requirement is met".into() }
+}
+
+fn injected(route: &Route, context: &Context) -> String {
+    let credential = match &route.credential {
+        Credential::NamespaceToken(template) => {
+            let namespace = context.namespace().unwrap_or_default();
+            format!("a namespace token for `{namespace}`, audience `{}`", template.audience)
+        }
+        Credential::Pass => "the caller's own token".into(),
+        Credential::Secret { header, .. } => format!("the secret in `{header}`"),
+        Credential::None => "no credential".into(),
+    };
+    format!("{credential}; upstream `{}`", route.upstream.name)
+}
+
+/// The chain of causes, for the operator's eyes.
+fn cause(rejection: &Rejection) -> String {
+    let mut text = rejection.reason.code().to_owned();
+    let mut next = rejection.cause.as_deref().map(|cause| cause as &dyn Error);
+    while let Some(cause) = next {
+        text.push_str(&format!(": {cause}"));
+        next = cause.source();
+    }
+    text
+}

@@ -1,0 +1,264 @@
+//! The keys of `[[route]]`, and how they become a [`Route`].
+
+use super::access::ACCESS;
+use super::credential::{CREDENTIAL, Recipient};
+use super::{Access, Credential, HeaderSource, IdentityHeader, IssuerName, PathPattern, Route};
+use crate::config::description::{Key, Kind, Table};
+use crate::config::diagnostic::Mistake;
+use crate::config::nearest::did_you_mean;
+use crate::config::reader::Reader;
+use crate::config::tree::{Placed, Section};
+use crate::config::{Issuer, TokenService, Upstream, headers, web};
+use http::Method;
+use std::sync::Arc;
+
+/// `[[route]]`.
+pub(in crate::config) static ROUTE: Table = Table::of(&[
+    Key::optional("name", Kind::Text("a name"), "the text of `path`", "Unique; logs and metrics use it.")
+        .example("\"orders\""),
+    Key::optional(
+        "host",
+        Kind::OneOrMany(&Kind::Text("a host")),
+        "any host",
+        "The hosts that it answers: a name or an address without a port, or `*.example.com` for one label more.",
+    )
+    .example("[\"api.example.com\", \"*.example.org\"]"),
+    Key::required("path", Kind::Text("a path pattern"), "The paths that it takes.").example("\"/orders/**\""),
+    Key::optional(
+        "methods",
+        Kind::list(&Kind::Text("a method")),
+        "every method but `TRACE` and `CONNECT`",
+        "The methods that it takes.",
+    )
+    .example("[\"GET\", \"HEAD\"]"),
+    Key::optional(
+        "issuers",
+        Kind::list(&Kind::Text("an issuer's name")),
+        "every `[issuer]`, but not `self`",
+        "The issuers whose tokens are accepted here; `self` names Postern's own tokens.",
+    )
+    .example("[\"main\", \"self\"]"),
+    Key::optional(
+        "access",
+        Kind::WordOr(&["public"], &ACCESS),
+        "any valid token of the issuers",
+        "Who may pass. Each requirement that is given must be met; `public` lets everybody pass, and a token that is \
+         sent is neither checked nor forwarded.",
+    )
+    .example("{ any_role = [\"admin\"] }"),
+    Key::required("upstream", Kind::Text("an upstream's name"), "The `[upstream]` that requests go to.")
+        .example("\"orders\""),
+    Key::optional(
+        "credential",
+        Kind::WordOr(&["namespace-token", "pass", "none"], &CREDENTIAL),
+        "`namespace-token`; on a public route `none`",
+        "What the upstream is given: a token that Postern mints, the caller's own token (`pass`), a fixed header, or \
+         nothing.",
+    )
+    .example("\"namespace-token\""),
+    Key::optional(
+        "headers",
+        Kind::Map {
+            key: "a header",
+            value: &Kind::word(&["sub", "username", "email", "roles", "groups", "namespace", "issuer"]),
+        },
+        "none",
+        "Headers that tell the upstream who is calling; what a client sends under these names is removed. Lists are \
+         joined by `,`.",
+    )
+    .example("{ x-auth-user = \"sub\" }"),
+    Key::optional(
+        "response_timeout",
+        Kind::DURATION,
+        "that of the upstream",
+        "How long the head of an answer may take.",
+    )
+    .example("\"2m\""),
+    Key::default(
+        "allow_encoded_slash",
+        Kind::Flag,
+        "false",
+        "Let `%2F` pass in the last, captured part of `path`, which must end in `*` or `**`.",
+    ),
+    Key::optional(
+        "max_body_bytes",
+        Kind::Size { least: 0, most: 1 << 50 },
+        "no limit",
+        "How large a request's body may be.",
+    )
+    .example("\"10MiB\""),
+]);
+
+/// What the sections of one kind are known by. A section with a mistake keeps its name, so that those who refer to it
+/// are not blamed.
+pub(in crate::config) struct Known<T> {
+    what: &'static str,
+    pub(in crate::config) all: Vec<(String, Option<Arc<T>>)>,
+    /// False where the sections could not be told apart: then nobody knows what is absent.
+    is_complete: bool,
+}
+
+impl<T> Known<T> {
+    /// Those of `[what.NAME]`, to be filled in.
+    pub(in crate::config) fn new(what: &'static str, root: &Section) -> Self {
+        Self { what, all: Vec::new(), is_complete: root.value(what).is_some() || !root.is_given(what) }
+    }
+
+    fn find(&self, name: &Placed<&str>, reader: &mut Reader<'_>) -> Option<Arc<T>> {
+        if let Some((_, found)) = self.all.iter().find(|(known, _)| known == name.value) {
+            return found.clone();
+        }
+        if !self.is_complete {
+            return None;
+        }
+        let names = || self.all.iter().map(|(known, _)| known.as_str());
+        let meant = did_you_mean(name.value, names());
+        let mistake = Mistake::at(name.span.clone(), format!("no {} is named `{}`{meant}", self.what, name.value));
+        let help = match self.all.is_empty() {
+            true => format!("there is no `[{}.NAME]` in this file", self.what),
+            false => format!("known: {}", names().collect::<Vec<_>>().join(", ")),
+        };
+        reader.note(mistake.help(help).absence());
+        None
+    }
+}
+
+/// What a route refers to.
+pub(in crate::config) struct Surroundings<'a> {
+    pub(in crate::config) issuers: &'a Known<Issuer>,
+    pub(in crate::config) upstreams: &'a Known<Upstream>,
+    pub(in crate::config) token_service: Option<&'a TokenService>,
+}
+
+impl Route {
+    pub(in crate::config) fn read(
+        section: &Section,
+        surroundings: &Surroundings<'_>,
+        reader: &mut Reader<'_>,
+    ) -> Option<Self> {
+        let path = reader.parse(section, "path", PathPattern::parse);
+        let name = match section.text("name") {
+            Some(_) => reader.parse(section, "name", web::name),
+            None => path.as_ref().map(|path| path.text.clone()),
+        };
+        let hosts = reader.parse_all(section, "host", web::host_pattern);
+        let methods = section.is_given("methods").then(|| reader.parse_all(section, "methods", method));
+        let access = Access::read(section, reader);
+        let issuers = read_issuers(section, access.as_ref(), surroundings.issuers, reader);
+        let upstream = section.text("upstream").and_then(|name| surroundings.upstreams.find(&name, reader));
+        let credential = match (&access, &upstream) {
+            (Some(access), Some(upstream)) => {
+                let recipient = Recipient { access, upstream, token_service: surroundings.token_service };
+                Credential::read(section, &recipient, reader)
+            }
+            _ => None,
+        };
+        let headers = read_headers(section, credential.as_ref(), reader);
+        let allow_encoded_slash = section.flag("allow_encoded_slash")?;
+        if let Some(path) = path.as_ref().filter(|path| allow_encoded_slash && !is_captured(path)) {
+            let message =
+                format!("`allow_encoded_slash` needs a path that ends in `*` or `**`, and `{}` does not", path.text);
+            let mistake = Mistake::at(section.value_span("allow_encoded_slash"), message);
+            reader.note(mistake.related(section.value_span("path"), "captures nothing"));
+        }
+        Some(Self {
+            name: name?,
+            hosts,
+            path: path?,
+            methods,
+            issuers,
+            access: access?,
+            upstream: upstream?,
+            credential: credential?,
+            headers,
+            response_timeout: section.duration("response_timeout"),
+            allow_encoded_slash,
+            max_body_bytes: section.integer("max_body_bytes"),
+        })
+    }
+}
+
+fn is_captured(path: &PathPattern) -> bool {
+    path.open_ended || path.segments.last() == Some(&None)
+}
+
+fn read_issuers(
+    section: &Section,
+    access: Option<&Access>,
+    known: &Known<Issuer>,
+    reader: &mut Reader<'_>,
+) -> Vec<IssuerName> {
+    if section.is_given("issuers") {
+        let names = section.texts("issuers").filter_map(|name| match name.value {
+            "self" => Some(IssuerName::Own),
+            _ => known.find(&name, reader).map(IssuerName::Configured),
+        });
+        return names.collect();
+    }
+    if known.all.is_empty() && known.is_complete && matches!(access, Some(Access::Token(_))) {
+        let mistake = Mistake::at(section.span.clone(), "no issuer is configured, so nobody can pass this route");
+        reader.note(mistake.help("write an `[issuer.NAME]`, or `access = \"public\"` to let everybody pass").absence());
+    }
+    known.all.iter().filter_map(|(_, issuer)| issuer.clone().map(IssuerName::Configured)).collect()
+}
+
+fn read_headers(section: &Section, credential: Option<&Credential>, reader: &mut Reader<'_>) -> Vec<IdentityHeader> {
+    let credential_header = match credential {
+        Some(Credential::Secret { header, .. }) => Some(headers::fold(header.as_str())),
+        _ => None,
+    };
+    let mut found: Vec<(String, &Placed<String>, IdentityHeader)> = Vec::new();
+    for (key, source) in section.map("headers") {
+        let name = reader.keep(&key.span, headers::identity_header(&key.value));
+        let (Some(name), Some(source)) = (name, source.text()) else { continue };
+        let folded = headers::fold(name.as_str());
+        if credential_header.as_ref() == Some(&folded) {
+            let mistake =
+                Mistake::at(key.span.clone(), format!("`{}` carries the credential of this route", key.value));
+            reader.note(mistake.related(section.value_span("credential"), "as given here"));
+        }
+        if let Some((_, first, _)) = found.iter().find(|(other, _, _)| *other == folded) {
+            let message = format!("`{}` and `{}` are one name to an upstream", key.value, first.value);
+            let mistake = Mistake::at(key.span.clone(), message).related(first.span.clone(), "first here");
+            reader.note(mistake.help(
+                "letter case is no difference, nor is one character from another where neither is a letter or digit",
+            ));
+        }
+        found.push((folded, key, IdentityHeader { name, source: header_source(source.value) }));
+    }
+    found.into_iter().map(|(_, _, header)| header).collect()
+}
+
+/// The description lets no other word pass.
+fn header_source(word: &str) -> HeaderSource {
+    match word {
+        "username" => HeaderSource::Username,
+        "email" => HeaderSource::Email,
+        "roles" => HeaderSource::Roles,
+        "groups" => HeaderSource::Groups,
+        "namespace" => HeaderSource::Namespace,
+        "issuer" => HeaderSource::Issuer,
+        _ => HeaderSource::Subject,
+    }
+}
+
+/// Why a method is refused.
+#[derive(Debug, thiserror::Error)]
+enum MethodError {
+    #[error("`{0}` is no method: methods are in capitals, as in `GET`")]
+    NoMethod(String),
+    #[error("`{0}` cannot be forwarded")]
+    NeverForwarded(Method),
+}
+
+/// Methods are case-sensitive (RFC 9110 §9.1): one in small letters would never match.
+fn method(text: &str) -> Result<Method, MethodError> {
+    let refused = || MethodError::NoMethod(text.to_owned());
+    if text.bytes().any(|byte| byte.is_ascii_lowercase()) {
+        return Err(refused());
+    }
+    match Method::from_bytes(text.as_bytes()).map_err(|_| refused())? {
+        method @ (Method::CONNECT | Method::TRACE) => Err(MethodError::NeverForwarded(method)),
+        method => Ok(method),
+    }
+}

@@ -1,0 +1,115 @@
+//! What a file that says nothing gets. The reader takes defaults from the description; these are written down again
+//! because a change of one is a change for everybody.
+
+use super::{GOOD, parse};
+use crate::config::*;
+use std::time::Duration;
+
+const fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+#[test]
+fn the_listeners_and_the_log() {
+    let config = parse(GOOD).unwrap();
+    let expected = Server {
+        listen: vec!["127.0.0.1:8080".parse().unwrap()],
+        tls: None,
+        trusted_proxies: Vec::new(),
+        workers: None,
+        header_timeout: seconds(10),
+        idle_timeout: seconds(75),
+        max_header_bytes: 65_536,
+        max_connections: 10_000,
+        max_concurrent_streams: 100,
+        drain_wait: seconds(5),
+        drain_deadline: seconds(30),
+    };
+    assert_eq!(config.server, expected);
+    assert_eq!(config.admin, Admin { listen: Some("127.0.0.1:9901".parse().unwrap()) });
+    assert_eq!(config.log, Log { level: "info".into(), format: LogFormat::Text, access: AccessLog::Stdout });
+}
+
+#[test]
+fn an_issuer() {
+    let claim = |text: &str| ClaimPath::parse(text).unwrap();
+    let expected = Issuer {
+        name: "main".into(),
+        url: "https://keycloak.example.com/realms/demo".into(),
+        audiences: vec!["gateway".into()],
+        algorithms: Algorithm::ALL.to_vec(),
+        leeway: seconds(30),
+        max_token_age: None,
+        address: None,
+        ca: None,
+        endpoint_origins: Vec::new(),
+        lightweight: false,
+        roles_claims: vec![claim("realm_access.roles"), claim("roles")],
+        groups_claim: claim("groups"),
+        namespace_claim: claim("namespace"),
+        username_claim: claim("preferred_username"),
+        email_claim: claim("email"),
+        keys: KeyPolicy { refresh: seconds(300), max_stale: seconds(3600), timeout: seconds(5) },
+        user_status: UserStatus::None,
+    };
+    assert_eq!(*parse(GOOD).unwrap().issuers[0], expected);
+}
+
+#[test]
+fn introspection() {
+    let status = r#"{ introspection = { client_id = "gateway", client_secret = { env = "CARGO_MANIFEST_DIR" } } }"#;
+    let config = parse(&GOOD.replace("\"none\"", status)).unwrap();
+    let UserStatus::Introspection(introspection) = &config.issuers[0].user_status else { panic!("none") };
+    assert_eq!(introspection.client_secret.expose(), env!("CARGO_MANIFEST_DIR"));
+    assert_eq!((introspection.bound, introspection.timeout), (seconds(30), seconds(2)));
+    assert_eq!(introspection.when_unknown, WhenUnknown::Deny);
+}
+
+#[test]
+fn an_upstream() {
+    let expected = Upstream {
+        name: "orders".into(),
+        is_tls: false,
+        host: "127.0.0.1".into(),
+        port: 9000,
+        audience: "orders".into(),
+        protocol: Protocol::Auto,
+        tls: UpstreamTls::default(),
+        connect_timeout: seconds(2),
+        response_timeout: seconds(30),
+        idle_timeout: seconds(300),
+        max_idle_connections: 128,
+    };
+    assert_eq!(*parse(GOOD).unwrap().upstreams[0], expected);
+}
+
+#[test]
+fn a_route_needs_a_token_and_mints_one() {
+    let config = parse(GOOD).unwrap();
+    let route = &config.routes[0];
+    assert_eq!((route.name.as_str(), route.hosts.as_slice()), ("/orders/**", &[][..]));
+    assert_eq!((&route.methods, route.response_timeout, route.max_body_bytes), (&None, None, None));
+    assert!(matches!(route.issuers.as_slice(), [IssuerName::Configured(issuer)] if issuer.name == "main"));
+    assert_eq!(route.access, Access::Token(Requirements::default()));
+    let token = NamespaceToken { target: None, audience: "orders".into(), roles: Vec::new(), groups: Vec::new() };
+    assert_eq!(route.credential, Credential::NamespaceToken(token.into()));
+    assert!(route.headers.is_empty() && !route.allow_encoded_slash);
+}
+
+#[test]
+fn a_public_route_gives_no_credential() {
+    let config = parse(&format!("{GOOD}access = \"public\"")).unwrap();
+    assert_eq!((&config.routes[0].access, &config.routes[0].credential), (&Access::Public, &Credential::None));
+}
+
+#[test]
+fn the_token_service() {
+    let expected = TokenService {
+        issuer: "http://127.0.0.1:8080".into(),
+        audience: "http://127.0.0.1:8080".into(),
+        algorithm: SigningAlgorithm::Es256,
+        lifetime: seconds(30 * 60),
+        signing_keys: SigningKeys::Directory { path: "postern-keys".into(), rotate_every: seconds(30 * 86_400) },
+    };
+    assert_eq!(parse(GOOD).unwrap().token_service, expected);
+}

@@ -1,0 +1,120 @@
+//! What is written reaches the type that stands for it.
+
+use super::{GOOD, parse};
+use crate::config::*;
+use std::path::Path;
+use std::time::Duration;
+
+#[test]
+fn every_requirement_is_read() {
+    let text = format!(
+        r#"{GOOD}access = {{ any_role = ["a"], all_roles = ["b", "c"], any_group = ["/g"],
+all_scopes = ["s:r"], claims = {{ dept = "x", "a.b" = 1 }}, namespace = ["team-a", "team-b"] }}"#
+    );
+    let strings = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+    let claim = |text| ClaimPath::parse(text).unwrap();
+    let expected = Requirements {
+        any_role: strings(&["a"]),
+        all_roles: strings(&["b", "c"]),
+        any_group: strings(&["/g"]),
+        all_scopes: strings(&["s:r"]),
+        claims: vec![(claim("dept"), "x".into()), (claim("a.b"), 1.into())],
+        namespaces: strings(&["team-a", "team-b"]),
+    };
+    assert_eq!(parse(&text).unwrap().routes[0].access, Access::Token(expected));
+}
+
+#[test]
+fn a_route_is_read_with_all_that_it_may_have() {
+    let text = format!(
+        r#"{GOOD}name = "x"
+host = ["api.example.com", "*.example.org"]
+methods = ["GET", "PURGE"]
+issuers = ["self", "main"]
+access = {{ any_role = ["sales"] }}
+credential = {{ namespace-token = {{ target = "sales", audience = "y", roles = ["sales-*"], groups = ["*"] }} }}
+headers = {{ X-Auth-User = "sub", x-auth-roles = "roles" }}
+response_timeout = "2m"
+allow_encoded_slash = true
+max_body_bytes = "1KiB"
+"#
+    );
+    let route = parse(&text).unwrap().routes[0].clone();
+    assert_eq!((route.name.as_str(), route.hosts.len(), route.methods.as_ref().unwrap().len()), ("x", 2, 2));
+    assert!(matches!(route.issuers.as_slice(), [IssuerName::Own, IssuerName::Configured(_)]));
+    let token = NamespaceToken {
+        target: Some(TargetNamespace("sales".into())),
+        audience: "y".into(),
+        roles: vec!["sales-*".into()],
+        groups: vec!["*".into()],
+    };
+    assert_eq!(route.credential, Credential::NamespaceToken(token.into()));
+    let headers: Vec<_> = route.headers.iter().map(|header| (header.name.as_str(), &header.source)).collect();
+    assert_eq!(headers, [("x-auth-user", &HeaderSource::Subject), ("x-auth-roles", &HeaderSource::Roles)]);
+    assert_eq!((route.response_timeout, route.max_body_bytes), (Some(Duration::from_secs(120)), Some(1024)));
+    assert!(route.allow_encoded_slash);
+}
+
+#[test]
+fn a_secret_is_sent_behind_its_prefix() {
+    let text =
+        format!(r#"{GOOD}credential = {{ secret = {{ prefix = "Bearer ", value = {{ env = "CARGO_PKG_NAME" }} }} }}"#);
+    let config = parse(&text).unwrap();
+    let Credential::Secret { header, value } = &config.routes[0].credential else { panic!("no secret") };
+    assert_eq!((header.as_str(), value.expose()), ("authorization", "Bearer postern"));
+}
+
+#[test]
+fn relative_paths_are_seen_from_the_folder_of_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("ca.pem"), "").unwrap();
+    let text = GOOD.replace("user_status", "ca = \"ca.pem\"\nuser_status");
+    let config = super::super::parse(&text, &folder.path().join("gateway.toml")).unwrap();
+    assert_eq!(config.issuers[0].ca.as_deref(), Some(folder.path().join("ca.pem").as_path()));
+    let SigningKeys::Directory { path, .. } = &config.token_service.signing_keys else { panic!("files") };
+    assert_eq!(path, &folder.path().join("postern-keys"));
+}
+
+#[test]
+fn issuers_upstreams_and_routes_keep_the_order_of_the_file() {
+    let text = format!(
+        "{GOOD}[issuer.abba]\nurl = \"https://a\"\naudience = \"a\"\nuser_status = \
+         \"none\"\n[upstream.a]\nto = \"https://a\"\n"
+    );
+    let config = parse(&text).unwrap();
+    assert_eq!(config.issuers.iter().map(|issuer| issuer.name.as_str()).collect::<Vec<_>>(), ["main", "abba"]);
+    assert_eq!(config.upstreams.iter().map(|upstream| upstream.name.as_str()).collect::<Vec<_>>(), ["orders", "a"]);
+    assert_eq!((config.upstreams[1].port, config.upstreams[1].is_tls), (443, true));
+    // A route that names no issuer takes all of them, but not Postern's own tokens.
+    assert_eq!(config.routes[0].issuers.len(), 2);
+}
+
+#[test]
+fn the_admin_listener_and_the_access_log_can_be_off() {
+    let config = parse(&format!("{GOOD}[admin]\nlisten = \"off\"\n[log]\naccess = \"off\"")).unwrap();
+    assert_eq!((config.admin.listen, config.log.access), (None, AccessLog::Off));
+}
+
+#[test]
+fn routes_that_differ_in_rank_may_overlap() {
+    for route in
+        ["path = \"/orders/**\"\nmethods = [\"GET\"]", "path = \"/orders/**\"\nhost = \"a.b\"", "path = \"/orders/*\""]
+    {
+        let text = format!("{GOOD}[[route]]\nname = \"second\"\nupstream = \"orders\"\n{route}\n");
+        parse(&text).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+    }
+}
+
+#[test]
+fn a_mistake_says_where_it_is() {
+    let mistakes = parse(&GOOD.replace("upstream = ", "upstrem = ")).unwrap_err();
+    let [mistake] = mistakes.mistakes() else { panic!("{mistakes}") };
+    assert_eq!(mistake.message(), "unknown key `upstrem`, did you mean `upstream`?");
+    assert_eq!(mistakes.position(mistake), Some((11, 1)));
+}
+
+#[test]
+fn a_file_that_is_not_there_is_a_mistake_without_a_place() {
+    let mistakes = load(Path::new("no/such/gateway.toml")).unwrap_err();
+    assert!(mistakes.to_string().contains("cannot read `no/such/gateway.toml`: No such file"), "{mistakes}");
+}

@@ -1,0 +1,152 @@
+//! Verified tokens, so that a repeated token costs a hash and a look-up.
+//!
+//! Two levels: each worker has a map of its own, read without a lock; behind it lies one sharded map for all, asked only on a
+//! miss, where the alternative is a signature check. The hash is keyed and covers the end of the token (its signature) and its
+//! length; it only finds the entry. What admits is the comparison of every byte, so a collision costs time and no more, and
+//! only verified tokens are ever stored, so strangers cannot fill the maps.
+
+use super::verifier::VerifiedToken;
+use crate::base::clock::Now;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// A map in 64 parts, each under a lock of its own that is held for single look-ups only. Off the request path's fast way.
+#[derive(Debug)]
+pub(super) struct Sharded<K, V, S = RandomState> {
+    shards: Vec<Mutex<HashMap<K, V, S>>>,
+}
+
+const SHARDS: usize = 64;
+
+impl<K, V, S: Default> Default for Sharded<K, V, S> {
+    fn default() -> Self {
+        Self { shards: std::iter::repeat_with(Mutex::default).take(SHARDS).collect() }
+    }
+}
+
+impl<K, V, S> Sharded<K, V, S> {
+    /// The part that `hash` falls into.
+    pub(super) fn shard(&self, hash: u64) -> MutexGuard<'_, HashMap<K, V, S>> {
+        let at = usize::try_from(hash >> 32).unwrap_or(0) % SHARDS;
+        // A panic between two look-ups leaves a map that is still sound.
+        self.shards[at].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Every part in turn.
+    pub(super) fn shards(&self) -> impl Iterator<Item = MutexGuard<'_, HashMap<K, V, S>>> {
+        self.shards.iter().map(|shard| shard.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Keys are hashes already.
+#[derive(Debug, Default)]
+pub(super) struct AsIs(u64);
+
+impl Hasher for AsIs {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("only hashes are keys");
+    }
+}
+
+pub(super) type ByHash<V> = HashMap<u64, V, BuildHasherDefault<AsIs>>;
+
+/// The verified tokens of all workers.
+#[derive(Debug)]
+pub struct TokenCache {
+    tokens: Sharded<u64, Arc<VerifiedToken>, BuildHasherDefault<AsIs>>,
+    hasher: RandomState,
+    capacity: usize,
+}
+
+/// The part of a token that is hashed: enough of the signature that no two tokens share it.
+const HASHED_TAIL: usize = 40;
+
+impl TokenCache {
+    /// A cache of at most `capacity` tokens.
+    pub fn new(capacity: usize) -> Self {
+        Self { tokens: Sharded::default(), hasher: RandomState::new(), capacity: capacity.max(SHARDS) }
+    }
+
+    /// The hash under which a token is found.
+    pub(super) fn hash(&self, token: &[u8]) -> u64 {
+        let tail = &token[token.len().saturating_sub(HASHED_TAIL)..];
+        self.hasher.hash_one((tail, token.len()))
+    }
+
+    pub(super) fn get(&self, hash: u64, token: &[u8]) -> Option<Arc<VerifiedToken>> {
+        self.tokens.shard(hash).get(&hash).filter(|known| known.is(token)).cloned()
+    }
+
+    /// Adds a token, or gives the one that another worker added meanwhile.
+    pub(super) fn insert(&self, hash: u64, token: Arc<VerifiedToken>, now: Now) -> Arc<VerifiedToken> {
+        let mut shard = self.tokens.shard(hash);
+        if let Some(known) = shard.get(&hash)
+            && known.is(token.bytes())
+        {
+            return Arc::clone(known);
+        }
+        if shard.len() >= self.capacity / SHARDS {
+            shard.retain(|_, known| known.check(now).is_ok());
+        }
+        if shard.len() >= self.capacity / SHARDS
+            && let Some(any) = shard.keys().next().copied()
+        {
+            shard.remove(&any);
+        }
+        shard.insert(hash, Arc::clone(&token));
+        token
+    }
+
+    /// Forgets tokens that expired or whose key is gone. Called now and then by the control plane.
+    pub fn sweep(&self, now: Now) {
+        for mut shard in self.tokens.shards() {
+            shard.retain(|_, known| known.check(now).is_ok());
+        }
+    }
+
+    /// How many tokens are held.
+    pub fn len(&self) -> usize {
+        self.tokens.shards().map(|shard| shard.len()).sum()
+    }
+
+    /// Whether no token is held.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// One worker's own view of the cache.
+#[derive(Debug, Default)]
+pub struct LocalCache(RefCell<ByHash<Arc<VerifiedToken>>>);
+
+/// A worker's map is emptied when it holds this many; what is in use comes back from the shared one.
+const LOCAL_CAPACITY: usize = 65_536;
+
+impl LocalCache {
+    pub(super) fn get(&self, hash: u64, token: &[u8]) -> Option<Arc<VerifiedToken>> {
+        self.0.borrow().get(&hash).filter(|known| known.is(token)).cloned()
+    }
+
+    pub(super) fn insert(&self, hash: u64, token: Arc<VerifiedToken>) {
+        let mut tokens = self.0.borrow_mut();
+        if tokens.len() >= LOCAL_CAPACITY {
+            tokens.clear();
+        }
+        tokens.insert(hash, token);
+    }
+
+    /// Forgets tokens that expired or whose key is gone.
+    pub fn sweep(&self, now: Now) {
+        self.0.borrow_mut().retain(|_, known| known.check(now).is_ok());
+    }
+}

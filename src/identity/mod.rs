@@ -1,0 +1,75 @@
+//! Who is calling: from the bytes of a bearer token to verified facts about a user who is still enabled.
+//!
+//! [`Verifier`] finds or makes a [`VerifiedToken`]; [`VerifiedToken::check`] holds it against the time and the keys of this
+//! moment, on every request; [`status`] asks whether its user is still enabled. A **user** is the pair (issuer, `sub`).
+
+pub mod cache;
+pub mod claims;
+pub mod json;
+pub mod jws;
+pub mod status;
+pub mod verifier;
+
+#[cfg(test)]
+mod tests;
+
+pub use cache::{LocalCache, TokenCache};
+pub use verifier::{TokenError, VerifiedToken, Verifier};
+
+use crate::config;
+use crate::token_service::CredentialCache;
+use serde_json::Value;
+use std::sync::Arc;
+
+/// What is known of a caller. Immutable: a changed role makes a new one, which has no cached credentials.
+#[derive(Debug)]
+pub struct Identity {
+    /// The issuer that vouches for the caller.
+    pub issuer: Arc<config::Issuer>,
+    /// `sub`.
+    pub subject: String,
+    /// The client that the token was issued to (`azp`).
+    pub authorized_party: Option<String>,
+    /// From the issuer's `username_claim`.
+    pub username: Option<String>,
+    /// From the issuer's `email_claim`; never empty.
+    pub email: Option<String>,
+    /// From the issuer's `namespace_claim`; always a valid namespace name.
+    pub namespace: Option<String>,
+    /// From the issuer's `roles_claims`.
+    pub roles: Vec<String>,
+    /// From the issuer's `groups_claim`.
+    pub groups: Vec<String>,
+    /// The words of `scope`.
+    pub scopes: Vec<String>,
+    /// Values of the claims that some route asks about.
+    pub claims: Vec<(config::ClaimPath, Value)>,
+    /// Credentials made for this identity.
+    pub credentials: CredentialCache,
+}
+
+impl Identity {
+    /// Whether both say the same of the same user. Cached credentials are no part of it.
+    pub fn says_the_same(&self, other: &Self) -> bool {
+        self.is_same_user_as(other)
+            && self.authorized_party == other.authorized_party
+            && self.scopes == other.scopes
+            && self.claims == other.claims
+    }
+
+    /// Whether both are the same user with the same roles, groups, namespace and names, though perhaps through another client.
+    pub fn is_same_user_as(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.issuer, &other.issuer)
+            && self.subject == other.subject
+            && self.username == other.username
+            && self.email == other.email
+            && self.namespace == other.namespace
+            && self.roles == other.roles
+            && self.groups == other.groups
+    }
+
+    /// The value of a claim that some route asks about.
+    pub fn claim(&self, path: &config::ClaimPath) -> Option<&Value> {
+        self.claims.iter().find(|(known, _)| known == path).map(|(_, value)| value)
+    }
+}

@@ -1,0 +1,8 @@
+mod fetch;
+mod introspect;
+mod jwk;
+mod outage;
+mod unknown_kid;
+
+pub(super) mod fake;
+pub(super) mod keys;

@@ -1,0 +1,196 @@
+//! What each connection is doing, and how long it may: one sweep a tick instead of timers.
+//!
+//! A connection is reading a head (at most `header_timeout` from its first byte, or from the accept), serving a request (the
+//! upstream's timers count), idle (`idle_timeout`), or stuck because its client does not read (`idle_timeout`).
+
+use crate::base::tick;
+use crate::config;
+use slab::Slab;
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Waker};
+
+/// Limits of a listener, in ticks where they are times.
+#[derive(Debug)]
+pub struct Limits {
+    header: u64,
+    idle: u64,
+    /// Of all workers together.
+    pub max_connections: usize,
+    /// Of a request's head, in bytes.
+    pub max_header_bytes: usize,
+    /// Of one HTTP/2 connection.
+    pub max_concurrent_streams: u32,
+    /// For the TLS handshake and the first bytes.
+    pub header_timeout: std::time::Duration,
+}
+
+impl Limits {
+    pub(super) fn new(server: &config::Server) -> Self {
+        Self {
+            header: tick::ticks(server.header_timeout),
+            idle: tick::ticks(server.idle_timeout),
+            max_connections: server.max_connections,
+            max_header_bytes: server.max_header_bytes,
+            max_concurrent_streams: server.max_concurrent_streams,
+            header_timeout: server.header_timeout,
+        }
+    }
+}
+
+/// What one connection is doing. Atomic only because hyper wants its I/O to be `Send`; one thread uses it.
+#[derive(Debug)]
+pub struct Activity {
+    /// Requests whose answers have not ended.
+    in_flight: AtomicU32,
+    /// Whether the first bytes of a head have come.
+    is_reading_head: AtomicBool,
+    /// The tick at which it became idle or began to read a head.
+    since: AtomicU64,
+    /// The tick at which a write first found no room; 0 if there is room.
+    stuck_since: AtomicU64,
+    is_http2: AtomicBool,
+    is_draining: AtomicBool,
+    is_overdue: AtomicBool,
+    task: Mutex<Option<Waker>>,
+}
+
+impl Activity {
+    fn new() -> Self {
+        Self {
+            in_flight: AtomicU32::new(0),
+            // A fresh connection owes us a head.
+            is_reading_head: AtomicBool::new(true),
+            since: AtomicU64::new(tick::count()),
+            stuck_since: AtomicU64::new(0),
+            is_http2: AtomicBool::new(false),
+            is_draining: AtomicBool::new(false),
+            is_overdue: AtomicBool::new(false),
+            task: Mutex::new(None),
+        }
+    }
+
+    /// Bytes came in.
+    pub(super) fn read(&self) {
+        if self.in_flight.load(Relaxed) == 0 && !self.is_reading_head.load(Relaxed) && !self.is_http2.load(Relaxed) {
+            self.is_reading_head.store(true, Relaxed);
+            self.since.store(tick::count(), Relaxed);
+        }
+    }
+
+    /// A write found room, or none.
+    pub(super) fn wrote(&self, has_room: bool) {
+        let stuck_since = self.stuck_since.load(Relaxed);
+        if has_room != (stuck_since == 0) {
+            self.stuck_since.store(if has_room { 0 } else { tick::count().max(1) }, Relaxed);
+        }
+    }
+
+    pub(super) fn set_http2(&self) {
+        self.is_http2.store(true, Relaxed);
+        self.is_reading_head.store(false, Relaxed);
+    }
+
+    /// A head is complete; the request counts until the guard is dropped.
+    pub(super) fn begin(self: &Arc<Self>) -> InFlight {
+        self.in_flight.fetch_add(1, Relaxed);
+        self.is_reading_head.store(false, Relaxed);
+        InFlight(Arc::clone(self))
+    }
+
+    pub(super) fn is_draining(&self) -> bool {
+        self.is_draining.load(Relaxed)
+    }
+
+    pub(super) fn is_overdue(&self) -> bool {
+        self.is_overdue.load(Relaxed)
+    }
+
+    /// Has the connection's task woken when something changes here.
+    pub(super) fn register(&self, cx: &Context<'_>) {
+        let mut task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
+        if !task.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
+            *task = Some(cx.waker().clone());
+        }
+    }
+
+    fn wake(&self) {
+        if let Some(task) = &*self.task.lock().unwrap_or_else(PoisonError::into_inner) {
+            task.wake_by_ref();
+        }
+    }
+
+    fn exceeds(&self, limits: &Limits) -> bool {
+        let now = tick::count();
+        let stuck_since = self.stuck_since.load(Relaxed);
+        if stuck_since > 0 && now - stuck_since > limits.idle {
+            return true;
+        }
+        if self.in_flight.load(Relaxed) > 0 {
+            return false;
+        }
+        let limit = if self.is_reading_head.load(Relaxed) { limits.header } else { limits.idle };
+        now - self.since.load(Relaxed) > limit
+    }
+}
+
+/// A request that is being answered.
+#[derive(Debug)]
+pub struct InFlight(Arc<Activity>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        if self.0.in_flight.fetch_sub(1, Relaxed) == 1 {
+            self.0.since.store(tick::count(), Relaxed);
+        }
+    }
+}
+
+/// The connections of one worker.
+#[derive(Debug, Default)]
+pub struct Activities(RefCell<Slab<Arc<Activity>>>);
+
+impl Activities {
+    /// Adds a connection, which is listed until the guard is dropped.
+    pub(super) fn add(self: &Rc<Self>) -> Listed {
+        let activity = Arc::new(Activity::new());
+        let key = self.0.borrow_mut().insert(Arc::clone(&activity));
+        Listed { activity, key, list: Rc::clone(self) }
+    }
+
+    pub(super) fn sweep(&self, limits: &Limits) {
+        for (_, activity) in &*self.0.borrow() {
+            if activity.exceeds(limits) {
+                activity.is_overdue.store(true, Relaxed);
+                activity.wake();
+            }
+        }
+    }
+
+    pub(super) fn drain(&self) {
+        for (_, activity) in &*self.0.borrow() {
+            activity.is_draining.store(true, Relaxed);
+            activity.wake();
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.borrow().len()
+    }
+}
+
+/// A connection in the list of its worker.
+#[derive(Debug)]
+pub(super) struct Listed {
+    pub(super) activity: Arc<Activity>,
+    key: usize,
+    list: Rc<Activities>,
+}
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        self.list.0.borrow_mut().try_remove(self.key);
+    }
+}

@@ -1,0 +1,90 @@
+//! A client's socket that notes what happens on it, and gives back the bytes that were read to learn its protocol.
+
+use super::activity::Activity;
+use bytes::{Buf, Bytes, BytesMut};
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+
+/// What an HTTP/2 client sends first (RFC 9113 §3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// A client's connection, TLS or not.
+#[derive(Debug)]
+pub(super) struct ClientIo<T> {
+    inner: T,
+    prefix: Bytes,
+    activity: Arc<Activity>,
+}
+
+impl<T: AsyncRead + Unpin> ClientIo<T> {
+    pub(super) fn new(inner: T, prefix: Bytes, activity: Arc<Activity>) -> Self {
+        Self { inner, prefix, activity }
+    }
+}
+
+/// Reads until it is certain whether the client speaks HTTP/2; gives that and what was read.
+pub(super) async fn detect_http2<T: AsyncRead + Unpin>(io: &mut T) -> io::Result<(bool, Bytes)> {
+    let mut read = BytesMut::with_capacity(4096);
+    loop {
+        let compared = read.len().min(PREFACE.len());
+        if read[..compared] != PREFACE[..compared] {
+            return Ok((false, read.freeze()));
+        }
+        if compared == PREFACE.len() {
+            return Ok((true, read.freeze()));
+        }
+        if io.read_buf(&mut read).await? == 0 {
+            return Ok((false, read.freeze()));
+        }
+    }
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for ClientIo<T> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if this.prefix.has_remaining() {
+            let length = this.prefix.remaining().min(buffer.remaining());
+            buffer.put_slice(&this.prefix.split_to(length));
+            return Poll::Ready(Ok(()));
+        }
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut this.inner).poll_read(cx, buffer))?;
+        if buffer.filled().len() > before {
+            this.activity.read();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for ClientIo<T> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.inner).poll_write(cx, data);
+        self.activity.wrote(polled.is_ready());
+        polled
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.inner).poll_write_vectored(cx, data);
+        self.activity.wrote(polled.is_ready());
+        polled
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,88 @@
+//! Stage 7, the only one that sees the body: the request goes to its upstream, the answer comes back as it streams.
+
+use super::record::Record;
+use super::strip::Stripped;
+use super::{Context, Pipeline, Rejection, Worker};
+use crate::telemetry::reason::Reason;
+use crate::upstream::{self, Answer, Body, OutgoingRequest, RequestBody};
+use http::header::{CONNECTION, TE, UPGRADE};
+use http::request::Parts;
+use http::uri::PathAndQuery;
+use http::{HeaderValue, Response, Version};
+use http_body::Body as _;
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use std::time::Instant;
+
+/// Sends a request that was decided about, and gives the upstream's answer.
+///
+/// # Errors
+/// [`Rejection`] where the upstream cannot be reached, breaks HTTP or is late, or the body is too large.
+pub async fn forward(
+    worker: &Worker,
+    pipeline: &Pipeline,
+    mut parts: Parts,
+    stripped: Stripped,
+    body: Incoming,
+    context: &Context,
+    record: &mut Record,
+) -> Result<Response<Body>, Rejection> {
+    let index = context.route.ok_or(Reason::NoRoute)?;
+    let (route, upstream) = (&pipeline.routes[index], &pipeline.upstreams[index]);
+    let on_upgrade = stripped.upgrade.as_ref().and_then(|_| parts.extensions.remove::<OnUpgrade>());
+    let mut fields = stripped.fields;
+    if stripped.takes_trailers {
+        // The HTTP/1.1 client leaves it out: it concerns one hop.
+        fields.push((TE, HeaderValue::from_static("trailers")));
+    }
+    let request = OutgoingRequest {
+        method: parts.method,
+        target: parts.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/")),
+        host: upstream.host.clone(),
+        fields,
+        upgrade: stripped.upgrade.filter(|_| on_upgrade.is_some()),
+        body: request_body(body, parts.version, route.max_body_bytes, pipeline)?,
+    };
+    let timeout = route.response_timeout.unwrap_or(upstream.config.response_timeout);
+    let answer = worker.pools.send(upstream, request, timeout).await?;
+    record.answered = Some(Instant::now());
+    match answer {
+        Answer::Response(response) => Ok(response),
+        Answer::Switched { head, io } => {
+            let client = on_upgrade.ok_or(Reason::UpstreamFailed)?;
+            let idle = upstream.config.idle_timeout;
+            tokio::task::spawn_local(async move {
+                // A client that is gone by now needs no tunnel.
+                if let Ok(client) = client.await {
+                    upstream::tunnel(TokioIo::new(client), io, idle).await;
+                }
+            });
+            let mut response = head.map(|()| Body::Empty);
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
+            response.headers_mut().insert(UPGRADE, HeaderValue::from_static("websocket"));
+            Ok(response)
+        }
+    }
+}
+
+fn request_body(
+    body: Incoming,
+    version: Version,
+    max_bytes: Option<u64>,
+    pipeline: &Pipeline,
+) -> Result<RequestBody, Rejection> {
+    if body.is_end_stream() {
+        return Ok(RequestBody::Empty);
+    }
+    // A length that is announced is refused before anything is sent; any other when it is passed.
+    if let (Some(max_bytes), Some(length)) = (max_bytes, body.size_hint().exact())
+        && length > max_bytes
+    {
+        return Err(Reason::BodyTooLarge.into());
+    }
+    // h2 silently drops pseudo-header fields from trailers, which make a request malformed (RFC 9113 §8.1). Since they cannot be
+    // seen, trailers of an HTTP/2 request are refused.
+    let keep_trailer = (version != Version::HTTP_2).then(|| pipeline.keep_trailer.clone());
+    Ok(RequestBody::Incoming { body, max_bytes, keep_trailer })
+}

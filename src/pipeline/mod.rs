@@ -1,0 +1,289 @@
+//! The way of a request: strip → route → authenticate → user status → authorize → inject → forward.
+//!
+//! [`Pipeline::decide`] is all of it but the last step, in one visible order; the gateway and `postern explain` run the same
+//! function. Only [`forward`] touches the body and the upstream.
+
+pub mod authenticate;
+pub mod authorize;
+pub mod forward;
+pub mod inject;
+pub mod record;
+pub mod reject;
+pub mod strip;
+pub mod worker;
+
+pub use reject::Rejection;
+pub use strip::{Presented, Stripped};
+pub use worker::Worker;
+
+use crate::base::clock::{Clock, Now};
+use crate::config::{self, Access, ClaimPath, Config, Route};
+use crate::identity::{Identity, LocalCache, VerifiedToken, Verifier};
+use crate::router::{Router, path};
+use crate::telemetry::metrics::{Metrics, RouteMetrics};
+use crate::telemetry::reason::Reason;
+use crate::token_service::{Minted, TokenService};
+use crate::upstream::{KeepTrailer, Upstream, UpstreamError};
+use authenticate::authenticate;
+use authorize::authorize;
+use http::HeaderValue;
+use http::request::Parts;
+use inject::inject;
+use std::collections::HashSet;
+use std::fmt;
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+use strip::strip;
+
+/// One configuration, ready to decide about requests. Immutable; a reload makes another.
+pub struct Pipeline {
+    routes: Vec<Arc<Route>>,
+    router: Router,
+    /// By index of the route.
+    upstreams: Vec<Arc<Upstream>>,
+    /// By index of the route.
+    metrics: Vec<RouteMetrics>,
+    no_route: RouteMetrics,
+    verifier: Arc<Verifier>,
+    token_service: Arc<TokenService>,
+    /// Folded names that only Postern may send, of all routes: a header that one route adds must not come from a client on another.
+    identity_headers: Arc<HashSet<String>>,
+    /// What may pass as a trailer: the same as in the head.
+    keep_trailer: KeepTrailer,
+    realm: HeaderValue,
+    clock: Clock,
+}
+
+/// What is known about a request so far; refused or not, the log and `explain` read it.
+#[derive(Debug)]
+pub struct Context {
+    /// The moment that the request is judged by.
+    pub now: Now,
+    /// When its head had arrived.
+    pub started: Instant,
+    /// The connection it came on.
+    pub connection: Rc<Connection>,
+    /// `X-Request-Id`.
+    pub request_id: HeaderValue,
+    /// `traceparent`.
+    pub traceparent: HeaderValue,
+    /// Index of the route.
+    pub route: Option<usize>,
+    /// The token, once it is verified.
+    pub token: Option<Arc<VerifiedToken>>,
+    /// The caller, once it is known that they are still enabled.
+    pub caller: Option<Caller>,
+    /// The host asked for, as sent.
+    pub host: HeaderValue,
+    /// The namespace token that the upstream is given.
+    pub minted: Option<Arc<Minted>>,
+}
+
+/// A caller who may pass.
+#[derive(Debug)]
+pub struct Caller {
+    /// Who they are, as their issuer says now.
+    pub identity: Arc<Identity>,
+}
+
+/// What all requests of a connection have in common.
+#[derive(Debug)]
+pub struct Connection {
+    /// The peer's address.
+    pub peer: IpAddr,
+    /// The same, as it is forwarded.
+    pub peer_text: HeaderValue,
+    /// Whether it came over TLS.
+    pub is_tls: bool,
+    /// Whether its `X-Forwarded-For` is believed.
+    pub is_trusted_proxy: bool,
+}
+
+impl Connection {
+    /// Describes a connection from `peer`.
+    pub fn new(peer: IpAddr, is_tls: bool, trusted_proxies: &[ipnet::IpNet]) -> Self {
+        let peer = peer.to_canonical();
+        Self {
+            peer,
+            // The text of an address is a field value.
+            peer_text: HeaderValue::try_from(peer.to_string()).unwrap_or(HeaderValue::from_static("unknown")),
+            is_tls,
+            is_trusted_proxy: trusted_proxies.iter().any(|network| network.contains(&peer)),
+        }
+    }
+}
+
+impl Pipeline {
+    /// Prepares a configuration. The verifier and the token service may outlive it; connections to an upstream that is the same
+    /// as under `former` stay in use.
+    ///
+    /// # Errors
+    /// [`UpstreamError`] names the upstream whose TLS files cannot be used.
+    pub fn new(
+        config: &Config,
+        verifier: Arc<Verifier>,
+        token_service: Arc<TokenService>,
+        metrics: &Metrics,
+        clock: Clock,
+        former: Option<&Self>,
+    ) -> Result<Self, UpstreamError> {
+        let mut known: Vec<Arc<Upstream>> = former.map(|former| former.upstreams.clone()).unwrap_or_default();
+        // TLS files may have changed under an unchanged configuration.
+        known.retain(|upstream| !upstream.config.is_tls);
+        let mut upstreams = Vec::new();
+        for route in &config.routes {
+            if !known.iter().any(|known| known.config == route.upstream) {
+                known.push(Arc::new(Upstream::new(Arc::clone(&route.upstream))?));
+            }
+            upstreams.extend(known.iter().find(|known| known.config == route.upstream).cloned());
+        }
+        let headers = config.routes.iter().flat_map(|route| &route.headers);
+        let identity_headers: Arc<HashSet<_>> =
+            Arc::new(headers.map(|header| strip::fold(header.name.as_str())).collect());
+        let forbidden = Arc::clone(&identity_headers);
+        Ok(Self {
+            router: Router::new(&config.routes),
+            upstreams,
+            metrics: config.routes.iter().map(|route| metrics.route(&route.name)).collect(),
+            no_route: metrics.route(""),
+            routes: config.routes.clone(),
+            verifier,
+            token_service,
+            keep_trailer: KeepTrailer::new(move |name| !strip::is_forbidden(name.as_str(), &forbidden)),
+            identity_headers,
+            realm: HeaderValue::from_static("Bearer realm=\"postern\""),
+            clock,
+        })
+    }
+
+    /// The claims that the routes of a configuration ask about.
+    pub fn claims_asked(config: &Config) -> Vec<ClaimPath> {
+        let mut asked = Vec::new();
+        for route in &config.routes {
+            if let Access::Token(required) = &route.access {
+                asked.extend(required.claims.iter().map(|(path, _)| path.clone()));
+            }
+        }
+        asked.sort_by(|a: &ClaimPath, b| a.parts().cmp(b.parts()));
+        asked.dedup();
+        asked
+    }
+
+    /// Decides about one request: what may go to the upstream, or why nothing goes.
+    ///
+    /// # Errors
+    /// [`Rejection`]; the context then shows how far the request came.
+    pub async fn decide(
+        &self,
+        tokens: &LocalCache,
+        parts: &mut Parts,
+        context: &mut Context,
+    ) -> Result<Stripped, Rejection> {
+        let mut stripped = strip(parts, &self.identity_headers)?;
+        context.keep(&stripped);
+        let route = self.route(parts, &stripped, context)?;
+        if let Access::Token(required) = &route.access {
+            let token = authenticate(&self.verifier, tokens, &stripped.authorization, route, context.now).await?;
+            let token = context.token.insert(token);
+            let identity = self.verifier.confirm(token, context.now).await?;
+            let caller = context.caller.insert(Caller { identity });
+            authorize(required, &caller.identity)?;
+        }
+        inject(self, route, &mut stripped, context)?;
+        Ok(stripped)
+    }
+
+    /// Stage 2: the route, for a path that every server reads alike.
+    fn route(&self, parts: &Parts, stripped: &Stripped, context: &mut Context) -> Result<&Arc<Route>, Rejection> {
+        let refused = |error| Rejection::because(Reason::PathNotCanonical, error);
+        let path = parts.uri.path();
+        let canonical = path::canonical(path).map_err(refused)?;
+        // Some servers act on bytes that the grammar of a query does not hold (RFC 3986 §3.4).
+        if !parts.uri.query().unwrap_or_default().bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(Reason::MalformedRequest.into());
+        }
+        let host = if self.router.has_hosts() { host_name(&stripped.host) } else { String::new() };
+        let index = self.router.find(&host, &parts.method, path)?;
+        let route = &self.routes[index];
+        context.route = Some(index);
+        match canonical.encoded_slash {
+            Some(at) if !(route.allow_encoded_slash && at >= last_part(&route.path, path)) => {
+                Err(refused(path::NotCanonical::Encoded(b'/')))
+            }
+            _ => Ok(route),
+        }
+    }
+
+    /// The routes, in the order of the configuration.
+    pub fn routes(&self) -> &[Arc<Route>] {
+        &self.routes
+    }
+
+    /// Who verifies tokens.
+    pub fn verifier(&self) -> &Arc<Verifier> {
+        &self.verifier
+    }
+
+    /// Who mints them.
+    pub fn token_service(&self) -> &Arc<TokenService> {
+        &self.token_service
+    }
+
+    /// The time by the pipeline's clock.
+    pub fn now(&self) -> Now {
+        self.clock.now()
+    }
+
+    fn metrics(&self, route: Option<usize>) -> &RouteMetrics {
+        route.and_then(|index| self.metrics.get(index)).unwrap_or(&self.no_route)
+    }
+}
+
+impl Context {
+    /// The namespace that the upstream is told: that of the minted token, else the caller's own.
+    pub fn namespace(&self) -> Option<&str> {
+        let own = || self.caller.as_ref().and_then(|caller| caller.identity.namespace.as_deref());
+        self.minted.as_ref().map(|minted| minted.namespace()).or_else(own)
+    }
+}
+
+impl fmt::Debug for Pipeline {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pipeline").field("routes", &self.routes.len()).finish_non_exhaustive()
+    }
+}
+
+impl Context {
+    /// A client's own ids are kept where they are harmless.
+    fn keep(&mut self, stripped: &Stripped) {
+        self.host = stripped.host.clone();
+        if let Some(id) = &stripped.request_id {
+            self.request_id = id.clone();
+        }
+        if let Some(parent) = &stripped.traceparent {
+            self.traceparent = parent.clone();
+        }
+    }
+}
+
+/// The host without port and final dot, in lower case.
+fn host_name(host: &HeaderValue) -> String {
+    let text = host.to_str().unwrap_or_default();
+    let name = match text.rfind(':') {
+        Some(at) if !text[at..].contains(']') => &text[..at],
+        _ => text,
+    };
+    name.trim_end_matches('.').to_ascii_lowercase()
+}
+
+/// Where the part of `path` begins that the pattern's last `*` or `**` captures; past its end if there is none.
+fn last_part(pattern: &config::PathPattern, path: &str) -> usize {
+    let captured_from = match pattern.segments.last() {
+        _ if pattern.open_ended => pattern.segments.len(),
+        Some(None) => pattern.segments.len() - 1,
+        _ => return path.len(),
+    };
+    path.match_indices('/').nth(captured_from).map_or(path.len(), |(at, _)| at + 1)
+}

@@ -1,0 +1,131 @@
+//! What a request leaves behind: one access line and a few counters, when its answer ends.
+
+use super::{Context, Pipeline, Worker};
+use crate::telemetry::access_log::Line;
+use crate::telemetry::reason::Reason;
+use crate::upstream::Body;
+use bytes::Bytes;
+use http::request::Parts;
+use http::{Method, StatusCode, Uri};
+use http_body::{Body as _, Frame, SizeHint};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context as TaskContext, Poll};
+use std::time::Instant;
+
+/// The record of one request, written when it is dropped.
+#[derive(Debug)]
+pub struct Record {
+    worker: Rc<Worker>,
+    pipeline: Rc<Arc<Pipeline>>,
+    method: Method,
+    uri: Uri,
+    context: Option<Context>,
+    status: StatusCode,
+    /// Why it was refused.
+    pub reason: Option<Reason>,
+    /// When the head of the upstream's answer was there.
+    pub answered: Option<Instant>,
+    bytes_sent: u64,
+    is_complete: bool,
+}
+
+impl Record {
+    pub(super) fn new(worker: &Rc<Worker>, pipeline: &Rc<Arc<Pipeline>>, parts: &Parts) -> Box<Self> {
+        Box::new(Self {
+            worker: Rc::clone(worker),
+            pipeline: Rc::clone(pipeline),
+            method: parts.method.clone(),
+            uri: parts.uri.clone(),
+            context: None,
+            status: StatusCode::OK,
+            reason: None,
+            answered: None,
+            bytes_sent: 0,
+            is_complete: false,
+        })
+    }
+
+    pub(super) fn decided(&mut self, context: Context, status: StatusCode) {
+        self.context = Some(context);
+        self.status = status;
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        // Without a context the connection died while the request was being decided about; nobody was answered.
+        let Some(context) = &self.context else { return };
+        let micros = |since: Instant| u64::try_from((since - context.started).as_micros()).unwrap_or(u64::MAX);
+        let duration_us = micros(Instant::now());
+        self.pipeline.metrics(context.route).count(self.status, self.reason, duration_us);
+        let route = context.route.and_then(|index| self.pipeline.routes.get(index));
+        let identity = context.caller.as_ref().map(|caller| &caller.identity);
+        let token = context.token.as_ref();
+        self.worker.log.add(&Line {
+            unix_ms: context.now.unix_ms,
+            request_id: context.request_id.to_str().unwrap_or_default(),
+            client: context.connection.peer,
+            method: self.method.as_str(),
+            host: context.host.to_str().unwrap_or_default(),
+            path: self.uri.path(),
+            status: self.status.as_u16(),
+            reason: self.reason,
+            route: route.map(|route| route.name.as_str()),
+            upstream: self.answered.and(route.map(|route| route.upstream.name.as_str())),
+            issuer: token.map(|token| token.issuer().config().name.as_str()),
+            subject: identity.map(|known| known.subject.as_str()).or_else(|| token.and_then(|token| token.subject())),
+            namespace: context.namespace(),
+            duration_us,
+            upstream_us: self.answered.map(micros),
+            bytes_sent: self.bytes_sent,
+            complete: self.is_complete || self.method == Method::HEAD,
+        });
+    }
+}
+
+/// The body of an answer, which ends its record.
+#[derive(Debug)]
+pub struct Recorded {
+    body: Body,
+    record: Box<Record>,
+}
+
+impl Recorded {
+    pub(super) fn new(body: Body, mut record: Box<Record>) -> Self {
+        record.is_complete = body.is_end_stream();
+        Self { body, record }
+    }
+}
+
+impl http_body::Body for Recorded {
+    type Data = Bytes;
+    type Error = <Body as http_body::Body>::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut TaskContext<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let this = &mut *self;
+        let polled = Pin::new(&mut this.body).poll_frame(cx);
+        match &polled {
+            Poll::Ready(Some(Ok(frame))) => {
+                let sent = frame.data_ref().map_or(0, Bytes::len);
+                this.record.bytes_sent += u64::try_from(sent).unwrap_or(0);
+                this.record.is_complete = this.body.is_end_stream();
+            }
+            Poll::Ready(None) => this.record.is_complete = true,
+            Poll::Ready(Some(Err(_))) | Poll::Pending => {}
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

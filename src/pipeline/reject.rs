@@ -1,0 +1,173 @@
+//! The one place that makes a refusal: `application/problem+json` (RFC 9457) and the challenge of RFC 6750 §3.
+
+use crate::identity::TokenError;
+use crate::identity::claims::ClaimError;
+use crate::identity::status::StatusError;
+use crate::router::NoRoute;
+use crate::telemetry::reason::Reason;
+use crate::upstream::{Body, RequestBodyError, SendError};
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{HeaderValue, Response, StatusCode};
+use std::error::Error;
+
+/// A request that goes no further. The client is told the reason; the log also gets the cause.
+#[derive(Debug)]
+pub struct Rejection {
+    /// What the client is told.
+    pub reason: Reason,
+    /// What the operator can read.
+    pub cause: Option<Box<dyn Error + Send + Sync>>,
+}
+
+/// When to come back after a 503, in seconds.
+const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("5");
+
+impl Rejection {
+    /// A refusal with what led to it.
+    pub fn because(reason: Reason, cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self { reason, cause: Some(cause.into()) }
+    }
+
+    /// The answer. `realm` names the protection space (RFC 9110 §11.5).
+    pub fn into_response(self, request_id: &str, realm: &HeaderValue) -> Response<Body> {
+        let status = self.reason.status();
+        let body = serde_json::json!({
+            "type": "about:blank",
+            "title": self.reason.title(),
+            "status": status.as_u16(),
+            "reason": self.reason.code(),
+            "request_id": request_id,
+        });
+        let mut response = Response::new(Body::full(body.to_string()));
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        match status {
+            StatusCode::UNAUTHORIZED => {
+                headers.insert(WWW_AUTHENTICATE, challenge(self.reason, realm));
+            }
+            StatusCode::FORBIDDEN => {
+                headers.insert(WWW_AUTHENTICATE, challenge(self.reason, realm));
+            }
+            StatusCode::BAD_REQUEST if self.reason == Reason::MalformedAuthorization => {
+                headers.insert(WWW_AUTHENTICATE, challenge(self.reason, realm));
+            }
+            StatusCode::SERVICE_UNAVAILABLE => {
+                headers.insert(RETRY_AFTER, RETRY_AFTER_SECONDS);
+            }
+            StatusCode::METHOD_NOT_ALLOWED => {
+                // An empty list is allowed (RFC 9110 §10.2.1); the route's methods are nobody's business before a token.
+                headers.insert(ALLOW, HeaderValue::from_static(""));
+            }
+            _ => {}
+        }
+        response
+    }
+}
+
+/// `Bearer realm="…"`, with the error code where a token was sent (RFC 6750 §3.1).
+fn challenge(reason: Reason, realm: &HeaderValue) -> HeaderValue {
+    let error = match reason.status() {
+        StatusCode::UNAUTHORIZED if reason == Reason::MissingToken => return realm.clone(),
+        StatusCode::UNAUTHORIZED => "invalid_token",
+        StatusCode::FORBIDDEN => "insufficient_scope",
+        _ => "invalid_request",
+    };
+    let mut text = realm.as_bytes().to_vec();
+    text.extend_from_slice(format!(", error=\"{error}\"").as_bytes());
+    HeaderValue::from_bytes(&text).unwrap_or_else(|_| realm.clone())
+}
+
+impl From<Reason> for Rejection {
+    fn from(reason: Reason) -> Self {
+        Self { reason, cause: None }
+    }
+}
+
+impl From<NoRoute> for Rejection {
+    fn from(error: NoRoute) -> Self {
+        match error {
+            NoRoute::Unknown => Reason::NoRoute.into(),
+            NoRoute::Method => Reason::MethodNotAllowed.into(),
+        }
+    }
+}
+
+impl From<TokenError> for Rejection {
+    fn from(error: TokenError) -> Self {
+        let reason = match &error {
+            // Whoever sends a token that no issuer signed learns only that.
+            TokenError::Malformed(_)
+            | TokenError::Payload
+            | TokenError::Issuer
+            | TokenError::Algorithm { .. }
+            | TokenError::Key { .. }
+            | TokenError::Signature
+            | TokenError::KeyWithdrawn
+            | TokenError::Claims(ClaimError::Unusable(_) | ClaimError::Type | ClaimError::Bound) => {
+                Reason::InvalidToken
+            }
+            TokenError::Claims(ClaimError::Audience) => Reason::WrongAudience,
+            TokenError::Expired | TokenError::TooOld => Reason::TokenExpired,
+            TokenError::NotYetValid => Reason::TokenNotYetValid,
+            TokenError::KeysUnavailable { .. } => Reason::KeysUnavailable,
+        };
+        Self::because(reason, error)
+    }
+}
+
+impl From<StatusError> for Rejection {
+    fn from(error: StatusError) -> Self {
+        let reason = match &error {
+            StatusError::Inactive => Reason::UserInactive,
+            StatusError::Mismatch(ClaimError::Audience) => Reason::WrongAudience,
+            StatusError::Mismatch(_) => Reason::InvalidToken,
+            StatusError::Unknown => Reason::UserStatusUnknown,
+        };
+        Self::because(reason, error)
+    }
+}
+
+impl From<SendError> for Rejection {
+    fn from(error: SendError) -> Self {
+        let reason = match &error {
+            SendError::Unreachable(_) => Reason::UpstreamUnreachable,
+            SendError::ConnectTimeout(_) | SendError::Timeout(_) => Reason::UpstreamTimeout,
+            SendError::Failed(_) => Reason::UpstreamFailed,
+            SendError::RequestBody(RequestBodyError::TooLarge { .. }) => Reason::BodyTooLarge,
+            SendError::RequestBody(RequestBodyError::Idle(_)) => Reason::RequestTimeout,
+            SendError::RequestBody(
+                RequestBodyError::Client(_) | RequestBodyError::Length | RequestBodyError::Trailers,
+            ) => Reason::MalformedRequest,
+        };
+        Self::because(reason, error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(reason: Reason, status: u16, challenge: Option<&str>, retry: bool) {
+        let realm = HeaderValue::from_static("Bearer realm=\"postern\"");
+        let response = Rejection::from(reason).into_response("id-1", &realm);
+        let header = |name| response.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
+        assert_eq!(response.status(), status);
+        assert_eq!(header(WWW_AUTHENTICATE).as_deref(), challenge);
+        assert_eq!(header(RETRY_AFTER).is_some(), retry);
+        assert_eq!(header(CONTENT_TYPE).as_deref(), Some("application/problem+json"));
+    }
+
+    #[test]
+    fn each_class_of_refusal_has_its_challenge() {
+        check(Reason::MissingToken, 401, Some("Bearer realm=\"postern\""), false);
+        check(Reason::TokenExpired, 401, Some("Bearer realm=\"postern\", error=\"invalid_token\""), false);
+        check(Reason::UserInactive, 401, Some("Bearer realm=\"postern\", error=\"invalid_token\""), false);
+        check(Reason::RoleMissing, 403, Some("Bearer realm=\"postern\", error=\"insufficient_scope\""), false);
+        check(Reason::MalformedAuthorization, 400, Some("Bearer realm=\"postern\", error=\"invalid_request\""), false);
+        check(Reason::UserStatusUnknown, 503, None, true);
+        check(Reason::NoRoute, 404, None, false);
+    }
+}

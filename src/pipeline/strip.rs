@@ -1,0 +1,407 @@
+//! Stage 1: what a client may not say is taken away, before anything reads the request.
+//!
+//! It has no condition, so no branch can step round it. Names are compared folded: lower case, and every character that is no
+//! letter or digit as `-`, because servers behind a gateway fold them too (`X_Auth_User`, `X.Auth.User`).
+
+use super::reject::Rejection;
+use crate::telemetry::reason::Reason;
+use http::header::{AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, TE, TRANSFER_ENCODING, UPGRADE};
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
+use std::collections::HashSet;
+
+/// A request's head without what a client may not say.
+#[derive(Debug)]
+pub struct Stripped {
+    /// What goes on to the upstream.
+    pub fields: Vec<(HeaderName, HeaderValue)>,
+    /// What was presented for authentication.
+    pub authorization: Presented,
+    /// The host asked for, as sent; empty for HTTP/1.0 without one.
+    pub host: HeaderValue,
+    /// The protocol of a WebSocket upgrade.
+    pub upgrade: Option<HeaderValue>,
+    /// `TE: trailers`, which gRPC needs.
+    pub takes_trailers: bool,
+    /// `X-Request-Id`, if it can be kept.
+    pub request_id: Option<HeaderValue>,
+    /// `traceparent`, if it is well formed.
+    pub traceparent: Option<HeaderValue>,
+    /// `X-Forwarded-For`, believed only from a trusted proxy.
+    pub forwarded_for: Option<HeaderValue>,
+}
+
+/// The `Authorization` fields of a request.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Presented {
+    /// None.
+    Nothing,
+    /// Exactly one.
+    One(HeaderValue),
+    /// More than one: ambiguous, whatever they hold.
+    Several,
+}
+
+/// Takes the head of a request apart.
+///
+/// # Errors
+/// [`Rejection`] with 400 where the request breaks HTTP in a way that hyper lets through, 417 for an unknown expectation,
+/// 405 for `TRACE` and `CONNECT`.
+pub fn strip(parts: &mut Parts, identity_headers: &HashSet<String>) -> Result<Stripped, Rejection> {
+    if parts.method == Method::TRACE || parts.method == Method::CONNECT {
+        return Err(Reason::MethodNotAllowed.into());
+    }
+    let headers = std::mem::take(&mut parts.headers);
+    let host = host(parts, &headers)?;
+    // Most requests have no `Connection`; then nothing is looked for in it.
+    let has_connection = headers.contains_key(CONNECTION);
+    let named = if has_connection { named_by_connection(&headers) } else { Vec::new() };
+    let wants_upgrade = has_connection && parts.version == Version::HTTP_11 && asks_for_upgrade(&headers);
+    let mut stripped = Stripped {
+        fields: Vec::with_capacity(headers.len() + 8),
+        authorization: Presented::Nothing,
+        host,
+        upgrade: None,
+        takes_trailers: false,
+        request_id: None,
+        traceparent: None,
+        forwarded_for: None,
+    };
+    let mut last_name = None;
+    for (name, value) in headers {
+        // The map gives a name once, for the first of its values.
+        let name = match name {
+            Some(name) => last_name.insert(name).clone(),
+            None => last_name.clone().ok_or(Reason::MalformedRequest)?,
+        };
+        stripped.take(name, value, wants_upgrade, &named, identity_headers)?;
+    }
+    if parts.version == Version::HTTP_2 {
+        join_cookies(&mut stripped.fields);
+    }
+    Ok(stripped)
+}
+
+impl Stripped {
+    fn take(
+        &mut self,
+        name: HeaderName,
+        value: HeaderValue,
+        wants_upgrade: bool,
+        named: &[String],
+        identity_headers: &HashSet<String>,
+    ) -> Result<(), Rejection> {
+        match name {
+            AUTHORIZATION => {
+                self.authorization = match self.authorization {
+                    Presented::Nothing => Presented::One(value),
+                    _ => Presented::Several,
+                };
+            }
+            // Checked already, or chosen anew for the upstream.
+            HOST | CONNECTION | CONTENT_LENGTH => {}
+            TE => self.takes_trailers |= words(&value).any(|word| word.eq_ignore_ascii_case("trailers")),
+            TRANSFER_ENCODING => {
+                // A second field, or a coding before `chunked`, is read differently by different servers.
+                if !value.as_bytes().eq_ignore_ascii_case(b"chunked") {
+                    return Err(Reason::MalformedRequest.into());
+                }
+            }
+            EXPECT => {
+                if !value.as_bytes().eq_ignore_ascii_case(b"100-continue") {
+                    return Err(Reason::ExpectationFailed.into());
+                }
+            }
+            UPGRADE => {
+                if wants_upgrade && value.as_bytes().eq_ignore_ascii_case(b"websocket") {
+                    self.upgrade = Some(value);
+                }
+            }
+            name => match name.as_str() {
+                "x-request-id" => self.request_id = Some(value).filter(is_request_id),
+                "traceparent" => self.traceparent = Some(value).filter(is_traceparent),
+                "x-forwarded-for" => self.forwarded_for = Some(value),
+                text if named.iter().any(|other| other == text) || is_forbidden(text, identity_headers) => {}
+                _ => self.fields.push((name, value)),
+            },
+        }
+        Ok(())
+    }
+}
+
+/// Whether a field never comes from a client, as header or trailer: hop-by-hop, about identity or forwarding, or a switch of method
+/// or URL.
+pub fn is_forbidden(name: &str, identity_headers: &HashSet<String>) -> bool {
+    if name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
+        return is_forbidden_folded(name, identity_headers);
+    }
+    is_forbidden_folded(&fold(name), identity_headers)
+}
+
+/// Lower case, every other character `-`.
+pub fn fold(name: &str) -> String {
+    name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect()
+}
+
+fn is_forbidden_folded(name: &str, identity_headers: &HashSet<String>) -> bool {
+    const PREFIXES: [&str; 11] = [
+        "x-forwarded",
+        "x-auth-",
+        "x-remote-",
+        "x-original-",
+        "x-rewrite-",
+        "x-http-method",
+        "x-postern-",
+        "impersonate-",
+        "proxy-",
+        "x-client-",
+        "x-envoy-",
+    ];
+    match name {
+        "authorization"
+        | "host"
+        | "content-length"
+        | "transfer-encoding"
+        | "connection"
+        | "keep-alive"
+        | "te"
+        | "trailer"
+        | "upgrade"
+        | "expect"
+        | "http2-settings"
+        | "forwarded"
+        | "x-real-ip"
+        | "true-client-ip"
+        | "cf-connecting-ip"
+        | "x-cluster-client-ip"
+        | "remote-user"
+        | "remote-addr"
+        | "x-user"
+        | "x-user-id"
+        | "x-user-name"
+        | "x-user-email"
+        | "x-user-roles"
+        | "x-userinfo"
+        | "x-username"
+        | "x-email"
+        | "x-roles"
+        | "x-groups"
+        | "x-token"
+        | "x-access-token"
+        | "x-id-token"
+        | "x-method-override"
+        | "x-url-scheme"
+        | "x-request-id"
+        | "traceparent" => true,
+        name => PREFIXES.iter().any(|prefix| name.starts_with(prefix)) || identity_headers.contains(name),
+    }
+}
+
+/// The one host that the request is for. HTTP/1.1 needs exactly one `Host` (RFC 9112 §3.2); where the target names a host too,
+/// they must agree, so that no server behind picks the other.
+fn host(parts: &Parts, headers: &HeaderMap) -> Result<HeaderValue, Rejection> {
+    let mut fields = headers.get_all(HOST).iter();
+    let field = fields.next();
+    if fields.next().is_some() || (field.is_none() && parts.version == Version::HTTP_11) {
+        return Err(Reason::MalformedRequest.into());
+    }
+    let host = match (parts.uri.authority(), field) {
+        (Some(authority), Some(field)) if !field.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes()) => {
+            return Err(Reason::MalformedRequest.into());
+        }
+        (_, Some(field)) => field.clone(),
+        (Some(authority), None) => {
+            HeaderValue::from_str(authority.as_str()).map_err(|_| Rejection::from(Reason::MalformedRequest))?
+        }
+        (None, None) if parts.version == Version::HTTP_2 => return Err(Reason::MalformedRequest.into()),
+        (None, None) => return Ok(HeaderValue::from_static("")),
+    };
+    if is_host(host.as_bytes()) { Ok(host) } else { Err(Reason::MalformedRequest.into()) }
+}
+
+/// A name or address, and perhaps a port (RFC 3986 §3.2.2, §3.2.3): no user information, no list, no path.
+fn is_host(text: &[u8]) -> bool {
+    let is_port = |text: &[u8]| text.len() <= 5 && text.iter().all(u8::is_ascii_digit);
+    if let Some(rest) = text.strip_prefix(b"[") {
+        let Some(end) = rest.iter().position(|byte| *byte == b']') else { return false };
+        let (address, after) = rest.split_at(end);
+        let is_address = !address.is_empty() && address.iter().all(|b| b.is_ascii_hexdigit() || b":.".contains(b));
+        return is_address && (after.len() == 1 || (after[1] == b':' && is_port(&after[2..])));
+    }
+    let (name, port) = match text.iter().position(|byte| *byte == b':') {
+        Some(at) => (&text[..at], &text[at + 1..]),
+        None => (text, &b""[..]),
+    };
+    let is_name_byte = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~".contains(byte);
+    !name.is_empty() && name.len() <= 253 && name.iter().all(is_name_byte) && is_port(port)
+}
+
+/// The members of a list field.
+fn words(value: &HeaderValue) -> impl Iterator<Item = &str> {
+    value.to_str().unwrap_or_default().split(',').map(str::trim)
+}
+
+fn asks_for_upgrade(headers: &HeaderMap) -> bool {
+    headers.get_all(CONNECTION).iter().flat_map(words).any(|word| word.eq_ignore_ascii_case("upgrade"))
+}
+
+/// The fields that `Connection` names; they end at this hop (RFC 9110 §7.6.1).
+fn named_by_connection(headers: &HeaderMap) -> Vec<String> {
+    let words = headers.get_all(CONNECTION).iter().flat_map(words).map(str::to_ascii_lowercase);
+    words.filter(|word| !matches!(word.as_str(), "" | "close" | "keep-alive" | "upgrade")).collect()
+}
+
+/// HTTP/2 may split cookies over several fields; HTTP/1.1 may not (RFC 9113 §8.2.3).
+fn join_cookies(fields: &mut Vec<(HeaderName, HeaderValue)>) {
+    if fields.iter().filter(|(name, _)| *name == COOKIE).count() < 2 {
+        return;
+    }
+    let mut joined = Vec::new();
+    fields.retain(|(name, value)| {
+        if *name != COOKIE {
+            return true;
+        }
+        if !joined.is_empty() {
+            joined.extend_from_slice(b"; ");
+        }
+        joined.extend_from_slice(value.as_bytes());
+        false
+    });
+    // Parts that are field values give a field value.
+    if let Ok(value) = HeaderValue::from_bytes(&joined) {
+        fields.push((COOKIE, value));
+    }
+}
+
+fn is_request_id(value: &HeaderValue) -> bool {
+    let bytes = value.as_bytes();
+    (1..=64).contains(&bytes.len()) && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || *byte == b'-')
+}
+
+/// Version 00 of W3C Trace Context §3.2: `00-TRACE-PARENT-FLAGS` in lower-case hexadecimal, neither id all zero.
+fn is_traceparent(value: &HeaderValue) -> bool {
+    let bytes = value.as_bytes();
+    bytes.len() == 55
+        && bytes.starts_with(b"00-")
+        && bytes.iter().enumerate().all(|(at, byte)| match at {
+            2 | 35 | 52 => *byte == b'-',
+            _ => matches!(byte, b'0'..=b'9' | b'a'..=b'f'),
+        })
+        && bytes[3..35].iter().any(|byte| *byte != b'0')
+        && bytes[36..52].iter().any(|byte| *byte != b'0')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::Request;
+
+    fn stripped(headers: &[(&str, &str)]) -> Result<Stripped, Reason> {
+        let mut request = Request::get("/x");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let mut parts = request.body(()).unwrap().into_parts().0;
+        strip(&mut parts, &HashSet::from(["x-team".to_owned()])).map_err(|rejection| rejection.reason)
+    }
+
+    fn forwarded(headers: &[(&str, &str)]) -> Vec<String> {
+        let all = [&[("host", "api.example")], headers].concat();
+        stripped(&all).unwrap().fields.into_iter().map(|(name, _)| name.to_string()).collect()
+    }
+
+    #[test]
+    fn what_a_client_may_not_say_is_dropped_however_it_is_spelled() {
+        for name in [
+            "X-Auth-User",
+            "x_auth_user",
+            "X.Auth.User",
+            "X-Auth_Roles",
+            "Remote_User",
+            "X-Forwarded-For",
+            "X-Forwarded-Port",
+            "Forwarded",
+            "X-Real-IP",
+            "x_real_ip",
+            "X-Original-URL",
+            "X-Rewrite-URL",
+            "X-HTTP-Method-Override",
+            "X-HTTP-Method",
+            "X-Method-Override",
+            "Impersonate-User",
+            "X-Remote-Group",
+            "Keep-Alive",
+            "Proxy-Authorization",
+            "Proxy-Connection",
+            "TE",
+            "Trailer",
+            "Upgrade",
+            "X-Team",
+            "x_team",
+            "X-Forwarded",
+            "Content_Length",
+            "Transfer_Encoding",
+        ] {
+            assert!(forwarded(&[(name, "1")]).is_empty(), "{name}");
+        }
+    }
+
+    #[test]
+    fn ordinary_fields_stay_in_order() {
+        assert_eq!(
+            forwarded(&[("accept", "a"), ("x-custom", "1"), ("cookie", "a=1")]),
+            ["accept", "x-custom", "cookie"]
+        );
+    }
+
+    #[test]
+    fn fields_that_connection_names_go_and_framing_stays_ours() {
+        assert_eq!(
+            forwarded(&[("connection", "close, X-Hop,accept"), ("x-hop", "1"), ("accept", "a"), ("dnt", "1")]),
+            ["dnt"]
+        );
+    }
+
+    #[test]
+    fn two_authorizations_are_several_even_if_alike() {
+        let headers = [("host", "h"), ("authorization", "Bearer a"), ("authorization", "Bearer a")];
+        assert_eq!(stripped(&headers).unwrap().authorization, Presented::Several);
+    }
+
+    #[test]
+    fn broken_hosts_and_framings_are_refused() {
+        let good = ["api.example", "api.example:8080", "127.0.0.1:1", "[::1]:80", "a_b"];
+        for host in &good[..4] {
+            assert!(stripped(&[("host", host)]).is_ok(), "{host}");
+        }
+        for host in ["", "a@b", "a/b", "a,b", "a b", "a:b", "[::1", "[x]", "a:123456", "a\\b", "a?b", "a%2eb"] {
+            assert_eq!(stripped(&[("host", host)]).err(), Some(Reason::MalformedRequest), "{host}");
+        }
+        assert_eq!(stripped(&[]).err(), Some(Reason::MalformedRequest));
+        assert_eq!(stripped(&[("host", "a"), ("host", "a")]).err(), Some(Reason::MalformedRequest));
+        let coded = |value| stripped(&[("host", "a"), ("transfer-encoding", value)]).err();
+        assert_eq!(coded("Chunked"), None);
+        assert_eq!(coded("gzip, chunked"), Some(Reason::MalformedRequest));
+        assert_eq!(stripped(&[("host", "a"), ("expect", "200-ok")]).err(), Some(Reason::ExpectationFailed));
+    }
+
+    #[test]
+    fn ids_are_kept_only_if_they_are_harmless() {
+        let id = |value: &str| stripped(&[("host", "a"), ("x-request-id", value)]).unwrap().request_id.is_some();
+        assert!(id("abc-123"));
+        assert!(!id("a b") && !id("") && !id(&"a".repeat(65)) && !id("a\"b"));
+        let parent = |value: &str| stripped(&[("host", "a"), ("traceparent", value)]).unwrap().traceparent.is_some();
+        assert!(parent("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"));
+        assert!(!parent("00-00000000000000000000000000000000-00f067aa0ba902b7-01"));
+        assert!(!parent("00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01") && !parent("x"));
+    }
+
+    #[test]
+    fn only_a_websocket_upgrade_passes() {
+        let upgrade = |connection, value| {
+            stripped(&[("host", "a"), ("connection", connection), ("upgrade", value)]).unwrap().upgrade.is_some()
+        };
+        assert!(upgrade("keep-alive, Upgrade", "WebSocket"));
+        assert!(!upgrade("close", "websocket") && !upgrade("upgrade", "h2c") && !upgrade("upgrade", "websocket, h2c"));
+    }
+}

@@ -1,0 +1,182 @@
+//! Every metric, with bounded labels: route, reason, class of status, issuer. Never a subject.
+
+use super::histogram::Histogram;
+use super::reason::Reason;
+use http::StatusCode;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::{Registry, Unit};
+use std::sync::Mutex;
+use std::sync::PoisonError;
+
+/// The metrics of one gateway. Handles for the request path are taken once, so that counting is one atomic addition.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Mutex<Registry>,
+    requests: Family<RequestLabels, Counter>,
+    refusals: Family<RefusalLabels, Counter>,
+    durations: Family<RouteLabel, Histogram>,
+    /// `postern_connections`: open client connections.
+    pub connections: Gauge,
+    /// `postern_connections_refused_total`: closed at once because of `max_connections`.
+    pub connections_refused: Counter,
+    /// `postern_access_lines_dropped_total`: the writer could not keep up.
+    pub access_lines_dropped: Counter,
+    /// `postern_config_reloads_total` by outcome.
+    pub reloads: Family<OutcomeLabel, Counter>,
+    /// `postern_token_service_failures_total`: signing keys that could not be read or rotated.
+    pub key_maintenance_failures: Counter,
+}
+
+/// The handles of one route.
+#[derive(Debug)]
+pub struct RouteMetrics {
+    /// By class of status, `1xx` first.
+    by_class: [Counter; 5],
+    /// By reason, in the order of [`Reason::ALL`].
+    refusals: Vec<Counter>,
+    duration: Histogram,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    route: String,
+    status: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RefusalLabels {
+    route: String,
+    reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RouteLabel {
+    route: String,
+}
+
+/// `outcome` of something that can fail.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct OutcomeLabel {
+    /// `ok` or `failed`.
+    pub outcome: &'static str,
+}
+
+const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+
+impl Metrics {
+    /// An empty set, registered under the prefix `postern`.
+    pub fn new() -> Self {
+        let mut registry = Registry::with_prefix("postern");
+        let metrics = Self {
+            registry: Mutex::default(),
+            requests: Family::default(),
+            refusals: Family::default(),
+            durations: Family::default(),
+            connections: Gauge::default(),
+            connections_refused: Counter::default(),
+            access_lines_dropped: Counter::default(),
+            reloads: Family::default(),
+            key_maintenance_failures: Counter::default(),
+        };
+        registry.register("requests", "Requests answered, by route and class of status", metrics.requests.clone());
+        registry.register("refusals", "Requests refused, by route and reason", metrics.refusals.clone());
+        registry.register_with_unit(
+            "request_duration",
+            "From the request's head to the end of the answer",
+            Unit::Seconds,
+            metrics.durations.clone(),
+        );
+        registry.register("connections", "Open client connections", metrics.connections.clone());
+        registry.register(
+            "connections_refused",
+            "Client connections closed at once because of max_connections",
+            metrics.connections_refused.clone(),
+        );
+        registry.register(
+            "access_lines_dropped",
+            "Access log lines lost because the writer could not keep up",
+            metrics.access_lines_dropped.clone(),
+        );
+        registry.register("config_reloads", "Times that the configuration was read again", metrics.reloads.clone());
+        registry.register(
+            "key_maintenance_failures",
+            "Times that signing keys could not be read or rotated",
+            metrics.key_maintenance_failures.clone(),
+        );
+        Self { registry: Mutex::new(registry), ..metrics }
+    }
+
+    /// Adds metrics that something else keeps.
+    pub fn register_collector(&self, collector: Box<dyn prometheus_client::collector::Collector>) {
+        self.registry.lock().unwrap_or_else(PoisonError::into_inner).register_collector(collector);
+    }
+
+    /// The handles of one route, or of all requests that found none.
+    pub fn route(&self, name: &str) -> RouteMetrics {
+        let route = || name.to_owned();
+        let duration = self.durations.get_or_create(&RouteLabel { route: route() }).clone();
+        RouteMetrics {
+            by_class: CLASSES
+                .map(|status| self.requests.get_or_create(&RequestLabels { route: route(), status }).clone()),
+            refusals: Reason::ALL
+                .iter()
+                .map(|reason| {
+                    self.refusals.get_or_create(&RefusalLabels { route: route(), reason: reason.code() }).clone()
+                })
+                .collect(),
+            duration,
+        }
+    }
+
+    /// All of it in OpenMetrics text.
+    pub fn encode(&self) -> String {
+        let mut text = String::new();
+        let registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        // Writing to a string does not fail.
+        let _ = prometheus_client::encoding::text::encode(&mut text, &registry);
+        text
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl RouteMetrics {
+    /// Counts one answered request.
+    pub fn count(&self, status: StatusCode, reason: Option<Reason>, duration_us: u64) {
+        let class = usize::from(status.as_u16() / 100).clamp(1, 5) - 1;
+        self.by_class[class].inc();
+        self.duration.observe_us(duration_us);
+        if let Some(reason) = reason
+            && let Some(counter) = self.refusals.get(reason as usize)
+        {
+            counter.inc();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_counted_under_its_route_and_reason() {
+        let metrics = Metrics::new();
+        let orders = metrics.route("orders");
+        orders.count(StatusCode::FORBIDDEN, Some(Reason::RoleMissing), 300);
+        let text = metrics.encode();
+        for line in [
+            "postern_requests_total{route=\"orders\",status=\"4xx\"} 1",
+            "postern_refusals_total{route=\"orders\",reason=\"role_missing\"} 1",
+            "postern_request_duration_seconds_count{route=\"orders\"} 1",
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! Postern as an issuer: short-lived tokens of its own, scoped to one namespace and one audience.
+
+pub mod keys;
+pub mod mint;
+pub mod publish;
+mod rotation;
+
+pub use keys::{KeyError, SigningKey};
+pub use mint::{Grant, MintError, Minted, NamespaceKind};
+pub use rotation::KeyRing;
+
+use crate::base::clock::{Clock, Now};
+use crate::config;
+use arc_swap::ArcSwap;
+use std::sync::Arc;
+
+/// A credential is minted anew once it has less than this left, so that at least ten minutes remain whenever one is
+/// handed out, clock differences included. In seconds.
+const REUSE_FLOOR: i64 = 12 * 60;
+
+/// Mints and publishes. Shared by all workers; read without a lock.
+#[derive(Debug)]
+pub struct TokenService {
+    config: config::TokenService,
+    clock: Clock,
+    ring: ArcSwap<KeyRing>,
+}
+
+impl TokenService {
+    /// Loads the signing keys, making the first one where Postern keeps them itself.
+    ///
+    /// # Errors
+    /// [`KeyError`] names the file or folder that cannot be used.
+    pub fn start(config: config::TokenService, clock: Clock) -> Result<Self, KeyError> {
+        let ring = KeyRing::load(&config, clock.now())?;
+        Ok(Self { config, clock, ring: ArcSwap::from_pointee(ring) })
+    }
+
+    /// A service with a key of its own that nobody knows, for `explain`: nothing is read or written.
+    ///
+    /// # Errors
+    /// No key could be made.
+    pub fn ephemeral(config: config::TokenService, clock: Clock) -> Result<Self, KeyError> {
+        let ring = KeyRing::ephemeral(config.algorithm)?;
+        Ok(Self { config, clock, ring: ArcSwap::from_pointee(ring) })
+    }
+
+    /// Rotates keys that are due, and notices key files that changed. Called by the control plane every minute; on an
+    /// error the keys in force stay.
+    ///
+    /// # Errors
+    /// As [`TokenService::start`].
+    pub fn maintain(&self) -> Result<(), KeyError> {
+        let ring = KeyRing::load(&self.config, self.clock.now())?;
+        if ring != **self.ring.load() {
+            tracing::info!(key = ring.current().id(), published = ring.published().len(), "signing keys changed");
+            self.ring.store(Arc::new(ring));
+        }
+        Ok(())
+    }
+
+    /// The settings it was started with.
+    pub fn config(&self) -> &config::TokenService {
+        &self.config
+    }
+
+    /// The keys in force.
+    pub fn ring(&self) -> Arc<KeyRing> {
+        self.ring.load_full()
+    }
+
+    /// A credential for what `grant` says: the cached one while it has enough life left and its key still signs, else a
+    /// fresh one.
+    ///
+    /// # Errors
+    /// [`MintError`] where no sound token can be made; the request is then refused with 503.
+    pub fn credential(&self, cached: &CredentialCache, grant: &Grant<'_>, now: Now) -> Result<Arc<Minted>, MintError> {
+        let ring = self.ring.load();
+        let is_usable = |minted: &&Arc<Minted>| {
+            minted.is_for(grant)
+                && minted.expires - now.unix_seconds() >= REUSE_FLOOR
+                && minted.key_id() == ring.current().id()
+        };
+        let known = cached.0.load();
+        if let Some(minted) = known.iter().find(is_usable) {
+            return Ok(Arc::clone(minted));
+        }
+        let minted = Arc::new(mint::mint(&self.config, ring.current(), grant, now)?);
+        // Two workers may mint at once; each hands out a sound token, and one of them stays cached.
+        let mut list: Vec<_> = known.iter().filter(|other| !other.is_for(grant)).cloned().collect();
+        list.push(Arc::clone(&minted));
+        cached.0.store(Arc::new(list));
+        Ok(minted)
+    }
+}
+
+/// The credentials made for one identity: few, so a list. Dropped with the identity, which a changed claim replaces.
+#[derive(Debug, Default)]
+pub struct CredentialCache(ArcSwap<Vec<Arc<Minted>>>);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn service(folder: &std::path::Path, clock: &Clock) -> TokenService {
+        TokenService::start(keys::tests::config(folder, config::SigningAlgorithm::Es256), clock.clone()).unwrap()
+    }
+
+    #[test]
+    fn a_credential_always_has_ten_minutes_left_and_never_more_than_thirty() {
+        let folder = tempfile::tempdir().unwrap();
+        let clock = Clock::manual(1_800_000_000);
+        let service = service(folder.path(), &clock);
+        let cache = CredentialCache::default();
+        let template = Arc::new(config::NamespaceToken { audience: "orders".into(), ..Default::default() });
+        let grant = mint::tests::grant(&template);
+        let mut minted = std::collections::HashSet::new();
+        for _ in 0..400 {
+            let now = clock.now();
+            let credential = service.credential(&cache, &grant, now).unwrap();
+            let left = credential.expires - now.unix_seconds();
+            assert!((600..=1800).contains(&left), "{left} s left");
+            minted.insert(credential.header().to_str().unwrap().to_owned());
+            clock.advance(Duration::from_secs(30));
+        }
+        assert!((8..=20).contains(&minted.len()), "{} tokens in 200 minutes", minted.len());
+    }
+
+    #[test]
+    fn credentials_for_other_audiences_and_namespaces_are_kept_apart() {
+        let folder = tempfile::tempdir().unwrap();
+        let clock = Clock::manual(1_800_000_000);
+        let service = service(folder.path(), &clock);
+        let cache = CredentialCache::default();
+        let orders = Arc::new(config::NamespaceToken { audience: "orders".into(), ..Default::default() });
+        let billing = Arc::new(config::NamespaceToken { audience: "billing".into(), ..Default::default() });
+        let one = service.credential(&cache, &mint::tests::grant(&orders), clock.now()).unwrap();
+        let other = service.credential(&cache, &mint::tests::grant(&billing), clock.now()).unwrap();
+        let elsewhere = Grant { namespace: "team-b", ..mint::tests::grant(&orders) };
+        let third = service.credential(&cache, &elsewhere, clock.now()).unwrap();
+        let again = service.credential(&cache, &mint::tests::grant(&orders), clock.now()).unwrap();
+        assert!(one.header() != other.header() && one.header() != third.header());
+        assert_eq!(one.header(), again.header());
+    }
+}

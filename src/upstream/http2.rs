@@ -1,0 +1,381 @@
+//! HTTP/2 towards an upstream: hyper's client, one connection a worker that all its requests share.
+
+use crate::base::tick::Deadline;
+use crate::upstream::connect::{Spoken, Stream, connect};
+use crate::upstream::patience::{Patience, Waiting};
+use crate::upstream::pool::Failed;
+use crate::upstream::request::{OutgoingRequest, Payload};
+use crate::upstream::{Answer, Body, BodyError, ConnectError, Failure, RequestBodyError, SendError, Upstream, fields};
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, TE};
+use http::uri::{Authority, Scheme};
+use http::{HeaderMap, HeaderValue, Request, Response, Uri};
+use http_body::{Body as _, Frame, SizeHint};
+use hyper::body::Incoming;
+use hyper::client::conn::http2::{Builder, SendRequest};
+use hyper_util::rt::TokioIo;
+use std::cell::{Cell, RefCell};
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// The largest list of fields that an upstream may send, as of HTTP/1.1.
+const MAX_FIELD_LIST: u32 = 64 * 1024;
+/// How much of one answer may lie here unread: a slow client costs no more memory than this.
+const STREAM_WINDOW: u32 = 256 * 1024;
+/// The same for all answers of a connection together.
+const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
+
+/// The HTTP/2 connection of a pool.
+#[derive(Debug)]
+pub(super) struct Shared {
+    /// Whether the upstream speaks HTTP/2, as far as is known.
+    is_expected: Cell<bool>,
+    current: RefCell<Option<Current>>,
+    /// Held by the request that opens a connection, so that the others wait for it instead of opening theirs.
+    opening: tokio::sync::Mutex<()>,
+    failures: Cell<u64>,
+    next_id: Cell<u64>,
+}
+
+#[derive(Debug)]
+struct Current {
+    connection: Http2,
+    last_used: Instant,
+}
+
+/// A handle to a connection.
+#[derive(Debug, Clone)]
+pub(super) struct Http2 {
+    sender: SendRequest<WatchedBody>,
+    id: u64,
+    is_tls: bool,
+}
+
+/// What opening a connection gave.
+pub(super) enum Opened {
+    Http1(Stream),
+    Http2(Http2),
+}
+
+impl Shared {
+    pub(super) fn new(is_expected: bool) -> Self {
+        Self {
+            is_expected: Cell::new(is_expected),
+            current: RefCell::default(),
+            opening: tokio::sync::Mutex::default(),
+            failures: Cell::new(0),
+            next_id: Cell::new(0),
+        }
+    }
+
+    pub(super) fn is_expected(&self) -> bool {
+        self.is_expected.get()
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.current.borrow().is_some()
+    }
+
+    /// The connection, if it takes requests.
+    pub(super) fn current(&self, now: Instant) -> Option<Http2> {
+        let mut current = self.current.borrow_mut();
+        if current.as_ref()?.connection.sender.is_closed() {
+            *current = None;
+        }
+        let found = current.as_mut()?;
+        found.last_used = now;
+        Some(found.connection.clone())
+    }
+
+    /// Lets go of a connection that is closed, or that had no new request for `max_idle`; it ends with its last stream.
+    pub(super) fn sweep(&self, now: Instant, max_idle: Duration) {
+        let mut current = self.current.borrow_mut();
+        if current.as_ref().is_some_and(|c| c.connection.sender.is_closed() || now - c.last_used >= max_idle) {
+            *current = None;
+        }
+    }
+
+    /// Opens a connection, or waits for one that another request is opening: fails with it too.
+    pub(super) async fn open(&self, upstream: &Upstream, now: Instant) -> Result<Opened, SendError> {
+        let failures = self.failures.get();
+        let limit = upstream.config.connect_timeout;
+        let Some(_turn) = Deadline::after(limit).bound(self.opening.lock()).await else {
+            return Err(SendError::ConnectTimeout(limit));
+        };
+        if let Some(connection) = self.current(now) {
+            return Ok(Opened::Http2(connection));
+        }
+        if self.failures.get() != failures {
+            return Err(SendError::Unreachable(ConnectError::Shared));
+        }
+        let opened = match connect(upstream, false).await {
+            Ok((io, Spoken::Http2)) => self.adopt(io, now).await.map(Opened::Http2).map_err(SendError::Unreachable),
+            Ok((io, Spoken::Http1)) => {
+                self.is_expected.set(false);
+                Ok(Opened::Http1(io))
+            }
+            Err(error) => Err(error),
+        };
+        if opened.is_err() {
+            self.failures.set(failures + 1);
+        }
+        opened
+    }
+
+    /// Starts HTTP/2 on a fresh connection and shares it.
+    pub(super) async fn adopt(&self, io: Stream, now: Instant) -> Result<Http2, ConnectError> {
+        let is_tls = matches!(io, Stream::Tls(_));
+        let (sender, connection) = Builder::new(LocalExecutor)
+            .max_header_list_size(MAX_FIELD_LIST)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .handshake(TokioIo::new(io))
+            .await
+            .map_err(ConnectError::Http2)?;
+        // Its error reaches each request that it carries.
+        tokio::task::spawn_local(async move { connection.await.ok() });
+        let connection = Http2 { sender, id: self.next_id.get(), is_tls };
+        self.next_id.set(connection.id + 1);
+        self.is_expected.set(true);
+        *self.current.borrow_mut() = Some(Current { connection: connection.clone(), last_used: now });
+        Ok(connection)
+    }
+
+    /// Sends a request on `connection` and waits for the head of the answer.
+    pub(super) async fn send(
+        &self,
+        mut connection: Http2,
+        request: &OutgoingRequest,
+        payload: Payload,
+        patience: &mut Patience,
+        idle: Duration,
+    ) -> Result<Answer, Failed> {
+        let final_error = |error| Failed { error, before_answer: false };
+        let watch = Rc::new(Watch::new(&payload));
+        let body = WatchedBody { payload, watch: watch.clone() };
+        let request = to_hyper(request, connection.is_tls, body).map_err(|f| final_error(SendError::Failed(f)))?;
+        let mut answer = pin!(connection.sender.try_send_request(request));
+        let outcome = std::future::poll_fn(|cx| {
+            if let Poll::Ready(answer) = answer.as_mut().poll(cx) {
+                return Poll::Ready(Ok(answer));
+            }
+            patience.poll(cx, watch.waiting.get(), watch.sent.get()).map(Err)
+        })
+        .await;
+        match outcome {
+            Ok(Ok(response)) => Ok(Answer::Response(from_hyper(response, watch, idle))),
+            Ok(Err(mut error)) => {
+                let never_sent = error.take_message().is_some();
+                let is_closed = never_sent || error.error().is_canceled() || connection.sender.is_closed();
+                if is_closed {
+                    self.retire(connection.id);
+                }
+                Err(match watch.failure.take() {
+                    Some(failure) => final_error(SendError::RequestBody(failure)),
+                    None => Failed {
+                        error: SendError::Failed(Failure::Http2(error.into_error())),
+                        before_answer: is_closed,
+                    },
+                })
+            }
+            Err(error) => {
+                // The connection may be dead without knowing it: the next request must not find out the same way.
+                if matches!(error, SendError::Timeout(_)) {
+                    self.retire(connection.id);
+                }
+                Err(final_error(error))
+            }
+        }
+    }
+
+    fn retire(&self, id: u64) {
+        let mut current = self.current.borrow_mut();
+        if current.as_ref().is_some_and(|current| current.connection.id == id) {
+            *current = None;
+        }
+    }
+}
+
+fn to_hyper(request: &OutgoingRequest, is_tls: bool, body: WatchedBody) -> Result<Request<WatchedBody>, Failure> {
+    if request.upgrade.is_some() {
+        return Err(Failure::UpgradeOverHttp2);
+    }
+    let bad_authority = || Failure::Authority(request.host.clone());
+    let authority = Authority::try_from(request.host.as_bytes()).map_err(|_| bad_authority())?;
+    let scheme = if is_tls { Scheme::HTTPS } else { Scheme::HTTP };
+    let uri = Uri::builder().scheme(scheme).authority(authority).path_and_query(request.target.clone());
+    let mut outgoing = Request::new(body);
+    *outgoing.method_mut() = request.method.clone();
+    *outgoing.uri_mut() = uri.build().map_err(|_| bad_authority())?;
+    let fields = outgoing.headers_mut();
+    fields.reserve(request.fields.len());
+    for (name, value) in &request.fields {
+        if !fields::is_of_connection(name.as_str()) {
+            fields.append(name.clone(), value.clone());
+        } else if name == TE && lists_trailers(value) {
+            // The one coding of a connection that HTTP/2 keeps (RFC 9113 §8.2.2); gRPC demands it.
+            fields.insert(TE, HeaderValue::from_static("trailers"));
+        }
+    }
+    Ok(outgoing)
+}
+
+fn lists_trailers(value: &HeaderValue) -> bool {
+    value.as_bytes().split(|byte| *byte == b',').any(|member| member.trim_ascii().eq_ignore_ascii_case(b"trailers"))
+}
+
+fn from_hyper(response: Response<Incoming>, watch: Rc<Watch>, idle: Duration) -> Response<Body> {
+    let (mut parts, incoming) = response.into_parts();
+    let foreign = |name: &http::HeaderName| fields::is_of_connection(name.as_str()) && name != CONTENT_LENGTH;
+    let dropped: Vec<_> = parts.headers.keys().filter(|name| foreign(name)).cloned().collect();
+    for name in dropped {
+        parts.headers.remove(name);
+    }
+    let body = if incoming.is_end_stream() {
+        Body::Empty
+    } else {
+        Body::Http2(Box::new(Http2Body { incoming, watch, idle, waiting: None }))
+    };
+    Response::from_parts(parts, body)
+}
+
+/// A body on an HTTP/2 stream. Dropped before its end, it resets the stream.
+#[derive(Debug)]
+pub struct Http2Body {
+    incoming: Incoming,
+    watch: Rc<Watch>,
+    idle: Duration,
+    waiting: Option<(u64, Deadline)>,
+}
+
+impl Http2Body {
+    pub(super) fn has_ended(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    pub(super) fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+
+    pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let Poll::Ready(frame) = Pin::new(&mut self.incoming).poll_frame(cx) else {
+            return self.poll_idle(cx).map(|error| Some(Err(error)));
+        };
+        self.waiting = None;
+        Poll::Ready(match frame {
+            None => None,
+            Some(Err(error)) => Some(Err(match self.watch.failure.take() {
+                Some(failure) => BodyError::RequestBody(failure),
+                None => BodyError::Http2(error),
+            })),
+            Some(Ok(frame)) => match frame.into_trailers() {
+                Ok(trailers) => kept(trailers).map(|trailers| Ok(Frame::trailers(trailers))),
+                Err(frame) => Some(Ok(frame)),
+            },
+        })
+    }
+
+    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<BodyError> {
+        let sent = self.watch.sent.get();
+        if self.waiting.as_ref().is_none_or(|(before, _)| *before != sent) {
+            self.waiting = Some((sent, Deadline::after(self.idle)));
+        }
+        let Some((_, deadline)) = &mut self.waiting else { return Poll::Pending };
+        deadline.poll(cx).map(|()| BodyError::Idle(self.idle))
+    }
+}
+
+fn kept(trailers: HeaderMap) -> Option<HeaderMap> {
+    Some(fields::kept_trailers(trailers, &|_| true)).filter(|kept| !kept.is_empty())
+}
+
+/// What is known here about a request's body that hyper's connection task is sending.
+#[derive(Debug)]
+struct Watch {
+    waiting: Cell<Waiting>,
+    sent: Cell<u64>,
+    /// Why it cannot be sent: the request's own error, which hyper would hide behind a reset stream.
+    failure: RefCell<Option<RequestBodyError>>,
+}
+
+impl Watch {
+    fn new(payload: &Payload) -> Self {
+        let waiting = if matches!(payload, Payload::Empty) { Waiting::Answer } else { Waiting::Upstream };
+        Self { waiting: Cell::new(waiting), sent: Cell::new(0), failure: RefCell::default() }
+    }
+}
+
+/// A request's body that tells its [`Watch`] how far it has come.
+#[derive(Debug)]
+struct WatchedBody {
+    payload: Payload,
+    watch: Rc<Watch>,
+}
+
+/// Stands in for the error that the [`Watch`] keeps.
+#[derive(Debug, thiserror::Error)]
+#[error("the body of the request cannot be passed on")]
+struct Aborted;
+
+impl http_body::Body for WatchedBody {
+    type Data = Bytes;
+    type Error = Aborted;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Aborted>>> {
+        let this = &mut *self;
+        let frame = match &mut this.payload {
+            Payload::Empty => None,
+            Payload::Full(data) => {
+                let data = std::mem::take(data);
+                this.payload = Payload::Empty;
+                Some(Ok(Frame::data(data)))
+            }
+            Payload::Stream(stream) => {
+                this.watch.waiting.set(Waiting::Client);
+                ready!(Pin::new(&mut **stream).poll_frame(cx))
+            }
+        };
+        let sent = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref()).map_or(0, Bytes::len);
+        this.watch.sent.set(this.watch.sent.get() + sent as u64);
+        let is_over = frame.is_none() || this.is_end_stream();
+        this.watch.waiting.set(if is_over { Waiting::Answer } else { Waiting::Upstream });
+        Poll::Ready(frame.map(|frame| {
+            frame.map_err(|error| {
+                *this.watch.failure.borrow_mut() = Some(error);
+                Aborted
+            })
+        }))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.payload {
+            Payload::Empty => true,
+            Payload::Full(_) => false,
+            Payload::Stream(stream) => stream.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.payload {
+            Payload::Empty => SizeHint::with_exact(0),
+            Payload::Full(data) => SizeHint::with_exact(data.len() as u64),
+            Payload::Stream(stream) => stream.size_hint(),
+        }
+    }
+}
+
+/// Spawns hyper's tasks on the worker's own thread.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct LocalExecutor;
+
+impl<F: Future + 'static> hyper::rt::Executor<F> for LocalExecutor
+where
+    F::Output: 'static,
+{
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(future);
+    }
+}

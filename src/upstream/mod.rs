@@ -1,0 +1,162 @@
+//! The services behind the gateway: connections to them, requests to them, and their answers.
+//!
+//! [`Pools::send`] takes an [`OutgoingRequest`] and gives an [`Answer`]. HTTP/1.1 is spoken by a client of our own
+//! that reads and writes the socket inside the caller's task: no task of its own, no channel, no second wake-up.
+//! HTTP/2 is hyper's. A [`Pools`] belongs to one worker thread; only [`Upstream`] is shared between workers.
+//!
+//! What an upstream sends is judged as strictly as what a client sends: whatever could be framed in two ways is
+//! refused, and a connection that carried it is closed.
+
+mod body;
+mod connect;
+mod fields;
+mod http1;
+mod http2;
+mod patience;
+mod pool;
+mod request;
+#[cfg(test)]
+mod tests;
+mod tunnel;
+
+pub use body::{Body, BodyError};
+pub use connect::ConnectError;
+pub use http1::{
+    Chunk, ChunkDecoder, ChunkError, Framing, HeadError, Http1Body, LineError, ResponseHead, parse_response_head,
+};
+pub use http2::Http2Body;
+pub use pool::Pools;
+pub use request::{KeepTrailer, OutgoingRequest, RequestBody, RequestBodyError};
+pub use tunnel::{Upgraded, tunnel};
+
+use crate::base::tls::TlsError;
+use crate::config;
+use http::HeaderValue;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// One upstream as the configuration describes it, ready to be connected to. Shared by all workers.
+#[derive(Debug)]
+pub struct Upstream {
+    /// What the file says.
+    pub config: Arc<config::Upstream>,
+    /// `Host` of requests to it: the authority of `to`, without the scheme's default port.
+    pub host: HeaderValue,
+    /// Tells the pools of this configuration from those of the one before a reload.
+    id: u64,
+    /// The address, where `to` holds one instead of a name.
+    address: Option<SocketAddr>,
+    tls: Option<connect::Tls>,
+}
+
+/// Why an upstream cannot be made from its configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum UpstreamError {
+    /// A certificate, key or list of authorities is unusable.
+    #[error("TLS of upstream `{name}`")]
+    Tls {
+        /// Its name.
+        name: String,
+        /// What is wrong with which file.
+        #[source]
+        source: Box<TlsError>,
+    },
+    /// The name to verify is neither a DNS name nor an address.
+    #[error("`{server_name}`, the server name of upstream `{name}`, is no host name")]
+    ServerName {
+        /// Name of the upstream.
+        name: String,
+        /// What cannot be verified.
+        server_name: String,
+    },
+    /// The host cannot be sent in a `Host` field.
+    #[error("`{host}`, the host of upstream `{name}`, is no host name")]
+    Host {
+        /// Name of the upstream.
+        name: String,
+        /// What cannot be sent.
+        host: String,
+    },
+}
+
+impl Upstream {
+    /// Reads the certificates it needs; opens no connection.
+    ///
+    /// # Errors
+    /// A file that cannot be used, a host that is none.
+    pub fn new(config: Arc<config::Upstream>) -> Result<Self, UpstreamError> {
+        static NEXT_ID: AtomicU64 = AtomicU64::new(0);
+        let address: Option<IpAddr> = config.host.parse().ok();
+        let bracketed = match address {
+            Some(IpAddr::V6(_)) => format!("[{}]", config.host),
+            _ => config.host.clone(),
+        };
+        let default_port = if config.is_tls { 443 } else { 80 };
+        let authority = if config.port == default_port { bracketed } else { format!("{bracketed}:{}", config.port) };
+        let host = HeaderValue::try_from(authority)
+            .map_err(|_| UpstreamError::Host { name: config.name.clone(), host: config.host.clone() })?;
+        let tls = if config.is_tls { Some(connect::Tls::new(&config)?) } else { None };
+        let address = address.map(|ip| SocketAddr::new(ip, config.port));
+        Ok(Self { host, id: NEXT_ID.fetch_add(1, Ordering::Relaxed), address, tls, config })
+    }
+}
+
+/// What an upstream said to a request.
+#[derive(Debug)]
+pub enum Answer {
+    /// A response, without the fields that concerned our connection to the upstream only.
+    Response(http::Response<Body>),
+    /// It agreed to the upgrade that was asked for.
+    Switched {
+        /// 101, with `Connection` and `Upgrade` as an HTTP/1.1 client must see them.
+        head: http::Response<()>,
+        /// The connection, to be joined with the client's by [`tunnel`].
+        io: Upgraded,
+    },
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum SendError {
+    /// No connection could be made.
+    #[error("the upstream cannot be reached")]
+    Unreachable(#[source] ConnectError),
+    /// A connection took longer than `connect_timeout`, TLS included.
+    #[error("no connection to the upstream within {0:?}")]
+    ConnectTimeout(Duration),
+    /// The head of the answer did not come in time, or the upstream stopped taking the request.
+    #[error("no answer from the upstream within {0:?}")]
+    Timeout(Duration),
+    /// The connection broke, or what came is not acceptable.
+    #[error("the upstream failed")]
+    Failed(#[source] Failure),
+    /// The request's own body could not be passed on: it is the client's fault.
+    #[error("the body of the request cannot be passed on")]
+    RequestBody(#[source] RequestBodyError),
+}
+
+/// How an upstream failed a request.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// Reading or writing failed.
+    #[error("the connection broke")]
+    Io(#[from] io::Error),
+    /// It closed the connection without a whole head.
+    #[error("the connection was closed before the answer")]
+    Closed,
+    /// It sent a head that is refused.
+    #[error("the head of the answer is refused")]
+    Head(#[from] HeadError),
+    /// The HTTP/2 connection or stream failed.
+    #[error("the HTTP/2 exchange failed")]
+    Http2(#[source] hyper::Error),
+    /// A protocol upgrade was asked of an upstream that is spoken to in HTTP/2.
+    #[error("HTTP/2 has no protocol upgrade")]
+    UpgradeOverHttp2,
+    /// The `Host` of the request is no authority, which HTTP/2 needs.
+    #[error("`{0:?}` is no authority")]
+    Authority(HeaderValue),
+}

@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# The acceptance kit against Postern: groups tokens, headers, smuggling and keys; with --full, abuse too.
+#
+#   POSTERN_KIT   where the kit lies; default ../shared/kit beside the checkout
+# Other arguments go to kit.py, such as --match REGEX or --group tokens (which then replaces the groups above).
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/../env.sh"
+
+kit=${POSTERN_KIT:-$root/../shared/kit}
+if [ ! -f "$kit/kit.py" ]; then
+    if [ -n "${POSTERN_KIT:-}" ] || [ -e "$kit" ]; then
+        echo "$kit holds no kit.py" >&2
+        echo "0 passed, 1 failed, 0 skipped"
+        exit 1
+    fi
+    # Not a failure even in CI: the kit is no part of this repository.
+    echo "SKIPPED: there is no acceptance kit at $kit (POSTERN_KIT says where it is)"
+    echo "0 passed, 0 failed, 1 skipped"
+    exit 0
+fi
+kit=$(realpath "$kit")
+
+groups=(--group tokens --group headers --group smuggling --group keys)
+arguments=()
+for argument in "$@"; do
+    case $argument in
+    --full) groups=() ;;
+    --group) groups=() && arguments+=("$argument") ;;
+    *) arguments+=("$argument") ;;
+    esac
+done
+
+need_postern
+need_venv "$kit/requirements.txt"
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+cd "$work"
+# kit.py's own verdict is stricter than ours: judge.py has the last word, and is silent only if there are no rows.
+"$PYTHON" "$kit/kit.py" run --adapter "$root/tests/kit/adapter.py" --json rows.json "${groups[@]}" "${arguments[@]}" || true
+if [ ! -f rows.json ]; then
+    echo "0 passed, 1 failed, 0 skipped"
+    exit 1
+fi
+"$PYTHON" "$root/tests/kit/judge.py" rows.json "$root/docs/security.md"
