@@ -13,7 +13,6 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use std::time::Instant;
 
 /// Sends a request that was decided about, and gives the upstream's answer.
 ///
@@ -46,7 +45,7 @@ pub async fn forward(
     };
     let timeout = route.response_timeout.unwrap_or(upstream.config.response_timeout);
     let answer = worker.pools.send(upstream, request, timeout).await?;
-    record.answered = Some(Instant::now());
+    record.answered_us = Some(pipeline.clock.monotonic_us());
     match answer {
         Answer::Response(response) => Ok(response),
         Answer::Switched { head, io } => {

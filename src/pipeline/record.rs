@@ -12,7 +12,6 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
-use std::time::Instant;
 
 /// The record of one request, written when it is dropped.
 #[derive(Debug)]
@@ -25,8 +24,8 @@ pub struct Record {
     status: StatusCode,
     /// Why it was refused.
     pub reason: Option<Reason>,
-    /// When the head of the upstream's answer was there.
-    pub answered: Option<Instant>,
+    /// When the head of the upstream's answer was there, by the monotonic clock.
+    pub answered_us: Option<u64>,
     bytes_sent: u64,
     is_complete: bool,
 }
@@ -41,7 +40,7 @@ impl Record {
             context: None,
             status: StatusCode::OK,
             reason: None,
-            answered: None,
+            answered_us: None,
             bytes_sent: 0,
             is_complete: false,
         })
@@ -57,8 +56,8 @@ impl Drop for Record {
     fn drop(&mut self) {
         // Without a context the connection died while the request was being decided about; nobody was answered.
         let Some(context) = &self.context else { return };
-        let micros = |since: Instant| u64::try_from((since - context.started).as_micros()).unwrap_or(u64::MAX);
-        let duration_us = micros(Instant::now());
+        let since_start = |us: u64| us.saturating_sub(context.now.monotonic_us);
+        let duration_us = since_start(self.pipeline.clock.monotonic_us());
         self.pipeline.metrics(context.route).count(self.status, self.reason, duration_us);
         let route = context.route.and_then(|index| self.pipeline.routes.get(index));
         let identity = context.caller.as_ref().map(|caller| &caller.identity);
@@ -73,12 +72,12 @@ impl Drop for Record {
             status: self.status.as_u16(),
             reason: self.reason,
             route: route.map(|route| route.name.as_str()),
-            upstream: self.answered.and(route.map(|route| route.upstream.name.as_str())),
+            upstream: self.answered_us.and(route.map(|route| route.upstream.name.as_str())),
             issuer: token.map(|token| token.issuer().config().name.as_str()),
             subject: identity.map(|known| known.subject.as_str()).or_else(|| token.and_then(|token| token.subject())),
             namespace: context.namespace(),
             duration_us,
-            upstream_us: self.answered.map(micros),
+            upstream_us: self.answered_us.map(since_start),
             bytes_sent: self.bytes_sent,
             complete: self.is_complete || self.method == Method::HEAD,
         });

@@ -13,7 +13,6 @@ use hyper::body::Incoming;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
 
 /// The state of one worker thread. Nothing here is shared, so nothing is locked.
 #[derive(Debug)]
@@ -79,7 +78,6 @@ impl Worker {
     fn context(&self, pipeline: &Pipeline, connection: Rc<Connection>) -> Context {
         Context {
             now: pipeline.clock.now(),
-            started: Instant::now(),
             connection,
             request_id: self.ids.request_id(),
             traceparent: self.ids.traceparent(),
