@@ -18,7 +18,6 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
 
 /// Arguments of `explain`.
 #[derive(Debug, Args)]
@@ -133,15 +132,14 @@ fn pipeline(
         User::Unknown => Assumed::Unknown,
     };
     let asked = Pipeline::claims_asked(config);
-    let verifier = Verifier::new(issuers, asked, clock.clone(), control.clone(), 1).assuming(assumed);
     let token_service = Arc::new(TokenService::ephemeral(config.token_service.clone(), clock.clone())?);
+    let verifier = Verifier::new(issuers, asked, &token_service, clock.clone(), control.clone(), 1)?.assuming(assumed);
     Ok(Pipeline::new(config, Arc::new(verifier), token_service, &Metrics::new(), clock.clone(), None)?)
 }
 
 fn context(clock: &Clock) -> Context {
     Context {
         now: clock.now(),
-        started: Instant::now(),
         connection: Rc::new(Connection::new(IpAddr::from([127, 0, 0, 1]), false, &[])),
         request_id: HeaderValue::from_static("explain"),
         traceparent: HeaderValue::from_static("00-00000000000000000000000000000001-0000000000000001-00"),

@@ -7,6 +7,7 @@ pub mod cache;
 pub mod claims;
 pub mod json;
 pub mod jws;
+pub mod own;
 pub mod status;
 pub mod verifier;
 

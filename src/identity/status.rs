@@ -45,15 +45,15 @@ pub(super) struct UserRecord {
 
 /// The last *active* answer about a user.
 #[derive(Debug)]
-struct LastActive {
+pub(super) struct LastActive {
     /// When it was asked for, in milliseconds of the monotonic clock.
     asked_ms: u64,
-    identity: Arc<Identity>,
+    pub(super) identity: Arc<Identity>,
 }
 
 impl UserRecord {
     /// The last active answer, if it is younger than `most`.
-    fn active_within(&self, most: Duration, now: Now) -> Option<Arc<LastActive>> {
+    pub(super) fn active_within(&self, most: Duration, now: Now) -> Option<Arc<LastActive>> {
         self.last_active.load_full().filter(|last| now.monotonic_ms < last.asked_ms.saturating_add(millis(most)))
     }
 }
@@ -112,6 +112,9 @@ impl Verifier {
     /// # Errors
     /// [`StatusError`]: the token's end (401), or that nothing is known (503).
     pub async fn confirm(self: &Arc<Self>, token: &Arc<VerifiedToken>, now: Now) -> Result<Arc<Identity>, StatusError> {
+        if Arc::ptr_eq(&token.source, &self.own) {
+            return self.confirm_own(token, now);
+        }
         let settings = match &token.issuer().config().user_status {
             UserStatus::None => return token.stated.clone().ok_or(StatusError::Unknown),
             UserStatus::Introspection(settings) => settings,

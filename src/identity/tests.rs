@@ -1,15 +1,19 @@
 //! The verifier held against `jsonwebtoken`: both must agree about every token.
 
+use super::claims::ClaimError;
 use super::claims::tests::issuer;
 use super::{LocalCache, TokenError, Verifier};
 use crate::base::clock::Clock;
-use crate::config::Algorithm;
+use crate::base::secret::Secret;
+use crate::config::{Algorithm, Introspection, NamespaceToken, SigningAlgorithm, SigningKeys, UserStatus, WhenUnknown};
 use crate::dev::SigningKey;
 use crate::issuer::Issuer;
+use crate::token_service::{CredentialCache, Grant, NamespaceKind, TokenService};
 use jsonwebtoken::{DecodingKey, Validation, jwk::Jwk};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
 /// `jsonwebtoken` judges by the machine's clock, so both do, and no date lies within seconds of a limit.
 static NOW: LazyLock<i64> = LazyLock::new(|| Clock::system().now().unix_seconds());
@@ -20,7 +24,18 @@ fn verifier() -> Verifier {
     let jwks = json!({ "keys": [KEYS[0].jwk()] }).to_string();
     let runtime = tokio::runtime::Handle::current();
     let issuer = Issuer::offline(Arc::new(issuer()), Clock::system(), &jwks).unwrap();
-    Verifier::new(vec![Arc::new(issuer)], Vec::new(), Clock::system(), runtime, 100)
+    Verifier::new(vec![Arc::new(issuer)], Vec::new(), &own(), Clock::system(), runtime, 100).unwrap()
+}
+
+fn own() -> TokenService {
+    let config = crate::config::TokenService {
+        issuer: "https://postern.example".into(),
+        audience: "https://postern.example".into(),
+        algorithm: SigningAlgorithm::Es256,
+        lifetime: Duration::from_secs(1800),
+        signing_keys: SigningKeys::Files(Vec::new()),
+    };
+    TokenService::ephemeral(config, Clock::system()).unwrap()
 }
 
 fn reference(token: &str) -> bool {
@@ -96,7 +111,7 @@ async fn a_remembered_token_is_found_again_and_dies_with_its_time() {
     let jwks = json!({ "keys": [KEYS[0].jwk()] }).to_string();
     let issuer = Issuer::offline(Arc::new(issuer()), clock.clone(), &jwks).unwrap();
     let handle = tokio::runtime::Handle::current();
-    let verifier = Verifier::new(vec![Arc::new(issuer)], Vec::new(), clock.clone(), handle, 100);
+    let verifier = Verifier::new(vec![Arc::new(issuer)], Vec::new(), &own(), clock.clone(), handle, 100).unwrap();
     let claims = json!({"iss": "http://127.0.0.1:1/realms/demo", "aud": "api", "sub": "alice", "exp": 1_800_000_060});
     let header = json!({"alg": "ES256", "kid": KEYS[0].kid()}).to_string();
     let token = KEYS[0].compact(header.as_bytes(), claims.to_string().as_bytes()).unwrap();
@@ -107,7 +122,7 @@ async fn a_remembered_token_is_found_again_and_dies_with_its_time() {
     // Another worker finds it too.
     let elsewhere = verifier.verify(&LocalCache::default(), token.as_bytes(), clock.now()).await.unwrap();
     assert!(Arc::ptr_eq(&first, &elsewhere));
-    clock.advance(std::time::Duration::from_secs(90));
+    clock.advance(Duration::from_secs(90));
     let late = verifier.verify(&tokens, token.as_bytes(), clock.now()).await;
     assert_eq!(late.unwrap_err(), TokenError::Expired);
     verifier.sweep();
@@ -129,4 +144,63 @@ async fn one_changed_byte_of_a_remembered_token_misses() {
         other[at] ^= 1;
         assert!(verifier.verify(&tokens, &other, now).await.is_err(), "byte {at}");
     }
+}
+
+/// A token as the token service mints it for `audience`.
+fn minted(service: &TokenService, audience: &str, original_issuer: &str) -> String {
+    let template = Arc::new(NamespaceToken { audience: audience.into(), ..NamespaceToken::default() });
+    let grant = Grant {
+        template: &template,
+        subject: "alice",
+        original_issuer,
+        namespace: "team-a",
+        kind: NamespaceKind::Own,
+        email: "",
+        username: None,
+        authorized_party: None,
+        roles: &[],
+        groups: &[],
+    };
+    let minted = service.credential(&CredentialCache::default(), &grant, Clock::system().now()).unwrap();
+    minted.header().to_str().unwrap().strip_prefix("Bearer ").unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn of_our_own_tokens_only_those_for_ourselves_come_in() {
+    let service = own();
+    let offline = |issuer| {
+        Arc::new(
+            Issuer::offline(Arc::new(issuer), Clock::system(), &json!({ "keys": [KEYS[0].jwk()] }).to_string())
+                .unwrap(),
+        )
+    };
+    let handle = tokio::runtime::Handle::current();
+    let introspecting = crate::config::Issuer { user_status: introspection(), ..issuer() };
+    for (issuer, confirmed) in [(issuer(), true), (introspecting, false)] {
+        let url = issuer.url.clone();
+        let verifier = Verifier::new(vec![offline(issuer)], Vec::new(), &service, Clock::system(), handle.clone(), 100);
+        let verifier = Arc::new(verifier.unwrap());
+        let verify = async |token: String| {
+            verifier.verify(&LocalCache::default(), token.as_bytes(), Clock::system().now()).await
+        };
+        let token = verify(minted(&service, "https://postern.example", &url)).await.unwrap();
+        assert_eq!((token.issuer().config().name.as_str(), token.subject()), ("self", Some("alice")));
+        // Where the user's status is asked for, an own token alone proves nothing.
+        let status = verifier.confirm(&token, Clock::system().now()).await;
+        assert_eq!(status.as_ref().map(|caller| caller.issuer.url.as_str()).ok(), confirmed.then_some(url.as_str()));
+        let foreign = verify(minted(&service, "orders", &url)).await;
+        assert_eq!(foreign.unwrap_err(), TokenError::Claims(ClaimError::Audience));
+        let stranger = verify(minted(&service, "https://postern.example", "https://nobody.example")).await;
+        assert_eq!(stranger.unwrap_err(), TokenError::Issuer);
+    }
+}
+
+fn introspection() -> UserStatus {
+    UserStatus::Introspection(Introspection {
+        client_id: "gateway".into(),
+        client_secret: Secret::new("secret"),
+        bound: Duration::from_secs(30),
+        timeout: Duration::from_secs(1),
+        when_unknown: WhenUnknown::Deny,
+    })
 }

@@ -2,7 +2,7 @@
 
 use super::record::Record;
 use super::strip::Stripped;
-use super::{Context, Pipeline, Rejection, Worker};
+use super::{Pipeline, Rejection, Worker};
 use crate::telemetry::reason::Reason;
 use crate::upstream::{self, Answer, Body, OutgoingRequest, RequestBody};
 use http::header::{CONNECTION, TE, UPGRADE};
@@ -13,7 +13,6 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use std::time::Instant;
 
 /// Sends a request that was decided about, and gives the upstream's answer.
 ///
@@ -22,13 +21,12 @@ use std::time::Instant;
 pub async fn forward(
     worker: &Worker,
     pipeline: &Pipeline,
-    mut parts: Parts,
+    parts: &mut Parts,
     stripped: Stripped,
     body: Incoming,
-    context: &Context,
     record: &mut Record,
 ) -> Result<Response<Body>, Rejection> {
-    let index = context.route.ok_or(Reason::NoRoute)?;
+    let index = record.context.route.ok_or(Reason::NoRoute)?;
     let (route, upstream) = (&pipeline.routes[index], &pipeline.upstreams[index]);
     let on_upgrade = stripped.upgrade.as_ref().and_then(|_| parts.extensions.remove::<OnUpgrade>());
     let mut fields = stripped.fields;
@@ -37,7 +35,7 @@ pub async fn forward(
         fields.push((TE, HeaderValue::from_static("trailers")));
     }
     let request = OutgoingRequest {
-        method: parts.method,
+        method: parts.method.clone(),
         target: parts.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/")),
         host: upstream.host.clone(),
         fields,
@@ -46,7 +44,7 @@ pub async fn forward(
     };
     let timeout = route.response_timeout.unwrap_or(upstream.config.response_timeout);
     let answer = worker.pools.send(upstream, request, timeout).await?;
-    record.answered = Some(Instant::now());
+    record.answered_us = Some(pipeline.clock.monotonic_us());
     match answer {
         Answer::Response(response) => Ok(response),
         Answer::Switched { head, io } => {

@@ -34,7 +34,6 @@ use std::fmt;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
 use strip::strip;
 
 /// One configuration, ready to decide about requests. Immutable; a reload makes another.
@@ -61,8 +60,6 @@ pub struct Pipeline {
 pub struct Context {
     /// The moment that the request is judged by.
     pub now: Now,
-    /// When its head had arrived.
-    pub started: Instant,
     /// The connection it came on.
     pub connection: Rc<Connection>,
     /// `X-Request-Id`.

@@ -53,6 +53,7 @@ pub fn strip(parts: &mut Parts, identity_headers: &HashSet<String>) -> Result<St
     }
     let headers = std::mem::take(&mut parts.headers);
     let host = host(parts, &headers)?;
+    check_coding(&headers)?;
     // Most requests have no `Connection`; then nothing is looked for in it.
     let has_connection = headers.contains_key(CONNECTION);
     let named = if has_connection { named_by_connection(&headers) } else { Vec::new() };
@@ -99,14 +100,8 @@ impl Stripped {
                 };
             }
             // Checked already, or chosen anew for the upstream.
-            HOST | CONNECTION | CONTENT_LENGTH => {}
+            HOST | CONNECTION | CONTENT_LENGTH | TRANSFER_ENCODING => {}
             TE => self.takes_trailers |= words(&value).any(|word| word.eq_ignore_ascii_case("trailers")),
-            TRANSFER_ENCODING => {
-                // A second field, or a coding before `chunked`, is read differently by different servers.
-                if !value.as_bytes().eq_ignore_ascii_case(b"chunked") {
-                    return Err(Reason::MalformedRequest.into());
-                }
-            }
             EXPECT => {
                 if !value.as_bytes().eq_ignore_ascii_case(b"100-continue") {
                     return Err(Reason::ExpectationFailed.into());
@@ -120,7 +115,7 @@ impl Stripped {
             name => match name.as_str() {
                 "x-request-id" => self.request_id = Some(value).filter(is_request_id),
                 "traceparent" => self.traceparent = Some(value).filter(is_traceparent),
-                "x-forwarded-for" => self.forwarded_for = Some(value),
+                "x-forwarded-for" => self.forwarded_for = joined(self.forwarded_for.take(), value),
                 text if named.iter().any(|other| other == text) || is_forbidden(text, identity_headers) => {}
                 _ => self.fields.push((name, value)),
             },
@@ -219,6 +214,13 @@ fn host(parts: &Parts, headers: &HeaderMap) -> Result<HeaderValue, Rejection> {
     if is_host(host.as_bytes()) { Ok(host) } else { Err(Reason::MalformedRequest.into()) }
 }
 
+/// A second `Transfer-Encoding`, or a coding before `chunked`, is read differently by different servers.
+fn check_coding(headers: &HeaderMap) -> Result<(), Rejection> {
+    let mut fields = headers.get_all(TRANSFER_ENCODING).iter();
+    let is_chunked = fields.next().is_none_or(|value| value.as_bytes().eq_ignore_ascii_case(b"chunked"));
+    if is_chunked && fields.next().is_none() { Ok(()) } else { Err(Reason::MalformedRequest.into()) }
+}
+
 /// A name or address, and perhaps a port (RFC 3986 §3.2.2, §3.2.3): no user information, no list, no path.
 fn is_host(text: &[u8]) -> bool {
     let is_port = |text: &[u8]| text.len() <= 5 && text.iter().all(u8::is_ascii_digit);
@@ -243,6 +245,12 @@ fn words(value: &HeaderValue) -> impl Iterator<Item = &str> {
 
 fn asks_for_upgrade(headers: &HeaderMap) -> bool {
     headers.get_all(CONNECTION).iter().flat_map(words).any(|word| word.eq_ignore_ascii_case("upgrade"))
+}
+
+/// The fields of one list as one (RFC 9110 §5.3): proxies add to a chain in place or by a field of their own.
+fn joined(former: Option<HeaderValue>, value: HeaderValue) -> Option<HeaderValue> {
+    let Some(former) = former else { return Some(value) };
+    HeaderValue::from_bytes(&[former.as_bytes(), b", ", value.as_bytes()].concat()).ok()
 }
 
 /// The fields that `Connection` names; they end at this hop (RFC 9110 §7.6.1).

@@ -113,8 +113,8 @@ impl Node {
         let Some(rest) = rest else {
             return Some(self.here.as_slice()).filter(|list| listed(list));
         };
-        let (segment, after) = match rest.split_once('/') {
-            Some((segment, after)) => (segment, Some(after)),
+        let (segment, after) = match rest.bytes().position(|byte| byte == b'/') {
+            Some(at) => (&rest[..at], Some(&rest[at + 1..])),
             None => (rest, None),
         };
         let literal = self.literal.get(segment);

@@ -1,3 +1,19 @@
-//! The gateway as a whole, from its TOML, over real sockets.
+//! The gateway as a whole: started in process from TOML text, between an embedded issuer and an upstream that records, over
+//! real sockets.
+//!
+//! Each test is a sentence and stands alone: ports are free ones, and time is a clock that the test moves. What has to happen
+//! in another thread is waited for by [`support::eventually`], which gives up after ten seconds.
 
-fn main() {}
+// Helpers are no tests, so clippy does not see that a failure in them is a test's failure.
+#![allow(clippy::unwrap_used)]
+
+mod authenticate;
+mod authorize;
+mod credential;
+mod forward;
+mod key_set;
+mod paths;
+mod protocols;
+mod strip;
+mod support;
+mod user_status;

@@ -254,6 +254,23 @@ async fn an_upstream_that_answers_and_stops_reading_is_heard() {
 }
 
 #[tokio::test]
+async fn an_upstream_that_answers_and_closes_is_heard() {
+    on_worker(async || {
+        let fake = Fake::start(|mut peer, _| async move {
+            peer.read_head().await;
+            peer.write("HTTP/1.1 413 Content Too Large\r\nConnection: close\r\nContent-Length: 2\r\n\r\nno").await;
+            // Closed with most of the request unread, the connection is reset.
+        })
+        .await;
+        let body = RequestBody::Full(vec![b'u'; 64 << 20].into());
+        let upload = OutgoingRequest { body, ..super::request(http::Method::POST, "/") };
+        let answer = super::fetch(&Pools::new(), &fake.upstream(), upload).await.unwrap();
+        assert_eq!((answer.status.as_u16(), &answer.body[..]), (413, &b"no"[..]));
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_request_goes_on_while_its_answer_is_coming() {
     on_worker(async || {
         // Echoes each byte at once: nothing works here unless both directions move together.

@@ -1,0 +1,165 @@
+//! HTTP/2, by hyper: a client, and an upstream whose answers have trailers.
+
+use super::PATIENCE;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
+use http_body::Frame;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::client::conn::http2::SendRequest;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::ClientConfig;
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::runtime::Runtime;
+
+type Body = UnsyncBoxBody<Bytes, Infallible>;
+
+/// One connection of a client.
+pub(crate) struct H2Client {
+    runtime: Runtime,
+    sender: SendRequest<Body>,
+}
+
+/// An answer read whole.
+#[derive(Debug)]
+pub(crate) struct H2Answer {
+    pub(crate) head: http::response::Parts,
+    pub(crate) body: Bytes,
+    pub(crate) trailers: HeaderMap,
+}
+
+impl H2Client {
+    /// With prior knowledge, in clear text.
+    pub(crate) fn connect(addr: SocketAddr) -> Self {
+        Self::start(async move { TcpStream::connect(addr).await.unwrap() })
+    }
+
+    /// Over TLS, which must negotiate it.
+    pub(crate) fn connect_tls(addr: SocketAddr, config: Arc<ClientConfig>) -> Self {
+        Self::start(async move {
+            let tcp = TcpStream::connect(addr).await.unwrap();
+            let connector = tokio_rustls::TlsConnector::from(config);
+            let stream = connector.connect("localhost".try_into().unwrap(), tcp).await.unwrap();
+            assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+            stream
+        })
+    }
+
+    fn start<T: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: impl Future<Output = T>) -> Self {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let sender = runtime.block_on(async {
+            let io = TokioIo::new(stream.await);
+            let (sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
+            tokio::spawn(connection);
+            sender
+        });
+        Self { runtime, sender }
+    }
+
+    /// Sends requests at once and gives their answers.
+    pub(crate) fn send(&self, requests: Vec<Request<Body>>) -> Vec<H2Answer> {
+        let all = async {
+            let sent: Vec<_> = requests
+                .into_iter()
+                .map(|request| {
+                    let mut sender = self.sender.clone();
+                    tokio::spawn(async move {
+                        let (head, body) = sender.send_request(request).await.unwrap().into_parts();
+                        let body = body.collect().await.unwrap();
+                        let trailers = body.trailers().cloned().unwrap_or_default();
+                        H2Answer { head, body: body.to_bytes(), trailers }
+                    })
+                })
+                .collect();
+            let mut answers = Vec::new();
+            for answer in sent {
+                answers.push(answer.await.unwrap());
+            }
+            answers
+        };
+        self.runtime.block_on(async { tokio::time::timeout(PATIENCE, all).await.unwrap() })
+    }
+
+    /// The answer to `method path` with these fields, this body and these trailers.
+    pub(crate) fn call(&self, head: &str, fields: &[(&str, &str)], body: Body) -> H2Answer {
+        self.send(vec![request(head, fields, body)]).remove(0)
+    }
+}
+
+/// `method path` to `api.example`.
+pub(crate) fn request(head: &str, fields: &[(&str, &str)], body: Body) -> Request<Body> {
+    let (method, path) = head.split_once(' ').unwrap();
+    let mut request = Request::builder().method(method).uri(format!("http://api.example{path}"));
+    for (name, value) in fields {
+        request = request.header(*name, *value);
+    }
+    request.body(body).unwrap()
+}
+
+/// A body of no announced length, and the trailers behind it.
+pub(crate) fn body(data: &'static str, trailers: &[(&'static str, &'static str)]) -> Body {
+    let field =
+        |(name, value): &(&'static str, &'static str)| (HeaderName::from_static(name), HeaderValue::from_static(value));
+    let mut frames = VecDeque::new();
+    if !data.is_empty() {
+        frames.push_back(Frame::data(Bytes::from(data)));
+    }
+    if !trailers.is_empty() {
+        frames.push_back(Frame::trailers(trailers.iter().map(field).collect()));
+    }
+    Frames(frames).boxed_unsync()
+}
+
+struct Frames(VecDeque<Frame<Bytes>>);
+
+impl http_body::Body for Frames {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(self.0.pop_front().map(Ok))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// Starts an upstream that speaks HTTP/2 with prior knowledge, for as long as the process runs. It answers with the body that
+/// came, the names of the fields in `x-names`, and the trailers that came and `grpc-status: 0`.
+pub(crate) fn start_upstream() -> SocketAddr {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    listener.set_nonblocking(true).unwrap();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async move {
+            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+            while let Ok((stream, _)) = listener.accept().await {
+                let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+                tokio::spawn(server.serve_connection(TokioIo::new(stream), service_fn(answer)));
+            }
+        });
+    });
+    addr
+}
+
+async fn answer(request: Request<Incoming>) -> Result<Response<Body>, hyper::Error> {
+    let (head, body) = request.into_parts();
+    let names: Vec<_> = head.headers.keys().map(HeaderName::as_str).collect();
+    let names = format!("{} {} {}", head.method, head.uri, names.join(","));
+    let body = body.collect().await?;
+    let mut trailers = body.trailers().cloned().unwrap_or_default();
+    trailers.insert("grpc-status", HeaderValue::from_static("0"));
+    let body = Full::new(body.to_bytes()).with_trailers(std::future::ready(Some(Ok(trailers))));
+    Ok(Response::builder().header("x-names", names).body(body.boxed_unsync()).unwrap())
+}
