@@ -172,10 +172,16 @@ impl Gateway {
     /// # Errors
     /// [`StartError`]; the old configuration stays in force.
     pub fn reload(&self, config: Config) -> Result<(), StartError> {
-        let outcome = self.try_reload(config);
-        let label = OutcomeLabel { outcome: if outcome.is_ok() { "ok" } else { "failed" } };
-        self.metrics.reloads.get_or_create(&label).inc();
-        outcome
+        match self.try_reload(config) {
+            Ok(()) => {
+                self.metrics.reloads.get_or_create(&OutcomeLabel { outcome: "ok" }).inc();
+                Ok(())
+            }
+            Err(error) => {
+                self.count_failed_reload();
+                Err(error)
+            }
+        }
     }
 
     fn try_reload(&self, config: Config) -> Result<(), StartError> {
@@ -198,8 +204,7 @@ impl Gateway {
         } else {
             Arc::new(TokenService::start(config.token_service.clone(), self.clock.clone())?)
         };
-        let new =
-            Pipeline::new(&config, verifier, token_service, &self.metrics, self.clock.clone(), Some(&old))?;
+        let new = Pipeline::new(&config, verifier, token_service, &self.metrics, self.clock.clone(), Some(&old))?;
         if config.server != current.server || config.admin != current.admin || config.log != current.log {
             tracing::warn!("changes of [server], [admin] and [log], but for certificates, need a restart");
         }
@@ -208,6 +213,11 @@ impl Gateway {
         drop(current);
         self.run_issuers();
         Ok(())
+    }
+
+    /// Counts a reload that failed before it came here: the file has mistakes.
+    pub fn count_failed_reload(&self) {
+        self.metrics.reloads.get_or_create(&OutcomeLabel { outcome: "failed" }).inc();
     }
 
     /// Opens the access log's file again, after it was moved away.

@@ -45,7 +45,8 @@ fn encode_issuers(encoder: &mut DescriptorEncoder<'_>, verifier: &Verifier) -> f
         ("introspection_failures", "Times that it did not answer", |issuer| &issuer.counters().introspection_failures),
     ];
     for (name, help, read) in counters {
-        let mut family = encoder.encode_descriptor(name, help, None, prometheus_client::metrics::MetricType::Counter)?;
+        let mut family =
+            encoder.encode_descriptor(name, help, None, prometheus_client::metrics::MetricType::Counter)?;
         for issuer in verifier.issuers() {
             let value = ConstCounter::new(read(issuer).load(Ordering::Relaxed));
             value.encode(family.encode_family(&[("issuer", issuer.config().name.as_str())])?)?;

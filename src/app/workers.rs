@@ -134,11 +134,7 @@ impl Service for Front {
         Rc::new(Connection::new(peer, is_tls, &self.trusted))
     }
 
-    fn call(
-        self,
-        connection: Rc<Connection>,
-        request: Request<Incoming>,
-    ) -> impl Future<Output = Response<Recorded>> {
+    fn call(self, connection: Rc<Connection>, request: Request<Incoming>) -> impl Future<Output = Response<Recorded>> {
         self.worker.handle(connection, request)
     }
 }

@@ -1,18 +1,18 @@
 //! `postern check FILE…`: says what is wrong with a configuration, all of it at once.
 
-use crate::config::{self, Config, Mode};
+use crate::config::{self, Config};
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// Checks each file as `mode` would read it: prints its mistakes to standard error, or one line to standard output.
+/// Checks each file: prints its mistakes to standard error, or one line to standard output.
 /// Fails if any file has a mistake.
-pub fn check(files: &[PathBuf], mode: Mode) -> ExitCode {
+pub fn check(files: &[PathBuf]) -> ExitCode {
     let has_colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let mut code = ExitCode::SUCCESS;
     for file in files {
         // Nobody is left to tell when the terminal is gone; the exit code still says it.
-        let _ = match report(file, mode, has_colour) {
+        let _ = match report(file, has_colour) {
             Ok(line) => writeln!(io::stdout(), "{line}"),
             Err(mistakes) => {
                 code = ExitCode::FAILURE;
@@ -23,8 +23,8 @@ pub fn check(files: &[PathBuf], mode: Mode) -> ExitCode {
     code
 }
 
-fn report(file: &Path, mode: Mode, has_colour: bool) -> Result<String, String> {
-    let config = config::load(file, mode).map_err(|mistakes| mistakes.render(has_colour))?;
+fn report(file: &Path, has_colour: bool) -> Result<String, String> {
+    let config = config::load(file).map_err(|mistakes| mistakes.render(has_colour))?;
     Ok(format!("{}: ok ({})", file.display(), summary(&config)))
 }
 
@@ -48,27 +48,20 @@ mod tests {
 
     #[test]
     fn a_good_file_is_counted() {
-        let line = report(&file("config/minimal.toml"), Mode::Production, false).unwrap();
+        let line = report(&file("config/minimal.toml"), false).unwrap();
         assert!(line.ends_with("minimal.toml: ok (1 issuer, 1 upstream, 1 route)"), "{line}");
     }
 
     #[test]
-    fn a_secret_in_the_file_is_for_dev_only() {
-        assert!(report(&file("config/dev.toml"), Mode::Dev, false).is_ok());
-        let mistakes = report(&file("config/dev.toml"), Mode::Production, false).unwrap_err();
-        assert!(mistakes.contains("dev.toml` has 1 mistake") && !mistakes.contains("gateway-secret"), "{mistakes}");
-    }
-
-    #[test]
     fn colour_comes_only_when_asked_for() {
-        let shown = |has_colour| report(&file("no-such.toml"), Mode::Production, has_colour).unwrap_err();
+        let shown = |has_colour| report(&file("no-such.toml"), has_colour).unwrap_err();
         assert!(shown(true).contains('\u{1b}') && !shown(false).contains('\u{1b}'));
     }
 
     #[test]
     fn one_bad_file_fails_the_whole_command() {
         let [good, bad] = [file("config/minimal.toml"), file("no-such.toml")];
-        assert_eq!(check(std::slice::from_ref(&good), Mode::Production), ExitCode::SUCCESS);
-        assert_eq!(check(&[good, bad], Mode::Production), ExitCode::FAILURE);
+        assert_eq!(check(std::slice::from_ref(&good)), ExitCode::SUCCESS);
+        assert_eq!(check(&[good, bad]), ExitCode::FAILURE);
     }
 }

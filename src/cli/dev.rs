@@ -2,7 +2,7 @@
 
 use crate::app::Gateway;
 use crate::base::clock::Clock;
-use crate::config::{self, Access, Config, Mode, Route, UserStatus};
+use crate::config::{self, Access, Config, Route, UserStatus};
 use crate::dev::echo::Echo;
 use crate::dev::tour::Tour;
 use crate::dev::{Client, Issuer};
@@ -50,7 +50,7 @@ async fn play() -> Result<()> {
     let public = *gateway.addresses().first().context("the gateway has no address")?;
     let admin = gateway.admin_address().context("the gateway has no admin listener")?;
     let outcome = tour.play(public, admin, &mut io::stdout()).await?;
-    gateway.stop();
+    drop(gateway);
     match outcome.failed {
         0 => Ok(()),
         1 => bail!("1 step did not come out as promised"),
@@ -84,13 +84,13 @@ async fn serve(file: Option<PathBuf>) -> Result<()> {
         interrupted = tokio::signal::ctrl_c() => interrupted?,
         _ = terminated.recv() => {}
     }
-    gateway.stop();
+    drop(gateway);
     drop((issuers, upstreams));
     Ok(())
 }
 
 fn read(text: &str, origin: &Path) -> Result<Config> {
-    config::parse(text, origin, Mode::Dev).map_err(|mistakes| anyhow!("{mistakes}"))
+    config::parse(text, origin).map_err(|mistakes| anyhow!("{mistakes}"))
 }
 
 /// Starts an issuer on each address that an `[issuer]` names, and lets the gateway introspect there.

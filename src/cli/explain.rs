@@ -64,7 +64,8 @@ enum User {
 /// # Errors
 /// The configuration, a key set, the token's file or the request cannot be read.
 pub fn explain(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let config = config::load(&arguments.config).map_err(|mistakes| anyhow!("the configuration cannot be used\n{mistakes}"))?;
+    let config =
+        config::load(&arguments.config).map_err(|mistakes| anyhow!("the configuration cannot be used\n{mistakes}"))?;
     let clock = arguments.at.map_or_else(Clock::system, Clock::manual);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let pipeline = pipeline(&config, arguments, &clock, runtime.handle())?;
@@ -166,14 +167,20 @@ fn write_steps(
             Access::Public => steps.push(("authenticate", Some("not needed: the route is public".into()))),
             Access::Token(required) => {
                 let token = context.token.as_ref();
-                steps.push(("authenticate", token.map(|token| format!("a token of issuer `{}`", token.issuer().config().name))));
+                steps.push((
+                    "authenticate",
+                    token.map(|token| format!("a token of issuer `{}`", token.issuer().config().name)),
+                ));
                 let caller = context.caller.as_ref();
                 let source = token.map(|token| &token.issuer().config().user_status);
-                let status = |source| match source {
+                let status = |source: Option<&UserStatus>| match source {
                     Some(UserStatus::Introspection(_)) => "assumed (the gateway would introspect)",
                     Some(UserStatus::None) | None => "not asked: `user_status` is \"none\"",
                 };
-                steps.push(("user status", caller.map(|caller| format!("`{}`: {}", caller.identity.subject, status(source)))));
+                steps.push((
+                    "user status",
+                    caller.map(|caller| format!("`{}`: {}", caller.identity.subject, status(source))),
+                ));
                 let passed = outcome.is_ok() || context.namespace.is_some();
                 steps.push(("authorize", (caller.is_some() && passed).then(|| required_text(required))));
             }
@@ -197,7 +204,13 @@ fn write_steps(
             writeln!(out, "forwarded with: {}", names.join(", "))?;
         }
         Err(rejection) => {
-            writeln!(out, "{} {}: {}", rejection.reason.status().as_u16(), rejection.reason.code(), rejection.reason.title())?;
+            writeln!(
+                out,
+                "{} {}: {}",
+                rejection.reason.status().as_u16(),
+                rejection.reason.code(),
+                rejection.reason.title()
+            )?;
         }
     }
     Ok(())
@@ -208,7 +221,10 @@ fn outcome_of_strip(outcome: &Result<Stripped, Rejection>, context: &Context) ->
     use crate::telemetry::reason::Reason;
     let refused_here = |rejection: &Rejection| {
         context.route.is_none()
-            && matches!(rejection.reason, Reason::MalformedRequest | Reason::ExpectationFailed | Reason::MethodNotAllowed)
+            && matches!(
+                rejection.reason,
+                Reason::MalformedRequest | Reason::ExpectationFailed | Reason::MethodNotAllowed
+            )
     };
     match outcome {
         Err(rejection) if refused_here(rejection) => None,

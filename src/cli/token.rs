@@ -115,7 +115,8 @@ fn describe(seconds: u64) -> String {
 }
 
 fn mint(arguments: &Mint) -> anyhow::Result<ExitCode> {
-    let config = config::load(&arguments.config).map_err(|mistakes| anyhow!("the configuration cannot be used\n{mistakes}"))?;
+    let config =
+        config::load(&arguments.config).map_err(|mistakes| anyhow!("the configuration cannot be used\n{mistakes}"))?;
     if !claims::is_namespace_name(&arguments.namespace) {
         bail!("`{}` is no name of a namespace", arguments.namespace);
     }

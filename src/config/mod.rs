@@ -45,13 +45,15 @@ use diagnostic::Span;
 use reader::Reader;
 use route::{Known, Surroundings};
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tree::{Placed, Section};
 
 /// A whole, checked configuration.
 #[derive(Debug, Clone)]
 pub struct Config {
+    /// The files that it names (secrets, keys, certificates): a change of one is a change of the configuration.
+    pub files: Vec<PathBuf>,
     /// Where the gateway listens, and its limits.
     pub server: Server,
     /// The admin listener: health and metrics.
@@ -68,18 +70,15 @@ pub struct Config {
     pub token_service: TokenService,
 }
 
-/// How strictly a file is read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
-    /// Secrets come from files and the environment.
-    Production,
-    /// Secrets may also stand in the file itself.
-    Dev,
-}
-
 /// The keys of a file.
 static ROOT: Table = Table::of(&[
     Key::required("version", Kind::Integer { least: 1, most: 1 }, "The version of this format.").example("1"),
+    Key::default(
+        "dev",
+        Kind::Flag,
+        "false",
+        "For a machine of one's own: secrets may stand in this file, and everything must be on loopback.",
+    ),
     Key::default("server", Kind::Table(&server::SERVER), "{}", "The public listeners."),
     Key::default("admin", Kind::Table(&server::ADMIN), "{}", "Health and metrics, on a listener of their own."),
     Key::default("log", Kind::Table(&server::LOG), "{}", "What is logged, and where."),
@@ -104,9 +103,9 @@ static ROOT: Table = Table::of(&[
 ]);
 
 /// Reads and checks a file. Secrets and certificates that it names must be there.
-pub fn load(path: &Path, mode: Mode) -> Result<Config, Diagnostics> {
+pub fn load(path: &Path) -> Result<Config, Diagnostics> {
     match std::fs::read_to_string(path) {
-        Ok(text) => parse(&text, path, mode),
+        Ok(text) => parse(&text, path),
         Err(error) => Err(Diagnostics::new(
             path,
             "",
@@ -118,8 +117,8 @@ pub fn load(path: &Path, mode: Mode) -> Result<Config, Diagnostics> {
 
 /// Reads and checks a text. `origin` is the name of its file: mistakes are shown with it, and relative paths are seen
 /// from its folder.
-pub fn parse(text: &str, origin: &Path, mode: Mode) -> Result<Config, Diagnostics> {
-    let (mut reader, root) = Reader::read(text, origin, mode, &ROOT);
+pub fn parse(text: &str, origin: &Path) -> Result<Config, Diagnostics> {
+    let (mut reader, root) = Reader::read(text, origin, &ROOT);
     let config = assemble(&root, &mut reader);
     reader.finish(config)
 }
@@ -135,7 +134,11 @@ fn assemble(root: &Section, reader: &mut Reader<'_>) -> Option<Config> {
     let upstreams = read_upstreams(root, token_service.as_ref(), reader);
     let surroundings = Surroundings { issuers: &issuers, upstreams: &upstreams, token_service: token_service.as_ref() };
     let routes = read_routes(root, &surroundings, reader);
+    if root.flag("dev") == Some(true) {
+        check_dev(root, server.as_ref(), admin.as_ref(), &issuers, reader);
+    }
     Some(Config {
+        files: reader.files(),
         server: server?,
         admin: admin?,
         log: log?,
@@ -144,6 +147,25 @@ fn assemble(root: &Section, reader: &mut Reader<'_>) -> Option<Config> {
         routes,
         token_service: token_service?,
     })
+}
+
+/// With `dev = true` nothing may be reached from elsewhere, and no secret may leave the machine.
+fn check_dev(
+    root: &Section,
+    server: Option<&Server>,
+    admin: Option<&Admin>,
+    issuers: &Known<Issuer>,
+    reader: &mut Reader<'_>,
+) {
+    let listen =
+        server.into_iter().flat_map(|server| &server.listen).chain(admin.and_then(|admin| admin.listen.as_ref()));
+    let open = listen.filter(|address| !address.ip().is_loopback()).map(|address| format!("it listens on `{address}`"));
+    let known = issuers.all.iter().filter_map(|(_, issuer)| issuer.as_ref());
+    let far = known.filter(|issuer| !web::is_on_loopback(&issuer.url)).map(|issuer| format!("`{}` is not", issuer.url));
+    let labels: Vec<_> = open.chain(far).collect();
+    for label in labels {
+        reader.note(Mistake::at(root.value_span("dev"), "`dev = true` needs everything on loopback").label(label));
+    }
 }
 
 /// The sections `[key.NAME]`, their names checked.

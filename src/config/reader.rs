@@ -4,11 +4,11 @@ use super::description::{Key, Kind, Presence, Table, choices};
 use super::diagnostic::{Diagnostics, Mistake, Span};
 use super::nearest::did_you_mean;
 use super::tree::{Entry, Placed, Section, Value};
-use super::{Mode, scalar, secrets};
+use super::{scalar, secrets};
 use std::borrow::Cow;
 use std::collections::HashSet;
 use std::fmt::Display;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use toml::Spanned;
 use toml::de::{DeArray, DeTable, DeValue};
 
@@ -16,7 +16,10 @@ use toml::de::{DeArray, DeTable, DeValue};
 pub(super) struct Reader<'a> {
     text: &'a str,
     origin: &'a Path,
-    mode: Mode,
+    /// Whether the file says `dev = true`.
+    is_dev: bool,
+    /// The files that it names.
+    files: Vec<PathBuf>,
     mistakes: Vec<Mistake>,
     /// The places of secrets, which are never shown.
     masked: Vec<Span>,
@@ -26,9 +29,18 @@ pub(super) struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     /// Reads the text as far as it goes. The mistakes stay with the reader.
-    pub(super) fn read(text: &'a str, origin: &'a Path, mode: Mode, root: &'static Table) -> (Self, Section) {
+    pub(super) fn read(text: &'a str, origin: &'a Path, root: &'static Table) -> (Self, Section) {
         let (tree, errors) = DeTable::parse_recoverable(text);
-        let mut reader = Self { text, origin, mode, mistakes: Vec::new(), masked: Vec::new(), broken: HashSet::new() };
+        let is_dev = matches!(tree.get_ref().get("dev").map(Spanned::get_ref), Some(DeValue::Boolean(true)));
+        let mut reader = Self {
+            text,
+            origin,
+            is_dev,
+            files: Vec::new(),
+            mistakes: Vec::new(),
+            masked: Vec::new(),
+            broken: HashSet::new(),
+        };
         reader.masked = secrets::passwords_in_urls(text);
         if !errors.is_empty() {
             reader.masked.extend(secrets::spans_in_text(text));
@@ -49,6 +61,11 @@ impl<'a> Reader<'a> {
             self.note(Mistake::of_file("the configuration is not complete"));
         }
         Err(Diagnostics::new(self.origin, self.text, &self.masked, self.mistakes))
+    }
+
+    /// The files that were named so far: secrets, keys, certificates.
+    pub(super) fn files(&self) -> Vec<PathBuf> {
+        self.files.clone()
     }
 
     /// Notes a mistake, unless it may be a mere consequence of a syntax error.
@@ -231,7 +248,12 @@ impl<'a> Reader<'a> {
             _ => {
                 let base = self.origin.parent().unwrap_or(Path::new(""));
                 return match scalar::read(kind, value.get_ref(), base) {
-                    Ok(value) => Some(Placed::new(value, span)),
+                    Ok(value) => {
+                        if let (Kind::File, Value::Path(path)) = (kind, &value) {
+                            self.files.push(path.clone());
+                        }
+                        Some(Placed::new(value, span))
+                    }
                     Err(error) => {
                         let name = path.rsplit('.').next().unwrap_or(path);
                         if value.get_ref().is_str() && secrets::is_secret_name(name) {
@@ -280,7 +302,7 @@ impl<'a> Reader<'a> {
         let span = value.span();
         let DeValue::Table(table) = value.get_ref() else {
             self.masked.push(span.clone());
-            let result = secrets::inline(value.get_ref(), self.mode);
+            let result = secrets::inline(value.get_ref(), self.is_dev);
             return result
                 .map_err(|error| self.note(Mistake::at(span, format!("`{path}` {error}")).label(secrets::EXPECTED)))
                 .ok();
@@ -291,7 +313,12 @@ impl<'a> Reader<'a> {
         );
         let section = self.section(table, span, path, &secrets::SOURCES);
         let base = self.origin.parent().unwrap_or(Path::new(""));
-        let file = section.text("file").map(|file| (secrets::from_file(&base.join(file.value)), file.span));
+        let file = section.text("file").map(|file| {
+            let path = base.join(file.value);
+            let content = secrets::from_file(&path);
+            self.files.push(path);
+            (content, file.span)
+        });
         let env = section.text("env").map(|env| (secrets::from_env(env.value), env.span));
         let (result, span) = file.or(env)?;
         self.keep(&span, result)
@@ -321,7 +348,7 @@ fn join(path: &str, key: &str) -> String {
 /// What is wrong with a value of a key, for tests of the description itself.
 #[cfg(test)]
 pub(super) fn mistakes_of(key: &Key, text: &str) -> Vec<Mistake> {
-    let (mut reader, _) = Reader::read("", Path::new(""), Mode::Production, &EMPTY);
+    let (mut reader, _) = Reader::read("", Path::new(""), &EMPTY);
     let value = DeValue::parse(text).expect("a test gives TOML");
     reader.value(&key.kind, &value, key.name);
     reader.mistakes

@@ -1,6 +1,5 @@
 //! Where secrets come from, and how none is ever shown.
 
-use super::Mode;
 use super::description::{Key, Kind, Table};
 use super::diagnostic::Span;
 use crate::base::secret::Secret;
@@ -45,11 +44,11 @@ pub(super) enum SecretError {
     Empty,
 }
 
-/// A secret in the file itself: only `postern dev` takes it.
-pub(super) fn inline(value: &DeValue<'_>, mode: Mode) -> Result<Secret, SecretError> {
-    match (value, mode) {
-        (DeValue::String(text), Mode::Dev) => not_empty(text),
-        (DeValue::String(_), Mode::Production) => Err(SecretError::Inline),
+/// A secret in the file itself: only with `dev = true`.
+pub(super) fn inline(value: &DeValue<'_>, is_dev: bool) -> Result<Secret, SecretError> {
+    match (value, is_dev) {
+        (DeValue::String(text), true) => not_empty(text),
+        (DeValue::String(_), false) => Err(SecretError::Inline),
         _ => Err(SecretError::NoString),
     }
 }

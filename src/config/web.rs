@@ -76,6 +76,11 @@ fn without_user(text: &str) -> String {
 }
 
 /// Whether the host cannot be anywhere but on this machine.
+pub(super) fn is_on_loopback(url: &str) -> bool {
+    Url::parse(url).is_ok_and(|url| url.host().is_some_and(|host| is_loopback(&host)))
+}
+
+/// Whether a host is this machine.
 pub(super) fn is_loopback(host: &Host<&str>) -> bool {
     match host {
         Host::Domain(name) => *name == "localhost" || name.ends_with(".localhost"),

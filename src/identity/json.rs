@@ -118,7 +118,9 @@ mod tests {
 
     #[test]
     fn anything_but_one_object_is_refused() {
-        for text in ["", "[]", "null", "\"x\"", "1", "{}{}", "{}x", "{\"a\":1,}", "{\"a\":1", "\u{feff}{}", "{\"a\":1e400}"] {
+        for text in
+            ["", "[]", "null", "\"x\"", "1", "{}{}", "{}x", "{\"a\":1,}", "{\"a\":1", "\u{feff}{}", "{\"a\":1e400}"]
+        {
             check(text, false);
         }
         assert!(parse_object(b"{\"a\":\"\xff\"}").is_none());

@@ -63,8 +63,20 @@ mod tests {
     #[test]
     fn anything_else_is_malformed() {
         for header in [
-            "", "Bearer", "Bearer ", "Bearer\ta.b.c", "Bearera.b.c", "Token a.b.c", "Basic YTpi", "Bearer a b", "Bearer a,b",
-            "Bearer Bearer a.b.c", "Bearer a.b.c, Bearer a.b.c", "Bearer \"a\"", "Bearer token=\"a\"", "Bearer a;x",
+            "",
+            "Bearer",
+            "Bearer ",
+            "Bearer\ta.b.c",
+            "Bearera.b.c",
+            "Token a.b.c",
+            "Basic YTpi",
+            "Bearer a b",
+            "Bearer a,b",
+            "Bearer Bearer a.b.c",
+            "Bearer a.b.c, Bearer a.b.c",
+            "Bearer \"a\"",
+            "Bearer token=\"a\"",
+            "Bearer a;x",
         ] {
             check(header, None);
         }

@@ -8,7 +8,7 @@ use crate::upstream::{self, Answer, Body, OutgoingRequest, RequestBody};
 use http::header::{CONNECTION, TE, UPGRADE};
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{HeaderValue, Response};
+use http::{HeaderValue, Response, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
@@ -42,7 +42,7 @@ pub async fn forward(
         host: upstream.host.clone(),
         fields,
         upgrade: stripped.upgrade.filter(|_| on_upgrade.is_some()),
-        body: request_body(body, route.max_body_bytes, pipeline)?,
+        body: request_body(body, parts.version, route.max_body_bytes, pipeline)?,
     };
     let timeout = route.response_timeout.unwrap_or(upstream.config.response_timeout);
     let answer = worker.pools.send(upstream, request, timeout).await?;
@@ -66,7 +66,12 @@ pub async fn forward(
     }
 }
 
-fn request_body(body: Incoming, max_bytes: Option<u64>, pipeline: &Pipeline) -> Result<RequestBody, Rejection> {
+fn request_body(
+    body: Incoming,
+    version: Version,
+    max_bytes: Option<u64>,
+    pipeline: &Pipeline,
+) -> Result<RequestBody, Rejection> {
     if body.is_end_stream() {
         return Ok(RequestBody::Empty);
     }
@@ -76,5 +81,8 @@ fn request_body(body: Incoming, max_bytes: Option<u64>, pipeline: &Pipeline) -> 
     {
         return Err(Reason::BodyTooLarge.into());
     }
-    Ok(RequestBody::Incoming { body, max_bytes, keep_trailer: pipeline.keep_trailer.clone() })
+    // h2 silently drops pseudo-header fields from trailers, which make a request malformed (RFC 9113 §8.1). Since they cannot be
+    // seen, trailers of an HTTP/2 request are refused.
+    let keep_trailer = (version != Version::HTTP_2).then(|| pipeline.keep_trailer.clone());
+    Ok(RequestBody::Incoming { body, max_bytes, keep_trailer })
 }

@@ -138,7 +138,8 @@ impl Pipeline {
             upstreams.extend(known.iter().find(|known| known.config == route.upstream).cloned());
         }
         let headers = config.routes.iter().flat_map(|route| &route.headers);
-        let identity_headers: Arc<HashSet<_>> = Arc::new(headers.map(|header| strip::fold(header.name.as_str())).collect());
+        let identity_headers: Arc<HashSet<_>> =
+            Arc::new(headers.map(|header| strip::fold(header.name.as_str())).collect());
         let forbidden = Arc::clone(&identity_headers);
         Ok(Self {
             router: Router::new(&config.routes),

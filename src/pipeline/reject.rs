@@ -105,7 +105,9 @@ impl From<TokenError> for Rejection {
             | TokenError::Key { .. }
             | TokenError::Signature
             | TokenError::KeyWithdrawn
-            | TokenError::Claims(ClaimError::Unusable(_) | ClaimError::Type | ClaimError::Bound) => Reason::InvalidToken,
+            | TokenError::Claims(ClaimError::Unusable(_) | ClaimError::Type | ClaimError::Bound) => {
+                Reason::InvalidToken
+            }
             TokenError::Claims(ClaimError::Audience) => Reason::WrongAudience,
             TokenError::Expired | TokenError::TooOld => Reason::TokenExpired,
             TokenError::NotYetValid => Reason::TokenNotYetValid,
@@ -135,7 +137,9 @@ impl From<SendError> for Rejection {
             SendError::Failed(_) => Reason::UpstreamFailed,
             SendError::RequestBody(RequestBodyError::TooLarge { .. }) => Reason::BodyTooLarge,
             SendError::RequestBody(RequestBodyError::Idle(_)) => Reason::RequestTimeout,
-            SendError::RequestBody(RequestBodyError::Client(_) | RequestBodyError::Length) => Reason::MalformedRequest,
+            SendError::RequestBody(
+                RequestBodyError::Client(_) | RequestBodyError::Length | RequestBodyError::Trailers,
+            ) => Reason::MalformedRequest,
         };
         Self::because(reason, error)
     }

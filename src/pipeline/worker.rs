@@ -90,7 +90,13 @@ impl Worker {
         }
     }
 
-    fn refuse(&self, pipeline: &Pipeline, rejection: Rejection, context: &Context, record: &mut Record) -> Response<Body> {
+    fn refuse(
+        &self,
+        pipeline: &Pipeline,
+        rejection: Rejection,
+        context: &Context,
+        record: &mut Record,
+    ) -> Response<Body> {
         record.reason = Some(rejection.reason);
         let request_id = context.request_id.to_str().unwrap_or_default();
         if let Some(cause) = &rejection.cause {

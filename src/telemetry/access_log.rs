@@ -78,7 +78,8 @@ impl Writer {
             config::AccessLog::File(path) => (Some(open(path)?), Some(path.clone())),
         };
         let (messages, inbox) = sync_channel(QUEUE);
-        let thread = std::thread::Builder::new().name("access-log".into()).spawn(move || write_all(&inbox, file, path))?;
+        let thread =
+            std::thread::Builder::new().name("access-log".into()).spawn(move || write_all(&inbox, file, path))?;
         Ok(Self { messages: Some(messages), thread: Some(thread) })
     }
 

@@ -62,9 +62,12 @@ mod tests {
         }
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
-        for line in
-            ["t_seconds_bucket{le=\"0.0001\"} 1", "t_seconds_bucket{le=\"0.00025\"} 2", "t_seconds_bucket{le=\"+Inf\"} 3", "t_seconds_count 3"]
-        {
+        for line in [
+            "t_seconds_bucket{le=\"0.0001\"} 1",
+            "t_seconds_bucket{le=\"0.00025\"} 2",
+            "t_seconds_bucket{le=\"+Inf\"} 3",
+            "t_seconds_count 3",
+        ] {
             assert!(text.contains(line), "{line} is not in\n{text}");
         }
     }

@@ -92,7 +92,8 @@ impl SigningKey {
     pub fn load(path: &Path) -> Result<Self, KeyError> {
         let text = std::fs::read(path).map(Zeroizing::new);
         let text = text.map_err(|source| KeyError::Io { path: path.to_owned(), source })?;
-        let key = PrivatePkcs8KeyDer::from_pem_slice(&text).ok().and_then(|der| Self::from_pkcs8(der.secret_pkcs8_der()));
+        let key =
+            PrivatePkcs8KeyDer::from_pem_slice(&text).ok().and_then(|der| Self::from_pkcs8(der.secret_pkcs8_der()));
         key.ok_or_else(|| KeyError::NoKey { path: path.to_owned() })
     }
 

@@ -117,12 +117,7 @@ struct Claims<'a> {
 ///
 /// # Errors
 /// [`MintError::Sign`].
-pub fn mint(
-    config: &config::TokenService,
-    key: &SigningKey,
-    grant: &Grant<'_>,
-    now: Now,
-) -> Result<Minted, MintError> {
+pub fn mint(config: &config::TokenService, key: &SigningKey, grant: &Grant<'_>, now: Now) -> Result<Minted, MintError> {
     let failed = || MintError::Sign { key: key.id().to_owned() };
     let mut random = [0; 16];
     aws_lc_rs::rand::fill(&mut random).map_err(|_| failed())?;

@@ -36,6 +36,15 @@ impl TokenService {
         Ok(Self { config, clock, ring: ArcSwap::from_pointee(ring) })
     }
 
+    /// A service with a key of its own that nobody knows, for `explain`: nothing is read or written.
+    ///
+    /// # Errors
+    /// No key could be made.
+    pub fn ephemeral(config: config::TokenService, clock: Clock) -> Result<Self, KeyError> {
+        let ring = KeyRing::ephemeral(config.algorithm)?;
+        Ok(Self { config, clock, ring: ArcSwap::from_pointee(ring) })
+    }
+
     /// Rotates keys that are due, and notices key files that changed. Called by the control plane every minute; on an
     /// error the keys in force stay.
     ///

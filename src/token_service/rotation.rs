@@ -27,7 +27,8 @@ impl KeyRing {
     pub(super) fn load(config: &config::TokenService, now: Now) -> Result<Self, KeyError> {
         match &config.signing_keys {
             SigningKeys::Files(paths) => {
-                let keys = paths.iter().map(|path| SigningKey::load(path).map(Arc::new)).collect::<Result<Vec<_>, _>>()?;
+                let keys =
+                    paths.iter().map(|path| SigningKey::load(path).map(Arc::new)).collect::<Result<Vec<_>, _>>()?;
                 let current = keys.first().cloned().ok_or(KeyError::Generate(config.algorithm))?;
                 Ok(Self { current, published: keys })
             }
@@ -37,6 +38,13 @@ impl KeyRing {
                 folder.ring(now.unix_seconds())
             }
         }
+    }
+
+    /// One new key that is kept nowhere.
+    pub(super) fn ephemeral(algorithm: config::SigningAlgorithm) -> Result<Self, KeyError> {
+        let (key, _) = SigningKey::generate(algorithm)?;
+        let current = Arc::new(key);
+        Ok(Self { published: vec![Arc::clone(&current)], current })
     }
 
     /// The key that signs.
@@ -127,8 +135,7 @@ fn create_private(path: &Path) -> std::io::Result<()> {
 fn write_private(path: &Path, text: &[u8]) -> std::io::Result<()> {
     use std::os::unix::fs::OpenOptionsExt;
     let unfinished = path.with_extension("new");
-    let mut file =
-        std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&unfinished)?;
+    let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&unfinished)?;
     file.write_all(text)?;
     file.sync_all()?;
     std::fs::rename(&unfinished, path)

@@ -83,7 +83,7 @@ impl Tls {
         };
         let client_cert = config.tls.certificate.as_deref().zip(config.tls.key.as_deref());
         let preferred = tls::client_config(config.tls.ca.as_deref(), client_cert, alpn)
-            .map_err(|source| UpstreamError::Tls { name: config.name.clone(), source })?;
+            .map_err(|source| UpstreamError::Tls { name: config.name.clone(), source: Box::new(source) })?;
         let mut http1 = ClientConfig::clone(&preferred);
         http1.alpn_protocols = vec![b"http/1.1".to_vec()];
         let server_name = config.tls.server_name.as_ref().unwrap_or(&config.host);

@@ -369,7 +369,7 @@ impl http_body::Body for WatchedBody {
 
 /// Spawns hyper's tasks on the worker's own thread.
 #[derive(Debug, Clone, Copy)]
-struct LocalExecutor;
+pub(super) struct LocalExecutor;
 
 impl<F: Future + 'static> hyper::rt::Executor<F> for LocalExecutor
 where

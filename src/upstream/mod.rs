@@ -20,9 +20,11 @@ mod tests;
 mod tunnel;
 
 pub use body::{Body, BodyError};
-pub use http2::Http2Body;
 pub use connect::ConnectError;
-pub use http1::{Chunk, ChunkDecoder, ChunkError, Framing, HeadError, Http1Body, LineError, ResponseHead, parse_response_head};
+pub use http1::{
+    Chunk, ChunkDecoder, ChunkError, Framing, HeadError, Http1Body, LineError, ResponseHead, parse_response_head,
+};
+pub use http2::Http2Body;
 pub use pool::Pools;
 pub use request::{KeepTrailer, OutgoingRequest, RequestBody, RequestBodyError};
 pub use tunnel::{Upgraded, tunnel};
@@ -60,7 +62,7 @@ pub enum UpstreamError {
         name: String,
         /// What is wrong with which file.
         #[source]
-        source: TlsError,
+        source: Box<TlsError>,
     },
     /// The name to verify is neither a DNS name nor an address.
     #[error("`{server_name}`, the server name of upstream `{name}`, is no host name")]

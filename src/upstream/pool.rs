@@ -5,7 +5,7 @@ use crate::upstream::connect::{Spoken, Stream, connect};
 use crate::upstream::http1;
 use crate::upstream::http2::{self, Http2};
 use crate::upstream::patience::Patience;
-use crate::upstream::request::{OutgoingRequest, Payload};
+use crate::upstream::request::{OutgoingRequest, Payload, RequestBody};
 use crate::upstream::{Answer, SendError, Upstream};
 use http::Method;
 use std::cell::{Cell, RefCell, RefMut};
@@ -103,21 +103,22 @@ impl Pools {
         mut request: OutgoingRequest,
         response_timeout: Duration,
     ) -> Result<Answer, SendError> {
-        let mut payload = Payload::new(std::mem::replace(&mut request.body, crate::upstream::RequestBody::Empty))
-            .map_err(SendError::RequestBody)?;
+        let body = std::mem::replace(&mut request.body, RequestBody::Empty);
+        let mut payload = Payload::new(body).map_err(SendError::RequestBody)?;
         let pool = self.pool_of(upstream);
         let mut patience = Patience::new(response_timeout, upstream.config.idle_timeout);
-        let may_repeat = is_idempotent(&request.method) && payload.is_replayable();
-        let connection = match pool.take(&request, may_repeat) {
-            Some(connection) => connection,
-            None => pool.open(upstream, request.upgrade.is_some()).await?,
-        };
-        match pool.send_on(connection, &request, payload.take(), &mut patience).await {
-            Err(failed) if failed.before_answer && may_repeat => {
-                let fresh = pool.open(upstream, request.upgrade.is_some()).await?;
-                pool.send_on(fresh, &request, payload.take(), &mut patience).await.map_err(|failed| failed.error)
+        let mut may_repeat = is_idempotent(&request.method) && payload.is_replayable();
+        let mut idle = pool.take(&request, may_repeat);
+        loop {
+            let connection = match idle.take() {
+                Some(connection) => connection,
+                // In a box, because it is large and rare: the caller's future holds room for it otherwise.
+                None => Box::pin(pool.open(upstream, request.upgrade.is_some())).await?,
+            };
+            match pool.send_on(connection, &request, payload.take(), &mut patience).await {
+                Err(failed) if failed.before_answer && may_repeat => may_repeat = false,
+                outcome => return outcome.map_err(|failed| failed.error),
             }
-            outcome => outcome.map_err(|failed| failed.error),
         }
     }
 
@@ -229,7 +230,8 @@ impl Pool {
         let (outcome, is_reused) = match connection {
             Connection::Http1 { io, is_reused } => (http1::send(io, self, request, payload, patience).await, is_reused),
             Connection::Http2 { connection, is_reused } => {
-                (self.http2.send(connection, request, payload, patience, self.idle_timeout).await, is_reused)
+                let sent = self.http2.send(connection, request, payload, patience, self.idle_timeout);
+                (Box::pin(sent).await, is_reused)
             }
         };
         outcome.map_err(|failed| Failed { before_answer: failed.before_answer && is_reused, ..failed })

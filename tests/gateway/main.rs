@@ -1,1 +1,3 @@
+//! The gateway as a whole, from its TOML, over real sockets.
+
 fn main() {}

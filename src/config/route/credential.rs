@@ -78,7 +78,8 @@ impl Credential {
                 return read_secret(secret, reader);
             }
             let token = section.section("namespace-token")?;
-            return NamespaceToken::read(token, route, recipient, reader).map(|token| Self::NamespaceToken(Arc::new(token)));
+            return NamespaceToken::read(token, route, recipient, reader)
+                .map(|token| Self::NamespaceToken(Arc::new(token)));
         }
         match route.text("credential").map(|word| word.value) {
             Some("pass") => Some(Self::Pass),

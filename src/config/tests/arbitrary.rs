@@ -1,16 +1,16 @@
 //! No text makes the reader panic, and no mistake shows a secret.
 
-use super::{Mode, project};
+use super::project;
 use crate::config::parse;
 use proptest::prelude::*;
 use std::path::Path;
 
-/// Reads the text in both modes and renders what is wrong with it.
+/// Reads the text as it is and with `dev = true`, and renders what is wrong with it.
 fn read(text: &str) -> String {
-    let render = |mode| {
-        parse(text, Path::new("a/gateway.toml"), mode).map_or_else(|mistakes| mistakes.render(true), |_| String::new())
+    let render = |text: &str| {
+        parse(text, Path::new("a/gateway.toml")).map_or_else(|mistakes| mistakes.render(true), |_| String::new())
     };
-    render(Mode::Production) + &render(Mode::Dev)
+    render(text) + &render(&format!("dev = true\n{text}"))
 }
 
 fn shipped(name: &str) -> String {

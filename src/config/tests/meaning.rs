@@ -69,7 +69,7 @@ fn relative_paths_are_seen_from_the_folder_of_the_file() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("ca.pem"), "").unwrap();
     let text = GOOD.replace("user_status", "ca = \"ca.pem\"\nuser_status");
-    let config = super::super::parse(&text, &folder.path().join("gateway.toml"), Mode::Production).unwrap();
+    let config = super::super::parse(&text, &folder.path().join("gateway.toml")).unwrap();
     assert_eq!(config.issuers[0].ca.as_deref(), Some(folder.path().join("ca.pem").as_path()));
     let SigningKeys::Directory { path, .. } = &config.token_service.signing_keys else { panic!("files") };
     assert_eq!(path, &folder.path().join("postern-keys"));
@@ -115,6 +115,6 @@ fn a_mistake_says_where_it_is() {
 
 #[test]
 fn a_file_that_is_not_there_is_a_mistake_without_a_place() {
-    let mistakes = load(Path::new("no/such/gateway.toml"), Mode::Production).unwrap_err();
+    let mistakes = load(Path::new("no/such/gateway.toml")).unwrap_err();
     assert!(mistakes.to_string().contains("cannot read `no/such/gateway.toml`: No such file"), "{mistakes}");
 }

@@ -1,8 +1,7 @@
-//! Each `tests/mistakes/NAME.toml` gives the report `NAME.txt`. A file whose first line is `# dev` is read as
-//! `postern dev` reads it. After a change that is meant: `POSTERN_BLESS=1 cargo test --lib mistakes`, and read the
+//! Each `tests/mistakes/NAME.toml` gives the report `NAME.txt`. After a change that is meant: `POSTERN_BLESS=1 cargo test --lib mistakes`, and read the
 //! diff.
 
-use super::{Mode, project};
+use super::project;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -19,9 +18,8 @@ fn every_mistake_gives_its_report() {
 
 fn check(file: &Path) -> Result<(), String> {
     let text = fs::read_to_string(file).unwrap();
-    let mode = if text.starts_with("# dev\n") { Mode::Dev } else { Mode::Production };
     let origin = Path::new("tests/mistakes").join(file.file_name().unwrap());
-    let report = match crate::config::parse(&text, &origin, mode) {
+    let report = match crate::config::parse(&text, &origin) {
         Ok(_) => return Err(format!("{} has no mistake", origin.display())),
         Err(mistakes) => mistakes.to_string(),
     };

@@ -7,7 +7,7 @@ mod meaning;
 mod mistakes;
 mod shipped;
 
-use super::{Config, Diagnostics, Mode};
+use super::{Config, Diagnostics};
 use std::path::{Path, PathBuf};
 
 /// A file that is right, to build on.
@@ -29,5 +29,5 @@ fn project(path: &str) -> PathBuf {
 }
 
 fn parse(text: &str) -> Result<Config, Diagnostics> {
-    super::parse(text, Path::new("gateway.toml"), Mode::Production)
+    super::parse(text, Path::new("gateway.toml"))
 }

@@ -1,6 +1,6 @@
 //! The files of `config/`.
 
-use super::{Mode, project};
+use super::project;
 use crate::config::description::{Kind, Presence, Table};
 use crate::config::{ROOT, load};
 use std::fs;
@@ -11,8 +11,7 @@ fn every_shipped_file_passes() {
     let mut count = 0;
     for file in fs::read_dir(project("config")).unwrap().map(|file| file.unwrap().path()) {
         if file.extension().is_some_and(|extension| extension == "toml") {
-            let mode = if file.ends_with("dev.toml") { Mode::Dev } else { Mode::Production };
-            load(&file, mode).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+            load(&file).unwrap_or_else(|mistakes| panic!("{mistakes}"));
             count += 1;
         }
     }

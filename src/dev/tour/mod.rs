@@ -72,6 +72,7 @@ fn config(issuer: &Issuer, echo: &Echo, gateway: SocketAddr) -> String {
     let (url, upstream) = (issuer.url("demo"), echo.addr());
     format!(
         r#"version = 1
+dev = true
 
 [server]
 listen = "{gateway}"
