@@ -250,6 +250,8 @@ impl Gateway {
             // A worker that panicked has said so.
             let _ = worker.join();
         }
+        // Probes are answered while workers drain, and no longer.
+        self.phase.send_replace(Phase::Drain(Duration::ZERO));
         if let Some(control) = self.control.take() {
             let _ = control.join();
         }
