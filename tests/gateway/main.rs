@@ -12,6 +12,7 @@ mod authorize;
 mod credential;
 mod forward;
 mod key_set;
+mod lifecycle;
 mod paths;
 mod protocols;
 mod strip;
