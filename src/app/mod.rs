@@ -10,7 +10,7 @@ use crate::admin::{self, View};
 use crate::base::clock::Clock;
 use crate::config::{self, Config};
 use crate::identity::Verifier;
-use crate::issuer::{Issuer, IssuerError};
+use crate::issuer::{Issuer, IssuerError, JwksError};
 use crate::listener::tls::{ServerTls, TlsError};
 use crate::pipeline::Pipeline;
 use crate::telemetry::access_log::Writer;
@@ -96,6 +96,9 @@ pub enum StartError {
     /// Signing keys.
     #[error(transparent)]
     Keys(#[from] KeyError),
+    /// Postern's own keys cannot be read back.
+    #[error("Postern's own keys")]
+    OwnKeys(#[from] JwksError),
     /// An upstream's TLS files.
     #[error(transparent)]
     Upstream(#[from] UpstreamError),
@@ -117,7 +120,7 @@ impl Gateway {
         let token_service = Arc::new(TokenService::start(config.token_service.clone(), clock.clone())?);
         let issuers = issuers(&config, &clock, &[])?;
         let asked = Pipeline::claims_asked(&config);
-        let verifier = Verifier::new(issuers, asked, clock.clone(), handle.clone(), TOKEN_CAPACITY);
+        let verifier = Verifier::new(issuers, asked, &token_service, clock.clone(), handle.clone(), TOKEN_CAPACITY)?;
         let pipeline = Pipeline::new(&config, Arc::new(verifier), token_service, &metrics, clock.clone(), None)?;
         let pipeline = Arc::new(ArcSwap::from_pointee(pipeline));
         observe::register(&metrics, &pipeline);
@@ -191,19 +194,21 @@ impl Gateway {
             tls.reload(files)?;
         }
         let asked = Pipeline::claims_asked(&config);
-        let verifier = if config.issuers == current.issuers && asked == Pipeline::claims_asked(&current) {
-            Arc::clone(old.verifier())
-        } else {
-            let former: Vec<_> = old.verifier().issuers().cloned().collect();
-            let issuers = issuers(&config, &self.clock, &former)?;
-            let clock = self.clock.clone();
-            Arc::new(Verifier::new(issuers, asked, clock, self.handle.clone(), TOKEN_CAPACITY))
-        };
-        let token_service = if config.token_service == current.token_service {
+        let is_same_service = config.token_service == current.token_service;
+        let token_service = if is_same_service {
             Arc::clone(old.token_service())
         } else {
             Arc::new(TokenService::start(config.token_service.clone(), self.clock.clone())?)
         };
+        let verifier =
+            if is_same_service && config.issuers == current.issuers && asked == Pipeline::claims_asked(&current) {
+                Arc::clone(old.verifier())
+            } else {
+                let former: Vec<_> = old.verifier().issuers().cloned().collect();
+                let issuers = issuers(&config, &self.clock, &former)?;
+                let clock = self.clock.clone();
+                Arc::new(Verifier::new(issuers, asked, &token_service, clock, self.handle.clone(), TOKEN_CAPACITY)?)
+            };
         let new = Pipeline::new(&config, verifier, token_service, &self.metrics, self.clock.clone(), Some(&old))?;
         if config.server != current.server || config.admin != current.admin || config.log != current.log {
             tracing::warn!("changes of [server], [admin] and [log], but for certificates, need a restart");
@@ -250,7 +255,7 @@ impl Gateway {
             // A worker that panicked has said so.
             let _ = worker.join();
         }
-        // Probes are answered while workers drain, and no longer.
+        // The control plane waits for the workers, and no longer.
         self.phase.send_replace(Phase::Drain(Duration::ZERO));
         if let Some(control) = self.control.take() {
             let _ = control.join();
@@ -349,6 +354,7 @@ async fn upkeep(pipeline: Arc<ArcSwap<Pipeline>>, metrics: Arc<Metrics>) {
                 tracing::error!(error = &error as &dyn std::error::Error, "signing keys cannot be maintained");
                 metrics.key_maintenance_failures.inc();
             }
+            pipeline.verifier().refresh_own_keys(pipeline.token_service());
         }
     }
 }

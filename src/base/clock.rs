@@ -21,6 +21,8 @@ pub struct Now {
     pub unix_ms: u64,
     /// Milliseconds on a clock that never steps back; what ages and bounds are measured with.
     pub monotonic_ms: u64,
+    /// The same clock in microseconds, for how long things took.
+    pub monotonic_us: u64,
 }
 
 impl Now {
@@ -47,16 +49,31 @@ impl Clock {
     /// Reads both clocks.
     pub fn now(&self) -> Now {
         match &self.0 {
-            Source::System { start } => Now {
-                unix_ms: SystemTime::now()
-                    .duration_since(UNIX_EPOCH)
-                    .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX)),
-                // One is added so that 0 can mean "never".
-                monotonic_ms: u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX) + 1,
-            },
-            Source::Manual { unix_ms, monotonic_ms } => {
-                Now { unix_ms: unix_ms.load(Ordering::SeqCst), monotonic_ms: monotonic_ms.load(Ordering::SeqCst) }
+            Source::System { .. } => {
+                let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+                let monotonic_us = self.monotonic_us();
+                Now {
+                    unix_ms: since.as_secs() * 1000 + u64::from(since.subsec_millis()),
+                    monotonic_ms: monotonic_us / 1000,
+                    monotonic_us,
+                }
             }
+            Source::Manual { unix_ms, monotonic_ms } => {
+                let monotonic_ms = monotonic_ms.load(Ordering::SeqCst);
+                Now { unix_ms: unix_ms.load(Ordering::SeqCst), monotonic_ms, monotonic_us: monotonic_ms * 1000 }
+            }
+        }
+    }
+
+    /// Reads the monotonic clock alone, in microseconds.
+    pub fn monotonic_us(&self) -> u64 {
+        match &self.0 {
+            Source::System { start } => {
+                let elapsed = start.elapsed();
+                // A millisecond is added so that 0 can mean "never".
+                elapsed.as_secs() * 1_000_000 + u64::from(elapsed.subsec_micros()) + 1000
+            }
+            Source::Manual { monotonic_ms, .. } => monotonic_ms.load(Ordering::SeqCst) * 1000,
         }
     }
 

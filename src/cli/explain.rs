@@ -18,7 +18,6 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
 
 /// Arguments of `explain`.
 #[derive(Debug, Args)]
@@ -133,22 +132,22 @@ fn pipeline(
         User::Unknown => Assumed::Unknown,
     };
     let asked = Pipeline::claims_asked(config);
-    let verifier = Verifier::new(issuers, asked, clock.clone(), control.clone(), 1).assuming(assumed);
     let token_service = Arc::new(TokenService::ephemeral(config.token_service.clone(), clock.clone())?);
+    let verifier = Verifier::new(issuers, asked, &token_service, clock.clone(), control.clone(), 1)?.assuming(assumed);
     Ok(Pipeline::new(config, Arc::new(verifier), token_service, &Metrics::new(), clock.clone(), None)?)
 }
 
 fn context(clock: &Clock) -> Context {
     Context {
         now: clock.now(),
-        started: Instant::now(),
         connection: Rc::new(Connection::new(IpAddr::from([127, 0, 0, 1]), false, &[])),
         request_id: HeaderValue::from_static("explain"),
         traceparent: HeaderValue::from_static("00-00000000000000000000000000000001-0000000000000001-00"),
         route: None,
         token: None,
         caller: None,
-        namespace: None,
+        host: HeaderValue::from_static(""),
+        minted: None,
     }
 }
 
@@ -181,7 +180,7 @@ fn write_steps(
                     "user status",
                     caller.map(|caller| format!("`{}`: {}", caller.identity.subject, status(source))),
                 ));
-                let passed = outcome.is_ok() || context.namespace.is_some();
+                let passed = outcome.is_ok() || context.minted.is_some();
                 steps.push(("authorize", (caller.is_some() && passed).then(|| required_text(required))));
             }
         }
@@ -239,7 +238,7 @@ fn required_text(required: &Requirements) -> String {
 fn injected(route: &Route, context: &Context) -> String {
     let credential = match &route.credential {
         Credential::NamespaceToken(template) => {
-            let namespace = context.namespace.as_deref().unwrap_or_default();
+            let namespace = context.namespace().unwrap_or_default();
             format!("a namespace token for `{namespace}`, audience `{}`", template.audience)
         }
         Credential::Pass => "the caller's own token".into(),

@@ -1,9 +1,9 @@
 //! Verified tokens, so that a repeated token costs a hash and a look-up.
 //!
 //! Two levels: each worker has a map of its own, read without a lock; behind it lies one sharded map for all, asked only on a
-//! miss, where the alternative is a signature check. The hash is keyed and covers the end of the token (its signature) and its
-//! length; it only finds the entry. What admits is the comparison of every byte, so a collision costs time and no more, and
-//! only verified tokens are ever stored, so strangers cannot fill the maps.
+//! miss, where the alternative is a signature check. The hash is taken from the end of the token, its signature, which nobody can
+//! choose; it only finds the entry. What admits is the comparison of every byte, so a collision costs time and no more, and only
+//! verified tokens are ever stored, so strangers cannot fill the maps.
 
 use super::verifier::VerifiedToken;
 use crate::base::clock::Now;
@@ -64,23 +64,28 @@ pub(super) type ByHash<V> = HashMap<u64, V, BuildHasherDefault<AsIs>>;
 #[derive(Debug)]
 pub struct TokenCache {
     tokens: Sharded<u64, Arc<VerifiedToken>, BuildHasherDefault<AsIs>>,
-    hasher: RandomState,
+    seed: [u64; 2],
     capacity: usize,
 }
-
-/// The part of a token that is hashed: enough of the signature that no two tokens share it.
-const HASHED_TAIL: usize = 40;
 
 impl TokenCache {
     /// A cache of at most `capacity` tokens.
     pub fn new(capacity: usize) -> Self {
-        Self { tokens: Sharded::default(), hasher: RandomState::new(), capacity: capacity.max(SHARDS) }
+        let random = RandomState::new();
+        let seed = [random.hash_one(0), random.hash_one(1)];
+        Self { tokens: Sharded::default(), seed, capacity: capacity.max(SHARDS) }
     }
 
-    /// The hash under which a token is found.
+    /// The hash under which a token is found: of its last 16 characters, which belong to the signature and are as good as random.
     pub(super) fn hash(&self, token: &[u8]) -> u64 {
-        let tail = &token[token.len().saturating_sub(HASHED_TAIL)..];
-        self.hasher.hash_one((tail, token.len()))
+        let Some((_, tail)) = token.split_last_chunk::<16>() else { return 0 };
+        let tail = u128::from_le_bytes(*tail);
+        // Two halves, each under a secret of this process, multiplied and folded.
+        #[allow(clippy::cast_possible_truncation)] // The halves are what is wanted.
+        let half = |number: u128| [number as u64, (number >> 64) as u64];
+        let [low, high] = half(tail);
+        let [low, high] = half(u128::from(low ^ self.seed[0]) * u128::from(high ^ self.seed[1]));
+        low ^ high
     }
 
     pub(super) fn get(&self, hash: u64, token: &[u8]) -> Option<Arc<VerifiedToken>> {

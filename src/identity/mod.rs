@@ -7,8 +7,12 @@ pub mod cache;
 pub mod claims;
 pub mod json;
 pub mod jws;
+pub mod own;
 pub mod status;
 pub mod verifier;
+
+#[cfg(test)]
+mod tests;
 
 pub use cache::{LocalCache, TokenCache};
 pub use verifier::{TokenError, VerifiedToken, Verifier};
@@ -48,16 +52,21 @@ pub struct Identity {
 impl Identity {
     /// Whether both say the same of the same user. Cached credentials are no part of it.
     pub fn says_the_same(&self, other: &Self) -> bool {
+        self.is_same_user_as(other)
+            && self.authorized_party == other.authorized_party
+            && self.scopes == other.scopes
+            && self.claims == other.claims
+    }
+
+    /// Whether both are the same user with the same roles, groups, namespace and names, though perhaps through another client.
+    pub fn is_same_user_as(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.issuer, &other.issuer)
             && self.subject == other.subject
-            && self.authorized_party == other.authorized_party
             && self.username == other.username
             && self.email == other.email
             && self.namespace == other.namespace
             && self.roles == other.roles
             && self.groups == other.groups
-            && self.scopes == other.scopes
-            && self.claims == other.claims
     }
 
     /// The value of a claim that some route asks about.

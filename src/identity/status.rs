@@ -10,6 +10,7 @@ use crate::base::clock::Now;
 use crate::base::tick::Deadline;
 use crate::config::{Introspection, UserStatus, WhenUnknown};
 use crate::issuer::{Introspected, Issuer};
+use arc_swap::ArcSwapOption;
 use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -28,7 +29,10 @@ enum Verdict {
     /// The user is enabled; this is who they are now.
     Active(Arc<Identity>),
     /// `active:false`: expired, logged out, disabled, deleted; the issuer does not say which.
-    Inactive,
+    Inactive {
+        /// The token's `exp` had passed when it was asked: then every token is inactive, and the answer says nothing about the user.
+        is_past_expiry: bool,
+    },
     /// The answer is not about this token.
     Mismatch(ClaimError),
 }
@@ -36,8 +40,22 @@ enum Verdict {
 /// What is remembered of a user, whatever tokens they hold.
 #[derive(Debug, Default)]
 pub(super) struct UserRecord {
-    /// When the last *active* answer was asked for; 0 if never.
-    last_active_ms: AtomicU64,
+    last_active: ArcSwapOption<LastActive>,
+}
+
+/// The last *active* answer about a user.
+#[derive(Debug)]
+pub(super) struct LastActive {
+    /// When it was asked for, in milliseconds of the monotonic clock.
+    asked_ms: u64,
+    pub(super) identity: Arc<Identity>,
+}
+
+impl UserRecord {
+    /// The last active answer, if it is younger than `most`.
+    pub(super) fn active_within(&self, most: Duration, now: Now) -> Option<Arc<LastActive>> {
+        self.last_active.load_full().filter(|last| now.monotonic_ms < last.asked_ms.saturating_add(millis(most)))
+    }
 }
 
 /// Why a token with a good signature does not pass, or cannot be judged.
@@ -94,6 +112,9 @@ impl Verifier {
     /// # Errors
     /// [`StatusError`]: the token's end (401), or that nothing is known (503).
     pub async fn confirm(self: &Arc<Self>, token: &Arc<VerifiedToken>, now: Now) -> Result<Arc<Identity>, StatusError> {
+        if Arc::ptr_eq(&token.source, &self.own) {
+            return self.confirm_own(token, now);
+        }
         let settings = match &token.issuer().config().user_status {
             UserStatus::None => return token.stated.clone().ok_or(StatusError::Unknown),
             UserStatus::Introspection(settings) => settings,
@@ -106,7 +127,10 @@ impl Verifier {
             };
         }
         if let Some(outcome) = token.outcome(settings, now) {
-            return outcome;
+            return outcome.or_else(|error| token.within_leeway(settings, now).ok_or(error));
+        }
+        if let Some(identity) = token.within_leeway(settings, now) {
+            return Ok(identity);
         }
         if let Some(wait) = self.wait(token, settings, now) {
             self.counts.waited.fetch_add(1, Ordering::Relaxed);
@@ -166,7 +190,8 @@ impl Verifier {
     fn verdict(&self, token: &VerifiedToken, answer: Introspected, asked_ms: u64) -> Verdict {
         let Introspected::Active(answer) = answer else {
             self.counts.inactive.fetch_add(1, Ordering::Relaxed);
-            return Verdict::Inactive;
+            let is_past_expiry = self.clock.now().unix_seconds() >= token.facts.expires;
+            return Verdict::Inactive { is_past_expiry };
         };
         let checked = claims::check_answer(&answer, token.issuer().config(), token.subject());
         let identity = checked.and_then(|()| {
@@ -177,7 +202,12 @@ impl Verifier {
             Ok(identity) => {
                 self.counts.active.fetch_add(1, Ordering::Relaxed);
                 let user = token.user.get_or_init(|| self.user(token.issuer(), &identity.subject));
-                user.last_active_ms.fetch_max(asked_ms, Ordering::Relaxed);
+                let last = LastActive { asked_ms, identity: Arc::clone(&identity) };
+                // Of two answers that come at once the younger question counts.
+                user.last_active.rcu(|known| match known {
+                    Some(known) if known.asked_ms > last.asked_ms => Some(Arc::clone(known)),
+                    _ => Some(Arc::new(LastActive { identity: Arc::clone(&last.identity), ..last })),
+                });
                 Verdict::Active(identity)
             }
             Err(error) => {
@@ -198,15 +228,12 @@ impl Verifier {
     /// Forgets users who hold no token and whose last active answer no longer prolongs anything.
     pub(super) fn sweep_users(&self, now: Now) {
         let longest = self.issuers().map(|issuer| match &issuer.config().user_status {
-            UserStatus::Introspection(Introspection { when_unknown: WhenUnknown::AllowFor(d), .. }) => millis(*d),
-            UserStatus::Introspection(_) | UserStatus::None => 0,
+            UserStatus::Introspection(Introspection { when_unknown: WhenUnknown::AllowFor(most), .. }) => *most,
+            UserStatus::Introspection(_) | UserStatus::None => Duration::ZERO,
         });
-        let longest = longest.max().unwrap_or(0);
+        let longest = longest.max().unwrap_or_default();
         for mut shard in self.users.shards() {
-            shard.retain(|_, user| {
-                Arc::strong_count(user) > 1
-                    || user.last_active_ms.load(Ordering::Relaxed).saturating_add(longest) > now.monotonic_ms
-            });
+            shard.retain(|_, user| Arc::strong_count(user) > 1 || user.active_within(longest, now).is_some());
         }
     }
 
@@ -233,9 +260,25 @@ impl VerifiedToken {
         }
         Some(match &standing.verdict {
             Verdict::Active(identity) => Ok(Arc::clone(identity)),
-            Verdict::Inactive => Err(StatusError::Inactive),
+            Verdict::Inactive { .. } => Err(StatusError::Inactive),
             Verdict::Mismatch(error) => Err(StatusError::Mismatch(*error)),
         })
+    }
+
+    /// Past its `exp` but within the leeway every token is inactive for an issuer whose clock is right. What counts then is that the
+    /// same user was active, by any token, within the bound, and that this token was never refused before it expired.
+    fn within_leeway(&self, settings: &Introspection, now: Now) -> Option<Arc<Identity>> {
+        if now.unix_seconds() < self.facts.expires {
+            return None;
+        }
+        let last = self.user.get()?.active_within(settings.bound, now)?;
+        let is_current = |identity: &Arc<Identity>| identity.is_same_user_as(&last.identity);
+        match self.standing.load().as_deref() {
+            None | Some(Standing { verdict: Verdict::Inactive { is_past_expiry: true }, .. }) => self.stated.clone(),
+            Some(Standing { verdict: Verdict::Active(identity), .. }) => Some(Arc::clone(identity)),
+            Some(_) => None,
+        }
+        .filter(is_current)
     }
 
     /// The identity that `allow_for` lets pass although nothing young enough is known: the same user was active, and this
@@ -244,10 +287,7 @@ impl VerifiedToken {
         let WhenUnknown::AllowFor(allow_for) = settings.when_unknown else {
             return None;
         };
-        let last_active_ms = self.user.get()?.last_active_ms.load(Ordering::Relaxed);
-        if last_active_ms == 0 || now.monotonic_ms >= last_active_ms.saturating_add(millis(allow_for)) {
-            return None;
-        }
+        self.user.get()?.active_within(allow_for, now)?;
         match self.standing.load().as_deref() {
             None => self.stated.clone(),
             Some(Standing { verdict: Verdict::Active(identity), .. }) => Some(Arc::clone(identity)),

@@ -3,10 +3,11 @@
 use super::cache::{LocalCache, Sharded, TokenCache};
 use super::claims::{ClaimError, Facts};
 use super::status::{Standing, UserRecord};
-use super::{Identity, json, jws};
+use super::{Identity, json, jws, own};
 use crate::base::clock::{Clock, Now};
 use crate::config::ClaimPath;
-use crate::issuer::{Issuer, KeyLookup, VerifyingKey};
+use crate::issuer::{Issuer, JwksError, KeyLookup, VerifyingKey};
+use crate::token_service::TokenService;
 use arc_swap::ArcSwapOption;
 use serde_json::{Map, Value};
 use std::fmt;
@@ -21,6 +22,8 @@ use zeroize::Zeroizing;
 #[derive(Debug)]
 pub struct Verifier {
     sources: Vec<Arc<Source>>,
+    /// Postern itself.
+    pub(super) own: Arc<Source>,
     asked: Vec<ClaimPath>,
     pub(super) clock: Clock,
     /// Where calls to issuers run.
@@ -110,19 +113,23 @@ pub enum TokenError {
 }
 
 impl Verifier {
-    /// A verifier for `issuers`, which reads the claims that routes ask about and keeps at most `capacity` tokens.
+    /// A verifier for `issuers`, and for the tokens of `own`, which reads the claims that routes ask about and keeps at most `capacity` tokens.
     ///
     /// `control` is the runtime that calls to issuers run on, so that a request that gives up cancels none.
+    ///
+    /// # Errors
+    /// The keys that `own` publishes cannot be read back.
     pub fn new(
         issuers: Vec<Arc<Issuer>>,
         asked: Vec<ClaimPath>,
+        own: &TokenService,
         clock: Clock,
         control: Handle,
         capacity: usize,
-    ) -> Self {
-        let source = |issuer| Arc::new(Source { issuer, failed_ms: AtomicU64::new(0) });
-        Self {
-            sources: issuers.into_iter().map(source).collect(),
+    ) -> Result<Self, JwksError> {
+        Ok(Self {
+            own: Arc::new(own::source(own, clock.clone())?),
+            sources: issuers.into_iter().map(|issuer| Arc::new(Source::new(issuer))).collect(),
             asked,
             clock,
             control,
@@ -132,7 +139,7 @@ impl Verifier {
             hasher: RandomState::new(),
             counts: super::status::Counts::default(),
             assumed: None,
-        }
+        })
     }
 
     /// The verified tokens.
@@ -173,8 +180,8 @@ impl Verifier {
         let jws = jws::parse(token)?;
         let claims = json::parse_object(&jws.payload).ok_or(TokenError::Payload)?;
         let url = claims.get("iss").and_then(Value::as_str).ok_or(TokenError::Issuer)?;
-        let is_its = |source: &&Arc<Source>| source.issuer.config().url == url;
-        let source = self.sources.iter().find(is_its).ok_or(TokenError::Issuer)?;
+        let is_own = self.own.issuer.config().url == url;
+        let source = if is_own { &self.own } else { self.source(url).ok_or(TokenError::Issuer)? };
         let issuer = &source.issuer;
         let name = || issuer.config().name.clone();
         if !issuer.config().algorithms.contains(&jws.algorithm) {
@@ -189,21 +196,32 @@ impl Verifier {
             return Err(TokenError::Signature);
         }
         let facts = Facts::read(&claims, issuer.config())?;
+        let (stated, whose) = if is_own {
+            let (identity, original) = self.own_identity(&claims)?;
+            (Some(Arc::new(identity)), original)
+        } else {
+            (self.identity(&claims, issuer), Arc::clone(source))
+        };
         let user = OnceLock::new();
         if let Some(subject) = &facts.subject {
-            let _ = user.set(self.user(issuer, subject));
+            let _ = user.set(self.user(&whose.issuer, subject));
         }
         Ok(VerifiedToken {
             bytes: Zeroizing::new(token.into()),
             source: Arc::clone(source),
             key,
-            stated: self.identity(&claims, issuer),
+            stated,
             facts,
             standing: ArcSwapOption::empty(),
             is_asking: AtomicBool::new(false),
             answered: Notify::new(),
             user,
         })
+    }
+
+    /// The configured issuer with this `url`.
+    pub(super) fn source(&self, url: &str) -> Option<&Arc<Source>> {
+        self.sources.iter().find(|source| source.issuer.config().url == url)
     }
 
     /// The one identity in use that says what `claims` say, or a new one.
@@ -229,6 +247,12 @@ impl Verifier {
             shard.retain(|_, identity| identity.strong_count() > 0);
         }
         self.sweep_users(now);
+    }
+}
+
+impl Source {
+    pub(super) fn new(issuer: Arc<Issuer>) -> Self {
+        Self { issuer, failed_ms: AtomicU64::new(0) }
     }
 }
 

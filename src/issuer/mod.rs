@@ -109,6 +109,15 @@ impl Issuer {
         }
     }
 
+    /// Puts the keys of another JWK Set in force; keys that it lacks are retired.
+    ///
+    /// # Errors
+    /// A text that is no set with a usable key; the old keys stay.
+    pub fn replace_keys(&self, jwks: &[u8]) -> Result<(), JwksError> {
+        self.keys.replace(parse_jwks(jwks)?, self.clock.now());
+        Ok(())
+    }
+
     /// Starts with the keys and endpoints of the same issuer under a former configuration, so that a reload
     /// leaves no gap. Does nothing where the two are not asked in the same way: then the keys must be fetched.
     pub fn adopt(&self, former: &Self) {

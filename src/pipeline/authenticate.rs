@@ -4,7 +4,8 @@ use super::reject::Rejection;
 use super::strip::Presented;
 use crate::base::clock::Now;
 use crate::config::{IssuerName, Route};
-use crate::identity::{LocalCache, VerifiedToken, Verifier};
+use crate::identity::own::OWN;
+use crate::identity::{LocalCache, TokenError, VerifiedToken, Verifier};
 use crate::telemetry::reason::Reason;
 use std::sync::Arc;
 
@@ -25,23 +26,37 @@ pub async fn authenticate(
         Presented::One(header) => header.as_bytes(),
     };
     let token = bearer(header).ok_or(Reason::MalformedAuthorization)?;
-    let verified = verifier.verify(tokens, token, now).await?;
-    let is_accepted = |name: &IssuerName| match name {
-        IssuerName::Configured(issuer) => issuer.name == verified.issuer().config().name,
-        IssuerName::Own => false,
+    let verified = match verifier.verify(tokens, token, now).await {
+        Ok(verified) => verified,
+        // Only a token that is refused is looked at byte by byte: one that was verified before has the right bytes.
+        Err(TokenError::Malformed(error)) if !is_token68(token) => {
+            return Err(Rejection::because(Reason::MalformedAuthorization, error));
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let is_accepted = |name: &IssuerName| {
+        let accepted = match name {
+            IssuerName::Configured(issuer) => issuer.name.as_str(),
+            IssuerName::Own => OWN,
+        };
+        accepted == verified.issuer().config().name
     };
     if route.issuers.iter().any(is_accepted) { Ok(verified) } else { Err(Reason::WrongIssuer.into()) }
 }
 
-/// The token after the scheme, which is compared without case (RFC 9110 §11.1); the characters are those of `token68`.
+/// What follows the scheme, which is compared without case (RFC 9110 §11.1).
 fn bearer(header: &[u8]) -> Option<&[u8]> {
     let (scheme, rest) = header.split_at_checked(7)?;
     if !scheme.eq_ignore_ascii_case(b"bearer ") {
         return None;
     }
     let token = rest.trim_ascii_start();
-    let is_token_byte = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~+/=".contains(byte);
-    (!token.is_empty() && !rest.starts_with(b"\t") && token.iter().all(is_token_byte)).then_some(token)
+    (!token.is_empty() && !rest.starts_with(b"\t")).then_some(token)
+}
+
+/// Whether it is one token at all (RFC 9110 §11.2).
+fn is_token68(token: &[u8]) -> bool {
+    token.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._~+/=".contains(byte))
 }
 
 #[cfg(test)]
@@ -50,7 +65,8 @@ mod tests {
 
     #[track_caller]
     fn check(header: &str, token: Option<&str>) {
-        assert_eq!(bearer(header.as_bytes()), token.map(str::as_bytes), "{header:?}");
+        let found = bearer(header.as_bytes()).filter(|token| is_token68(token));
+        assert_eq!(found, token.map(str::as_bytes), "{header:?}");
     }
 
     #[test]

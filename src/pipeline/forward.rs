@@ -2,18 +2,17 @@
 
 use super::record::Record;
 use super::strip::Stripped;
-use super::{Context, Pipeline, Rejection, Worker};
+use super::{Pipeline, Rejection, Worker};
 use crate::telemetry::reason::Reason;
 use crate::upstream::{self, Answer, Body, OutgoingRequest, RequestBody};
 use http::header::{CONNECTION, TE, UPGRADE};
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{HeaderValue, Response};
+use http::{HeaderValue, Response, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use std::time::Instant;
 
 /// Sends a request that was decided about, and gives the upstream's answer.
 ///
@@ -22,13 +21,12 @@ use std::time::Instant;
 pub async fn forward(
     worker: &Worker,
     pipeline: &Pipeline,
-    mut parts: Parts,
+    parts: &mut Parts,
     stripped: Stripped,
     body: Incoming,
-    context: &Context,
     record: &mut Record,
 ) -> Result<Response<Body>, Rejection> {
-    let index = context.route.ok_or(Reason::NoRoute)?;
+    let index = record.context.route.ok_or(Reason::NoRoute)?;
     let (route, upstream) = (&pipeline.routes[index], &pipeline.upstreams[index]);
     let on_upgrade = stripped.upgrade.as_ref().and_then(|_| parts.extensions.remove::<OnUpgrade>());
     let mut fields = stripped.fields;
@@ -37,16 +35,16 @@ pub async fn forward(
         fields.push((TE, HeaderValue::from_static("trailers")));
     }
     let request = OutgoingRequest {
-        method: parts.method,
+        method: parts.method.clone(),
         target: parts.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/")),
         host: upstream.host.clone(),
         fields,
         upgrade: stripped.upgrade.filter(|_| on_upgrade.is_some()),
-        body: request_body(body, route.max_body_bytes, pipeline)?,
+        body: request_body(body, parts.version, route.max_body_bytes, pipeline)?,
     };
     let timeout = route.response_timeout.unwrap_or(upstream.config.response_timeout);
     let answer = worker.pools.send(upstream, request, timeout).await?;
-    record.answered = Some(Instant::now());
+    record.answered_us = Some(pipeline.clock.monotonic_us());
     match answer {
         Answer::Response(response) => Ok(response),
         Answer::Switched { head, io } => {
@@ -66,7 +64,12 @@ pub async fn forward(
     }
 }
 
-fn request_body(body: Incoming, max_bytes: Option<u64>, pipeline: &Pipeline) -> Result<RequestBody, Rejection> {
+fn request_body(
+    body: Incoming,
+    version: Version,
+    max_bytes: Option<u64>,
+    pipeline: &Pipeline,
+) -> Result<RequestBody, Rejection> {
     if body.is_end_stream() {
         return Ok(RequestBody::Empty);
     }
@@ -76,5 +79,8 @@ fn request_body(body: Incoming, max_bytes: Option<u64>, pipeline: &Pipeline) -> 
     {
         return Err(Reason::BodyTooLarge.into());
     }
-    Ok(RequestBody::Incoming { body, max_bytes, keep_trailer: pipeline.keep_trailer.clone() })
+    // h2 silently drops pseudo-header fields from trailers, which make a request malformed (RFC 9113 §8.1). Since they cannot be
+    // seen, trailers of an HTTP/2 request are refused.
+    let keep_trailer = (version != Version::HTTP_2).then(|| pipeline.keep_trailer.clone());
+    Ok(RequestBody::Incoming { body, max_bytes, keep_trailer })
 }

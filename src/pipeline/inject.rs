@@ -28,7 +28,6 @@ pub fn inject(
     context: &mut Context,
 ) -> Result<(), Rejection> {
     let caller = context.caller.as_ref();
-    let mut namespace = caller.and_then(|caller| caller.identity.namespace.clone());
     match &route.credential {
         Credential::None => {}
         Credential::Pass => {
@@ -49,17 +48,16 @@ pub fn inject(
             let caller = caller.ok_or(Reason::CredentialUnavailable)?;
             let minted = namespace_token(pipeline, template, caller, context)?;
             stripped.fields.push((AUTHORIZATION, minted.header().clone()));
-            namespace = Some(minted.namespace().to_owned());
+            context.minted = Some(minted);
         }
     }
     if let Some(caller) = &context.caller {
         for header in &route.headers {
-            if let Some(value) = source(&header.source, &caller.identity, namespace.as_deref()) {
+            if let Some(value) = source(&header.source, &caller.identity, context.namespace()) {
                 stripped.fields.push((header.name.clone(), value));
             }
         }
     }
-    context.namespace = namespace;
     about_the_request(stripped, context);
     Ok(())
 }

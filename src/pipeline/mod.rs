@@ -22,7 +22,7 @@ use crate::identity::{Identity, LocalCache, VerifiedToken, Verifier};
 use crate::router::{Router, path};
 use crate::telemetry::metrics::{Metrics, RouteMetrics};
 use crate::telemetry::reason::Reason;
-use crate::token_service::TokenService;
+use crate::token_service::{Minted, TokenService};
 use crate::upstream::{KeepTrailer, Upstream, UpstreamError};
 use authenticate::authenticate;
 use authorize::authorize;
@@ -34,7 +34,6 @@ use std::fmt;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
 use strip::strip;
 
 /// One configuration, ready to decide about requests. Immutable; a reload makes another.
@@ -61,8 +60,6 @@ pub struct Pipeline {
 pub struct Context {
     /// The moment that the request is judged by.
     pub now: Now,
-    /// When its head had arrived.
-    pub started: Instant,
     /// The connection it came on.
     pub connection: Rc<Connection>,
     /// `X-Request-Id`.
@@ -75,8 +72,10 @@ pub struct Context {
     pub token: Option<Arc<VerifiedToken>>,
     /// The caller, once it is known that they are still enabled.
     pub caller: Option<Caller>,
-    /// The namespace that the upstream is told.
-    pub namespace: Option<String>,
+    /// The host asked for, as sent.
+    pub host: HeaderValue,
+    /// The namespace token that the upstream is given.
+    pub minted: Option<Arc<Minted>>,
 }
 
 /// A caller who may pass.
@@ -180,7 +179,7 @@ impl Pipeline {
         context: &mut Context,
     ) -> Result<Stripped, Rejection> {
         let mut stripped = strip(parts, &self.identity_headers)?;
-        context.keep_ids(&stripped);
+        context.keep(&stripped);
         let route = self.route(parts, &stripped, context)?;
         if let Access::Token(required) = &route.access {
             let token = authenticate(&self.verifier, tokens, &stripped.authorization, route, context.now).await?;
@@ -202,7 +201,7 @@ impl Pipeline {
         if !parts.uri.query().unwrap_or_default().bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(Reason::MalformedRequest.into());
         }
-        let host = host_name(&stripped.host);
+        let host = if self.router.has_hosts() { host_name(&stripped.host) } else { String::new() };
         let index = self.router.find(&host, &parts.method, path)?;
         let route = &self.routes[index];
         context.route = Some(index);
@@ -239,6 +238,14 @@ impl Pipeline {
     }
 }
 
+impl Context {
+    /// The namespace that the upstream is told: that of the minted token, else the caller's own.
+    pub fn namespace(&self) -> Option<&str> {
+        let own = || self.caller.as_ref().and_then(|caller| caller.identity.namespace.as_deref());
+        self.minted.as_ref().map(|minted| minted.namespace()).or_else(own)
+    }
+}
+
 impl fmt::Debug for Pipeline {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Pipeline").field("routes", &self.routes.len()).finish_non_exhaustive()
@@ -247,7 +254,8 @@ impl fmt::Debug for Pipeline {
 
 impl Context {
     /// A client's own ids are kept where they are harmless.
-    fn keep_ids(&mut self, stripped: &Stripped) {
+    fn keep(&mut self, stripped: &Stripped) {
+        self.host = stripped.host.clone();
         if let Some(id) = &stripped.request_id {
             self.request_id = id.clone();
         }

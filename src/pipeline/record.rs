@@ -1,6 +1,6 @@
 //! What a request leaves behind: one access line and a few counters, when its answer ends.
 
-use super::{Context, Pipeline, Worker};
+use super::{Connection, Context, Pipeline, Worker};
 use crate::telemetry::access_log::Line;
 use crate::telemetry::reason::Reason;
 use crate::upstream::Body;
@@ -12,7 +12,6 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
-use std::time::Instant;
 
 /// The record of one request, written when it is dropped.
 #[derive(Debug)]
@@ -21,49 +20,49 @@ pub struct Record {
     pipeline: Rc<Arc<Pipeline>>,
     method: Method,
     uri: Uri,
-    host: String,
-    context: Option<Context>,
-    status: StatusCode,
+    /// What is known about the request.
+    pub context: Context,
+    /// Of the answer; none if the client was gone before there was one.
+    status: Option<StatusCode>,
     /// Why it was refused.
     pub reason: Option<Reason>,
-    /// When the head of the upstream's answer was there.
-    pub answered: Option<Instant>,
+    /// When the head of the upstream's answer was there, by the monotonic clock.
+    pub answered_us: Option<u64>,
     bytes_sent: u64,
     is_complete: bool,
 }
 
 impl Record {
-    pub(super) fn new(worker: &Rc<Worker>, pipeline: &Rc<Arc<Pipeline>>, parts: &Parts) -> Box<Self> {
-        let host = parts.headers.get(http::header::HOST).and_then(|host| host.to_str().ok());
-        let authority = parts.uri.authority().map(http::uri::Authority::as_str);
+    pub(super) fn new(worker: &Rc<Worker>, pipeline: &Rc<Arc<Pipeline>>, connection: Rc<Connection>) -> Box<Self> {
         Box::new(Self {
             worker: Rc::clone(worker),
             pipeline: Rc::clone(pipeline),
-            method: parts.method.clone(),
-            uri: parts.uri.clone(),
-            host: authority.or(host).unwrap_or_default().to_owned(),
-            context: None,
-            status: StatusCode::OK,
+            method: Method::GET,
+            uri: Uri::default(),
+            context: worker.context(pipeline, connection),
+            status: None,
             reason: None,
-            answered: None,
+            answered_us: None,
             bytes_sent: 0,
             is_complete: false,
         })
     }
 
-    pub(super) fn decided(&mut self, context: Context, status: StatusCode) {
-        self.context = Some(context);
-        self.status = status;
+    pub(super) fn answer(&mut self, request: Parts, status: StatusCode) {
+        self.method = request.method;
+        self.uri = request.uri;
+        self.status = Some(status);
     }
 }
 
 impl Drop for Record {
     fn drop(&mut self) {
-        // Without a context the connection died while the request was being decided about; nobody was answered.
-        let Some(context) = &self.context else { return };
-        let micros = |since: Instant| u64::try_from((since - context.started).as_micros()).unwrap_or(u64::MAX);
-        let duration_us = micros(Instant::now());
-        self.pipeline.metrics(context.route).count(self.status, self.reason, duration_us);
+        // The connection died while the request was being decided about; nobody was answered.
+        let Some(status) = self.status else { return };
+        let context = &self.context;
+        let since_start = |us: u64| us.saturating_sub(context.now.monotonic_us);
+        let duration_us = since_start(self.pipeline.clock.monotonic_us());
+        self.pipeline.metrics(context.route).count(status, self.reason, duration_us);
         let route = context.route.and_then(|index| self.pipeline.routes.get(index));
         let identity = context.caller.as_ref().map(|caller| &caller.identity);
         let token = context.token.as_ref();
@@ -72,17 +71,17 @@ impl Drop for Record {
             request_id: context.request_id.to_str().unwrap_or_default(),
             client: context.connection.peer,
             method: self.method.as_str(),
-            host: &self.host,
+            host: context.host.to_str().unwrap_or_default(),
             path: self.uri.path(),
-            status: self.status.as_u16(),
+            status: status.as_u16(),
             reason: self.reason,
             route: route.map(|route| route.name.as_str()),
-            upstream: self.answered.and(route.map(|route| route.upstream.name.as_str())),
+            upstream: self.answered_us.and(route.map(|route| route.upstream.name.as_str())),
             issuer: token.map(|token| token.issuer().config().name.as_str()),
             subject: identity.map(|known| known.subject.as_str()).or_else(|| token.and_then(|token| token.subject())),
-            namespace: context.namespace.as_deref(),
+            namespace: context.namespace(),
             duration_us,
-            upstream_us: self.answered.map(micros),
+            upstream_us: self.answered_us.map(since_start),
             bytes_sent: self.bytes_sent,
             complete: self.is_complete || self.method == Method::HEAD,
         });

@@ -137,7 +137,9 @@ impl From<SendError> for Rejection {
             SendError::Failed(_) => Reason::UpstreamFailed,
             SendError::RequestBody(RequestBodyError::TooLarge { .. }) => Reason::BodyTooLarge,
             SendError::RequestBody(RequestBodyError::Idle(_)) => Reason::RequestTimeout,
-            SendError::RequestBody(RequestBodyError::Client(_) | RequestBodyError::Length) => Reason::MalformedRequest,
+            SendError::RequestBody(
+                RequestBodyError::Client(_) | RequestBodyError::Length | RequestBodyError::Trailers,
+            ) => Reason::MalformedRequest,
         };
         Self::because(reason, error)
     }

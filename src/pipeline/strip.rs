@@ -54,14 +54,16 @@ pub fn strip(parts: &mut Parts, identity_headers: &HashSet<String>) -> Result<St
     let headers = std::mem::take(&mut parts.headers);
     let host = host(parts, &headers)?;
     check_coding(&headers)?;
-    let named = named_by_connection(&headers);
-    let wants_upgrade = parts.version == Version::HTTP_11 && names(&headers, &CONNECTION, "upgrade");
+    // Most requests have no `Connection`; then nothing is looked for in it.
+    let has_connection = headers.contains_key(CONNECTION);
+    let named = if has_connection { named_by_connection(&headers) } else { Vec::new() };
+    let wants_upgrade = has_connection && parts.version == Version::HTTP_11 && asks_for_upgrade(&headers);
     let mut stripped = Stripped {
         fields: Vec::with_capacity(headers.len() + 8),
         authorization: Presented::Nothing,
         host,
         upgrade: None,
-        takes_trailers: names(&headers, &TE, "trailers"),
+        takes_trailers: false,
         request_id: None,
         traceparent: None,
         forwarded_for: None,
@@ -98,7 +100,8 @@ impl Stripped {
                 };
             }
             // Checked already, or chosen anew for the upstream.
-            HOST | CONNECTION | CONTENT_LENGTH | TE | TRANSFER_ENCODING => {}
+            HOST | CONNECTION | CONTENT_LENGTH | TRANSFER_ENCODING => {}
+            TE => self.takes_trailers |= words(&value).any(|word| word.eq_ignore_ascii_case("trailers")),
             EXPECT => {
                 if !value.as_bytes().eq_ignore_ascii_case(b"100-continue") {
                     return Err(Reason::ExpectationFailed.into());
@@ -235,23 +238,24 @@ fn is_host(text: &[u8]) -> bool {
     !name.is_empty() && name.len() <= 253 && name.iter().all(is_name_byte) && is_port(port)
 }
 
+/// The members of a list field.
+fn words(value: &HeaderValue) -> impl Iterator<Item = &str> {
+    value.to_str().unwrap_or_default().split(',').map(str::trim)
+}
+
+fn asks_for_upgrade(headers: &HeaderMap) -> bool {
+    headers.get_all(CONNECTION).iter().flat_map(words).any(|word| word.eq_ignore_ascii_case("upgrade"))
+}
+
 /// The fields of one list as one (RFC 9110 §5.3): proxies add to a chain in place or by a field of their own.
 fn joined(former: Option<HeaderValue>, value: HeaderValue) -> Option<HeaderValue> {
     let Some(former) = former else { return Some(value) };
     HeaderValue::from_bytes(&[former.as_bytes(), b", ", value.as_bytes()].concat()).ok()
 }
 
-/// Whether a list field holds `word`.
-fn names(headers: &HeaderMap, field: &HeaderName, word: &str) -> bool {
-    let values = headers.get_all(field).iter().filter_map(|value| value.to_str().ok());
-    values.flat_map(|value| value.split(',')).any(|part| part.trim().eq_ignore_ascii_case(word))
-}
-
 /// The fields that `Connection` names; they end at this hop (RFC 9110 §7.6.1).
 fn named_by_connection(headers: &HeaderMap) -> Vec<String> {
-    let values = headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
-    let words = values.flat_map(|value| value.split(',')).map(|part| part.trim().to_ascii_lowercase());
-    // Framing and routing are not the client's to take away, and the rest of these are gone anyway.
+    let words = headers.get_all(CONNECTION).iter().flat_map(words).map(str::to_ascii_lowercase);
     words.filter(|word| !matches!(word.as_str(), "" | "close" | "keep-alive" | "upgrade")).collect()
 }
 

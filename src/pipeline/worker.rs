@@ -7,13 +7,13 @@ use crate::telemetry::access_log::AccessLog;
 use crate::token_service::publish::Document;
 use crate::upstream::{Body, Pools};
 use arc_swap::{ArcSwap, Cache};
+use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderName, HeaderValue, Method, Request, Response};
 use hyper::body::Incoming;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
 
 /// The state of one worker thread. Nothing here is shared, so nothing is locked.
 #[derive(Debug)]
@@ -49,19 +49,18 @@ impl Worker {
     /// Answers one request.
     pub async fn handle(self: Rc<Self>, connection: Rc<Connection>, request: Request<Incoming>) -> Response<Recorded> {
         let pipeline = self.pipeline();
-        let mut context = self.context(&pipeline, connection);
+        let mut record = Record::new(&self, &pipeline, connection);
         let (mut parts, body) = request.into_parts();
-        let mut record = Record::new(&self, &pipeline, &parts);
         let outcome = match published(&pipeline, &parts.method, parts.uri.path()) {
             Some(document) => Ok(document),
-            None => match pipeline.decide(&self.tokens, &mut parts, &mut context).await {
-                Ok(stripped) => forward::forward(&self, &pipeline, parts, stripped, body, &context, &mut record).await,
+            None => match pipeline.decide(&self.tokens, &mut parts, &mut record.context).await {
+                Ok(stripped) => forward::forward(&self, &pipeline, &mut parts, stripped, body, &mut record).await,
                 Err(rejection) => Err(rejection),
             },
         };
-        let mut response = outcome.unwrap_or_else(|rejection| self.refuse(&pipeline, rejection, &context, &mut record));
-        response.headers_mut().insert(X_REQUEST_ID, context.request_id.clone());
-        record.decided(context, response.status());
+        let mut response = outcome.unwrap_or_else(|rejection| refuse(&pipeline, rejection, &mut record));
+        response.headers_mut().insert(X_REQUEST_ID, record.context.request_id.clone());
+        record.answer(parts, response.status());
         response.map(|body| Recorded::new(body, record))
     }
 
@@ -76,35 +75,19 @@ impl Worker {
         Rc::clone(&current)
     }
 
-    fn context(&self, pipeline: &Pipeline, connection: Rc<Connection>) -> Context {
+    pub(super) fn context(&self, pipeline: &Pipeline, connection: Rc<Connection>) -> Context {
+        let (request_id, traceparent) = self.ids.next();
         Context {
             now: pipeline.clock.now(),
-            started: Instant::now(),
             connection,
-            request_id: self.ids.request_id(),
-            traceparent: self.ids.traceparent(),
+            request_id,
+            traceparent,
             route: None,
             token: None,
             caller: None,
-            namespace: None,
+            host: HeaderValue::from_static(""),
+            minted: None,
         }
-    }
-
-    fn refuse(
-        &self,
-        pipeline: &Pipeline,
-        rejection: Rejection,
-        context: &Context,
-        record: &mut Record,
-    ) -> Response<Body> {
-        record.reason = Some(rejection.reason);
-        let request_id = context.request_id.to_str().unwrap_or_default();
-        if let Some(cause) = &rejection.cause {
-            let reason = rejection.reason.code();
-            let error: &(dyn std::error::Error + 'static) = &**cause;
-            tracing::debug!(request_id, reason, error, "request refused");
-        }
-        rejection.into_response(request_id, &pipeline.realm)
     }
 
     /// Lets go of what is no longer needed. Called twice a second.
@@ -114,6 +97,17 @@ impl Worker {
         let pipeline = self.pipeline();
         self.tokens.sweep(pipeline.clock.now());
     }
+}
+
+fn refuse(pipeline: &Pipeline, rejection: Rejection, record: &mut Record) -> Response<Body> {
+    record.reason = Some(rejection.reason);
+    let request_id = record.context.request_id.to_str().unwrap_or_default();
+    if let Some(cause) = &rejection.cause {
+        let reason = rejection.reason.code();
+        let error: &(dyn std::error::Error + 'static) = &**cause;
+        tracing::debug!(request_id, reason, error, "request refused");
+    }
+    rejection.into_response(request_id, &pipeline.realm)
 }
 
 /// The documents that Postern serves about itself; for everybody, like the keys of any issuer.
@@ -141,36 +135,47 @@ impl Ids {
         Self(Cell::new(u64::from_ne_bytes(seed)))
     }
 
-    fn next(&self) -> u64 {
+    /// A request id, and the head of a new trace that is not sampled (W3C Trace Context §3.2). Both lie in one allocation.
+    fn next(&self) -> (HeaderValue, HeaderValue) {
+        const TRACE: usize = 32;
+        let mut text = *b"0000000000000000000000000000000000-00000000000000000000000000000000-0000000000000000-00";
+        text[..16].copy_from_slice(&hex(self.bits()));
+        text[16..32].copy_from_slice(&hex(self.bits()));
+        text[TRACE + 3..][..16].copy_from_slice(&hex(self.bits()));
+        // An id of zeros is invalid.
+        text[TRACE + 19..][..16].copy_from_slice(&hex(self.bits() | 1));
+        text[TRACE + 36..][..16].copy_from_slice(&hex(self.bits() | 1));
+        let mut text = Bytes::copy_from_slice(&text);
+        let trace = text.split_off(TRACE);
+        let value = |text| HeaderValue::from_maybe_shared(text).unwrap_or(HeaderValue::from_static("0"));
+        (value(text), value(trace))
+    }
+
+    fn bits(&self) -> u64 {
         self.0.set(self.0.get().wrapping_add(0x9e37_79b9_7f4a_7c15));
         let mut bits = self.0.get();
         bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         bits ^ (bits >> 31)
     }
-
-    fn request_id(&self) -> HeaderValue {
-        let mut text = [0; 32];
-        write_hex(&mut text[..16], self.next());
-        write_hex(&mut text[16..], self.next());
-        HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static("0"))
-    }
-
-    /// A new trace that is not sampled (W3C Trace Context §3.2).
-    fn traceparent(&self) -> HeaderValue {
-        let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
-        write_hex(&mut text[3..19], self.next());
-        // An id of zeros is invalid.
-        write_hex(&mut text[19..35], self.next() | 1);
-        write_hex(&mut text[36..52], self.next() | 1);
-        HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static("00"))
-    }
 }
 
-fn write_hex(out: &mut [u8], bits: u64) {
-    for (at, digit) in out.iter_mut().enumerate() {
-        *digit = b"0123456789abcdef"[usize::try_from(bits >> (60 - 4 * at) & 0xf).unwrap_or(0)];
-    }
+/// Sixteen lower-case hexadecimal digits, eight at a time in one word.
+fn hex(bits: u64) -> [u8; 16] {
+    let half = |bits: u64| {
+        // One digit's value in each byte.
+        let mut digits = bits & 0xffff_ffff;
+        digits = (digits | (digits << 16)) & 0x0000_ffff_0000_ffff;
+        digits = (digits | (digits << 8)) & 0x00ff_00ff_00ff_00ff;
+        digits = (digits | (digits << 4)) & 0x0f0f_0f0f_0f0f_0f0f;
+        // A value over 9 carries into the bit that tells it is a letter.
+        let letters = ((digits + 0x0606_0606_0606_0606) >> 4) & 0x0101_0101_0101_0101;
+        (digits + 0x3030_3030_3030_3030 + letters * 0x27).to_be_bytes()
+    };
+    let mut text = [0; 16];
+    text[..8].copy_from_slice(&half(bits >> 32));
+    text[8..].copy_from_slice(&half(bits));
+    text
 }
 
 #[cfg(test)]
@@ -180,11 +185,18 @@ mod tests {
     #[test]
     fn ids_are_well_formed_and_differ() {
         let ids = Ids::new();
-        let (one, other) = (ids.request_id(), ids.request_id());
+        let ((one, parent), (other, _)) = (ids.next(), ids.next());
         assert_ne!(one, other);
-        assert!(one.as_bytes().iter().all(u8::is_ascii_hexdigit));
-        let parent = ids.traceparent();
+        assert!(one.len() == 32 && one.as_bytes().iter().all(u8::is_ascii_hexdigit));
         let text = parent.to_str().unwrap();
         assert_eq!(text.split('-').map(str::len).collect::<Vec<_>>(), [2, 32, 16, 2]);
+        assert!(text.starts_with("00-") && text.ends_with("-00"));
+    }
+
+    #[test]
+    fn hexadecimal_is_as_the_standard_library_writes_it() {
+        for bits in [0, 1, 0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210, u64::MAX] {
+            assert_eq!(std::str::from_utf8(&hex(bits)).unwrap(), format!("{bits:016x}"));
+        }
     }
 }

@@ -65,6 +65,11 @@ impl Router {
         router
     }
 
+    /// Whether any route asks about the host.
+    pub fn has_hosts(&self) -> bool {
+        !self.exact.is_empty() || !self.wildcard.is_empty()
+    }
+
     /// Finds the route of a request, as its index. `host` is in lower case without port; `path` has passed
     /// [`path::canonical`].
     ///
@@ -108,8 +113,8 @@ impl Node {
         let Some(rest) = rest else {
             return Some(self.here.as_slice()).filter(|list| listed(list));
         };
-        let (segment, after) = match rest.split_once('/') {
-            Some((segment, after)) => (segment, Some(after)),
+        let (segment, after) = match rest.bytes().position(|byte| byte == b'/') {
+            Some(at) => (&rest[..at], Some(&rest[at + 1..])),
             None => (rest, None),
         };
         let literal = self.literal.get(segment);

@@ -107,10 +107,10 @@ struct Claims<'a> {
     preferred_username: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     azp: Option<&'a str>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    roles: Vec<&'a str>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    groups: Vec<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    roles: Option<Vec<&'a str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    groups: Option<Vec<&'a str>>,
 }
 
 /// Mints one token.
@@ -153,13 +153,18 @@ pub fn mint(config: &config::TokenService, key: &SigningKey, grant: &Grant<'_>, 
     })
 }
 
-/// Those of `held` that one of `patterns` names; a pattern that ends in `*` matches any ending.
-fn chosen<'a>(held: &'a [String], patterns: &[String]) -> Vec<&'a str> {
+/// Those of `held` that one of `patterns` names; a pattern that ends in `*` matches any ending. A route that asks for none gets no
+/// claim; one that asks gets a list, if only an empty one.
+fn chosen<'a>(held: &'a [String], patterns: &[String]) -> Option<Vec<&'a str>> {
+    if patterns.is_empty() {
+        return None;
+    }
     let matches = |name: &str, pattern: &str| match pattern.strip_suffix('*') {
         Some(start) => name.starts_with(start),
         None => name == pattern,
     };
-    held.iter().filter(|name| patterns.iter().any(|pattern| matches(name, pattern))).map(String::as_str).collect()
+    let chosen = held.iter().filter(|name| patterns.iter().any(|pattern| matches(name, pattern)));
+    Some(chosen.map(String::as_str).collect())
 }
 
 #[cfg(test)]

@@ -135,8 +135,8 @@ async fn open(upstream: &Upstream, only_http1: bool) -> Result<(Stream, Spoken),
     Ok((Stream::Tls(Box::new(stream)), if is_http2 { Spoken::Http2 } else { Spoken::Http1 }))
 }
 
-/// Tries each address of the host in turn. Each has a fair share of the time, so that one that swallows packets
-/// does not hide the next.
+/// Tries each address of the host in turn. Each has a fair share of the time, the last one all that is left, so that one
+/// that swallows packets does not hide the next.
 async fn open_tcp(upstream: &Upstream) -> Result<TcpStream, ConnectError> {
     let config = &*upstream.config;
     if let Some(address) = upstream.address {
@@ -145,16 +145,16 @@ async fn open_tcp(upstream: &Upstream) -> Result<TcpStream, ConnectError> {
     let unresolved = |source| ConnectError::Resolve { host: config.host.clone(), source };
     let addresses: Vec<_> =
         tokio::net::lookup_host((config.host.as_str(), config.port)).await.map_err(unresolved)?.collect();
-    let share = config.connect_timeout / u32::try_from(addresses.len()).unwrap_or(u32::MAX).max(1);
-    let mut last = unresolved(io::ErrorKind::NotFound.into());
-    for address in addresses {
-        match Deadline::after(share).bound(open_address(address)).await {
-            Some(Ok(stream)) => return Ok(stream),
-            Some(Err(error)) => last = error,
-            None => last = ConnectError::Tcp { address, source: io::ErrorKind::TimedOut.into() },
+    let Some((last, others)) = addresses.split_last() else {
+        return Err(unresolved(io::ErrorKind::NotFound.into()));
+    };
+    let share = config.connect_timeout / u32::try_from(addresses.len()).unwrap_or(u32::MAX);
+    for address in others {
+        if let Some(Ok(stream)) = Deadline::after(share).bound(open_address(*address)).await {
+            return Ok(stream);
         }
     }
-    Err(last)
+    open_address(*last).await
 }
 
 async fn open_address(address: SocketAddr) -> Result<TcpStream, ConnectError> {

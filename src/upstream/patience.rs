@@ -19,7 +19,7 @@ pub(super) enum Waiting {
 /// The time limits of one request until the head of its answer.
 ///
 /// While the request is being sent, what counts is the time without progress: a long upload is not an error.
-/// Once it is sent, one deadline runs that nothing restarts, neither interim responses nor a second attempt.
+/// Once it is sent, one deadline runs, which interim responses do not restart.
 #[derive(Debug)]
 pub(super) struct Patience {
     response: Duration,
@@ -43,9 +43,7 @@ impl Patience {
     /// Called when nothing more can be done now: ready when that has lasted too long. `sent` is the number of
     /// bytes of the request that have been sent; a change of it is progress.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, waiting: Waiting, sent: u64) -> Poll<SendError> {
-        let is_running =
-            |armed: &Armed| armed.waiting == Waiting::Answer || (armed.waiting == waiting && armed.sent == sent);
-        if !self.armed.as_ref().is_some_and(is_running) {
+        if !self.armed.as_ref().is_some_and(|armed| armed.waiting == waiting && armed.sent == sent) {
             let limit = if waiting == Waiting::Client { self.idle } else { self.response };
             self.armed = Some(Armed { waiting, sent, deadline: Deadline::after(limit) });
         }

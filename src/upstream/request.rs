@@ -42,8 +42,8 @@ pub enum RequestBody {
         body: Incoming,
         /// More than this many bytes are refused.
         max_bytes: Option<u64>,
-        /// Which trailer fields are passed on.
-        keep_trailer: KeepTrailer,
+        /// Which trailer fields are passed on; `None` refuses a body that has a trailer section.
+        keep_trailer: Option<KeepTrailer>,
     },
 }
 
@@ -79,6 +79,9 @@ pub enum RequestBodyError {
     /// It is shorter or longer than it was said to be.
     #[error("the body is not as long as announced")]
     Length,
+    /// It ends in trailers, where none can be judged.
+    #[error("the body ends in trailers, which are not accepted here")]
+    Trailers,
     /// The client sent nothing for too long.
     #[error("the client sent nothing for {0:?}")]
     Idle(Duration),
@@ -126,12 +129,16 @@ pub(super) struct RequestStream {
     announced: Option<u64>,
     passed: u64,
     max_bytes: u64,
-    keep_trailer: KeepTrailer,
+    keep_trailer: Option<KeepTrailer>,
     has_ended: bool,
 }
 
 impl RequestStream {
-    fn new(body: Incoming, max_bytes: Option<u64>, keep_trailer: KeepTrailer) -> Result<Self, RequestBodyError> {
+    fn new(
+        body: Incoming,
+        max_bytes: Option<u64>,
+        keep_trailer: Option<KeepTrailer>,
+    ) -> Result<Self, RequestBodyError> {
         let max_bytes = max_bytes.unwrap_or(u64::MAX);
         let announced = body.size_hint().exact();
         if announced.is_some_and(|length| length > max_bytes) {
@@ -184,10 +191,10 @@ impl http_body::Body for RequestStream {
         };
         let outcome = match frame.into_data() {
             Ok(data) => this.check_data(&data).map(|()| Some(Frame::data(data))),
-            Err(frame) => this.check_end().map(|()| {
-                let trailers = frame.into_trailers().unwrap_or_default();
-                let kept = fields::kept_trailers(trailers, &*this.keep_trailer.0);
-                (!kept.is_empty()).then(|| Frame::trailers(kept))
+            Err(frame) => this.check_end().and_then(|()| {
+                let keep = this.keep_trailer.as_ref().ok_or(RequestBodyError::Trailers)?;
+                let kept = fields::kept_trailers(frame.into_trailers().unwrap_or_default(), &*keep.0);
+                Ok((!kept.is_empty()).then(|| Frame::trailers(kept)))
             }),
         };
         Poll::Ready(outcome.transpose())

@@ -21,17 +21,20 @@ passed=0 failed=0
 for target in $targets; do
     mkdir -p "fuzz/corpus/$target"
     echo "fuzz $target, $seconds s"
-    seeds=() # kept apart from the corpus, which grows
-    [ -d "fuzz/seeds/$target" ] && seeds=("fuzz/seeds/$target")
-    [ "$target" = config ] && seeds=(config)
-    if log=$(cargo +nightly fuzz run --sanitizer none "$target" "fuzz/corpus/$target" "${seeds[@]}" -- \
-        -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -max_len=20000 2>&1); then
+    seeds=$(mktemp -d)
+    case $target in
+    config) cp config/*.toml "$seeds" ;;
+    *) cp "fuzz/seeds/$target/"* "$seeds" ;;
+    esac
+    if log=$(cargo +nightly fuzz run --sanitizer none "$target" "fuzz/corpus/$target" "$seeds" -- \
+        -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -max_len=8000 2>&1); then
         passed=$((passed + 1))
-        tail -n 2 <<<"$log"
+        tail -n 1 <<<"$log"
     else
         failed=$((failed + 1))
         tail -n 40 <<<"$log"
     fi
+    rm -r "$seeds"
 done
 echo "$passed passed, $failed failed, 0 skipped"
 [ "$failed" = 0 ] && [ "$passed" -gt 0 ]

@@ -67,7 +67,9 @@ credential = { namespace-token = { target = "machines" } }
 """
 
 
-def configuration(gateway, upstream, keycloak, *, lightweight=False, when_unknown='"deny"', further_issuer=None):
+def configuration(
+    gateway, upstream, keycloak, *, lightweight=False, when_unknown='"deny"', further_issuer=None, drain_deadline="5s"
+):
     """The TOML file of one gateway."""
     issuers = [issuer("realm", keycloak.url, when_unknown, lightweight)]
     if further_issuer:
@@ -77,7 +79,7 @@ def configuration(gateway, upstream, keycloak, *, lightweight=False, when_unknow
 [server]
 listen = "127.0.0.1:{gateway.port}"
 drain_wait = "0s"
-drain_deadline = "5s"
+drain_deadline = "{drain_deadline}"
 
 [admin]
 listen = "127.0.0.1:{gateway.admin_port}"

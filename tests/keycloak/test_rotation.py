@@ -32,7 +32,8 @@ def fresh_gateway(new_gateway, keycloak):
     """A gateway whose early key fetches nobody has used up; it knows the keys of before the rotation."""
     gateway = new_gateway()
     assert gateway.call("/orders/1", keycloak.login("alice")).status == 200
-    return gateway
+    yield gateway
+    gateway.stop()
 
 
 def kid(token):

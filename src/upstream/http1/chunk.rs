@@ -205,6 +205,7 @@ mod tests {
             b"5;a\rb\r\nhello\r\n0\r\n\r\n",
             b"5;a\0b\r\nhello\r\n0\r\n\r\n",
             b"5\r\nhello!\r\n0\r\n\r\n",
+            b"5\r\nhello0\r\n\r\n",
             b"5\r\nhello\n0\r\n\r\n",
             b"5\r\nhello\r0\r\n\r\n",
             b"0\r\n\n",

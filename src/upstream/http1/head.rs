@@ -94,17 +94,26 @@ pub fn parse_response_head(
     is_head: bool,
     upgrade: Option<&HeaderValue>,
 ) -> Result<Option<(ResponseHead, usize)>, HeadError> {
-    let Some(end) = head_end(bytes, &mut 0)? else { return Ok(None) };
-    let head = parse(&Bytes::copy_from_slice(&bytes[..end]), Asked { is_head, upgrade })?;
-    Ok(Some((head, end)))
+    read_head(&Bytes::copy_from_slice(bytes), &mut None, Asked { is_head, upgrade })
 }
 
-/// The length of the head at the start of `bytes`, once it is there. `line` is where the first line that has not been
-/// seen whole begins; it is moved on, so that a head that comes in pieces is looked at once.
-pub(super) fn head_end(bytes: &[u8], line: &mut usize) -> Result<Option<usize>, HeadError> {
-    match section_end(bytes, line, MAX_HEAD)? {
+/// The same. `line` is where the first line begins that has not been seen whole, `None` at first; it is moved on, so that a head
+/// that comes in many pieces is parsed twice at most. The values of the fields share the memory of `bytes`.
+pub(super) fn read_head(
+    bytes: &Bytes,
+    line: &mut Option<usize>,
+    asked: Asked<'_>,
+) -> Result<Option<(ResponseHead, usize)>, HeadError> {
+    if line.is_none() {
+        // Nearly always the head is whole, and the parser finds its end as well as the search for lines would.
+        if let Some(found) = parse(bytes, asked)? {
+            return Ok(Some(found));
+        }
+    }
+    match section_end(bytes, line.get_or_insert(0), MAX_HEAD)? {
+        None => Ok(None),
         Some(2) => Err(HeadError::EmptyLine),
-        end => Ok(end),
+        Some(_) => parse(bytes, asked)?.ok_or(HeadError::Syntax(httparse::Error::NewLine)).map(Some),
     }
 }
 
@@ -132,16 +141,17 @@ pub(super) fn section_end(bytes: &[u8], line: &mut usize, max: usize) -> Result<
     }
 }
 
-/// Judges a whole head. The values of its fields share the memory of `head`.
-pub(super) fn parse(head: &Bytes, asked: Asked<'_>) -> Result<ResponseHead, HeadError> {
+/// Judges the head at the start of `bytes`, if it is whole.
+fn parse(bytes: &Bytes, asked: Asked<'_>) -> Result<Option<(ResponseHead, usize)>, HeadError> {
     let mut slots = [const { MaybeUninit::uninit() }; MAX_FIELDS];
     let mut response = httparse::Response::new(&mut []);
     // Left at its defaults, httparse refuses folded lines, space around names, and NUL or bare CR anywhere.
-    match ParserConfig::default().parse_response_with_uninit_headers(&mut response, head, &mut slots) {
-        Ok(Status::Complete(length)) if length == head.len() => {}
-        Ok(_) => return Err(HeadError::Syntax(httparse::Error::NewLine)),
-        Err(error) => return Err(HeadError::Syntax(error)),
-    }
+    let parsed = ParserConfig::default().parse_response_with_uninit_headers(&mut response, bytes, &mut slots);
+    let length = match parsed.map_err(HeadError::Syntax)? {
+        Status::Complete(length) => length,
+        Status::Partial => return Ok(None),
+    };
+    check_lines(&bytes[..length])?;
     let code = response.code.unwrap_or(0);
     if !(100..=599).contains(&code) {
         return Err(HeadError::Status(code));
@@ -154,10 +164,16 @@ pub(super) fn parse(head: &Bytes, asked: Asked<'_>) -> Result<ResponseHead, Head
         let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| HeadError::Field)?;
         if fields::is_of_connection(name.as_str()) {
             noted.note(name.as_str(), field.value)?;
-        } else {
-            let value = HeaderValue::from_maybe_shared(head.slice_ref(field.value)).map_err(|_| HeadError::Field)?;
-            kept.try_append(name, value).map_err(|_| HeadError::Field)?;
+            if name != CONTENT_LENGTH || status == StatusCode::NO_CONTENT {
+                continue;
+            }
         }
+        let value = match noted.content_length {
+            // No reader behind us is to take leading zeros for an octal number.
+            Some(length) if name == CONTENT_LENGTH && field.value.starts_with(b"0") => HeaderValue::from(length),
+            _ => HeaderValue::from_maybe_shared(bytes.slice_ref(field.value)).map_err(|_| HeadError::Field)?,
+        };
+        kept.try_append(name, value).map_err(|_| HeadError::Field)?;
     }
     for name in &noted.nominated {
         kept.remove(name);
@@ -166,10 +182,23 @@ pub(super) fn parse(head: &Bytes, asked: Asked<'_>) -> Result<ResponseHead, Head
     if framing == Framing::Tunnel {
         kept.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         kept.extend(asked.upgrade.map(|protocol| (UPGRADE, protocol.clone())));
-    } else if let Some(length) = noted.content_length.filter(|_| status != StatusCode::NO_CONTENT) {
-        kept.insert(CONTENT_LENGTH, HeaderValue::from(length));
     }
-    Ok(ResponseHead { status, fields: kept, framing, keep_alive: noted.keeps_alive(status, is_http10) })
+    let keep_alive = noted.keeps_alive(status, is_http10);
+    Ok(Some((ResponseHead { status, fields: kept, framing, keep_alive }, length)))
+}
+
+/// Holds a head that httparse accepts to what it lets pass: empty lines in front and line feeds without a carriage
+/// return.
+fn check_lines(head: &[u8]) -> Result<(), HeadError> {
+    if head.len() > MAX_HEAD {
+        return Err(LineError::TooLong(MAX_HEAD).into());
+    }
+    if matches!(head.first(), Some(b'\r' | b'\n')) {
+        return Err(HeadError::EmptyLine);
+    }
+    // Without an early return, so that the compiler can look at many bytes at once.
+    let is_bare = |bad, (before, byte): (&u8, &u8)| bad | ((*byte == b'\n') & (*before != b'\r'));
+    if head.iter().zip(&head[1..]).fold(false, is_bare) { Err(LineError::BareLineFeed.into()) } else { Ok(()) }
 }
 
 /// What the fields of the connection say.
@@ -204,6 +233,8 @@ impl Noted {
                         self.closes = true;
                     } else if token.eq_ignore_ascii_case(b"upgrade") {
                         self.upgrades = true;
+                    } else if token.eq_ignore_ascii_case(b"keep-alive") {
+                        // The default, and nothing to remove: that field is dropped anyway.
                     } else if let Ok(name) = HeaderName::from_bytes(token) {
                         self.nominated.push(name);
                     }

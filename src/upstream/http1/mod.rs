@@ -146,8 +146,8 @@ impl Exchange {
 struct HeadReader {
     /// What has come, where it is not a whole head.
     partial: BytesMut,
-    /// Where its first line begins that has not been seen whole.
-    line: usize,
+    /// Where its first line begins that has not been seen whole, once it has been looked at.
+    line: Option<usize>,
     interim: u32,
     has_begun: bool,
 }
@@ -187,10 +187,9 @@ impl HeadReader {
 
     /// The head at the start of `bytes`, interim ones left out.
     fn take_head(&mut self, mut bytes: Bytes, asked: Asked<'_>) -> Result<Option<(ResponseHead, Bytes)>, HeadError> {
-        while let Some(end) = head::head_end(&bytes, &mut self.line)? {
-            self.line = 0;
-            let rest = bytes.split_off(end);
-            let head = head::parse(&bytes, asked)?;
+        while let Some((head, length)) = head::read_head(&bytes, &mut self.line, asked)? {
+            self.line = None;
+            let rest = bytes.split_off(length);
             if !head.status.is_informational() || head.status == StatusCode::SWITCHING_PROTOCOLS {
                 return Ok(Some((head, rest)));
             }

@@ -235,3 +235,29 @@ fn write_field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
     out.extend_from_slice(value);
     out.extend_from_slice(b"\r\n");
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_piece_of_a_body_does_not_end_it() {
+        let mut out = Segments::default();
+        out.push_data(Bytes::new(), true);
+        assert!(out.is_empty());
+        out.push_data(Bytes::from_static(b"0123456789"), true);
+        assert_eq!(out.slices(), (&b"a\r\n"[..], &b"0123456789"[..], &b"\r\n"[..]));
+    }
+
+    #[test]
+    fn what_has_been_written_is_gone_wherever_the_write_stopped() {
+        for cut in 0..=15 {
+            let mut out = Segments::default();
+            out.push_data(Bytes::from_static(b"0123456789"), true);
+            out.advance(cut);
+            let (prefix, data, suffix) = out.slices();
+            assert_eq!([prefix, data, suffix].concat(), b"a\r\n0123456789\r\n"[cut..]);
+            assert_eq!(out.is_empty(), cut == 15);
+        }
+    }
+}

@@ -177,6 +177,7 @@ async fn answers_without_a_body_keep_their_length_and_their_connection() {
             (Method::GET, "HTTP/1.1 204 No Content\r\n\r\n", None),
             (Method::GET, "HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n", None),
             (Method::GET, "HTTP/1.1 200\r\ncontent-length:0\r\n\r\n", Some("0")),
+            (Method::HEAD, "HTTP/1.1 200\r\nContent-Length: 0012\r\n\r\n", Some("12")),
         ] {
             let fake = Fake::canned(answer).await;
             let (pools, upstream) = (Pools::new(), fake.upstream());

@@ -176,3 +176,28 @@ async fn a_tls_handshake_that_hangs_is_a_connect_timeout() {
     })
     .await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_address_that_swallows_packets_is_a_connect_timeout() {
+    on_worker(async || {
+        // A listener whose queue is full drops what asks for a connection.
+        let full = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        full.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        full.listen(0).unwrap();
+        let address = full.local_addr().unwrap().as_socket().unwrap();
+        let mut queued = Vec::new();
+        while let Ok(stream) = std::net::TcpStream::connect_timeout(&address, Duration::from_millis(50)) {
+            queued.push(stream);
+        }
+        let fake = Fake::silent().await;
+        for host in ["127.0.0.1", "localhost"] {
+            let upstream = fake.upstream_with(|config| {
+                config.host = host.to_owned();
+                config.port = address.port();
+            });
+            let error = fetch(&Pools::new(), &upstream, get("/")).await.unwrap_err();
+            assert_eq!(error, "no connection to the upstream within 2s", "{host}");
+        }
+    })
+    .await;
+}

@@ -136,12 +136,15 @@ async fn tls_chooses_the_protocol_and_an_upgrade_asks_for_http1() {
 }
 
 #[tokio::test]
-async fn http2_that_was_demanded_is_not_replaced_by_http1() {
+async fn http2_that_was_demanded_is_not_replaced_by_http1_and_is_tried_once_for_all_who_wait() {
     on_worker(async || {
         let secured = Secured::start(&[]).await;
-        let upstream = secured.upstream(|config| config.protocol = config::Protocol::Http2);
-        let error = fetch(&Pools::new(), &upstream, get("/")).await.unwrap_err();
-        assert_eq!(error, "the upstream cannot be reached: `localhost` does not speak HTTP/2");
+        let (pools, upstream) = (Pools::new(), secured.upstream(|config| config.protocol = config::Protocol::Http2));
+        let outcomes = tokio::join!(fetch(&pools, &upstream, get("/1")), fetch(&pools, &upstream, get("/2")));
+        assert_eq!(outcomes.0.unwrap_err(), "the upstream cannot be reached: `localhost` does not speak HTTP/2");
+        let other = "the upstream cannot be reached: the connection that another request was opening failed";
+        assert_eq!(outcomes.1.unwrap_err(), other);
+        assert_eq!(secured.fake.connections(), 1);
     })
     .await;
 }

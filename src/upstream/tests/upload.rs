@@ -85,7 +85,11 @@ fn to_outgoing(request: Request<Incoming>, max_bytes: Option<u64>) -> OutgoingRe
         host: "orders.example".parse().unwrap(),
         fields: Vec::new(),
         upgrade: None,
-        body: RequestBody::Incoming { body, max_bytes, keep_trailer: KeepTrailer::new(|name| name != "x-auth-user") },
+        body: RequestBody::Incoming {
+            body,
+            max_bytes,
+            keep_trailer: Some(KeepTrailer::new(|name| name != "x-auth-user")),
+        },
     }
 }
 
@@ -245,6 +249,23 @@ async fn an_upstream_that_answers_and_stops_reading_is_heard() {
         let mut start = [0; 12];
         reader.read_exact(&mut start).await.unwrap();
         assert_eq!(&start, b"HTTP/1.1 413");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_upstream_that_answers_and_closes_is_heard() {
+    on_worker(async || {
+        let fake = Fake::start(|mut peer, _| async move {
+            peer.read_head().await;
+            peer.write("HTTP/1.1 413 Content Too Large\r\nConnection: close\r\nContent-Length: 2\r\n\r\nno").await;
+            // Closed with most of the request unread, the connection is reset.
+        })
+        .await;
+        let body = RequestBody::Full(vec![b'u'; 64 << 20].into());
+        let upload = OutgoingRequest { body, ..super::request(http::Method::POST, "/") };
+        let answer = super::fetch(&Pools::new(), &fake.upstream(), upload).await.unwrap();
+        assert_eq!((answer.status.as_u16(), &answer.body[..]), (413, &b"no"[..]));
     })
     .await;
 }

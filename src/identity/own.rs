@@ -1,0 +1,87 @@
+//! Postern's own tokens as tokens that come in: issuer `self` of a route. Only those minted for `token_service.audience` pass, so
+//! that no upstream can use against Postern, or through it, what it was given.
+
+use super::Identity;
+use super::status::StatusError;
+use super::verifier::{Source, TokenError, VerifiedToken, Verifier};
+use crate::base::clock::{Clock, Now};
+use crate::config::{self, Algorithm, ClaimPath, KeyPolicy, UserStatus};
+use crate::issuer::{Issuer, JwksError};
+use crate::token_service::TokenService;
+use crate::token_service::publish::Document;
+use serde_json::{Map, Value};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The name by which routes and logs know Postern's own tokens. No `[issuer]` can have it.
+pub const OWN: &str = "self";
+
+/// Postern as an issuer, with the keys that it publishes now.
+///
+/// # Errors
+/// The published keys are no key set that can be read, which would be a bug in one of the two.
+pub(super) fn source(service: &TokenService, clock: Clock) -> Result<Source, JwksError> {
+    let keys = service.document(Document::Keys);
+    let issuer = Issuer::offline(Arc::new(config(service.config())), clock, &String::from_utf8_lossy(&keys))?;
+    Ok(Source::new(Arc::new(issuer)))
+}
+
+/// Our own tokens are as [`crate::token_service::mint`] makes them.
+fn config(service: &config::TokenService) -> config::Issuer {
+    let claim = |name: &str| ClaimPath::parse(name).unwrap_or_else(|| unreachable!("`{name}` is a claim's name"));
+    config::Issuer {
+        name: OWN.into(),
+        url: service.issuer.clone(),
+        audiences: vec![service.audience.clone()],
+        algorithms: vec![Algorithm::Es256, Algorithm::Rs256, Algorithm::EdDsa],
+        leeway: Duration::from_secs(30),
+        max_token_age: None,
+        address: None,
+        ca: None,
+        endpoint_origins: Vec::new(),
+        lightweight: false,
+        roles_claims: vec![claim("roles")],
+        groups_claim: claim("groups"),
+        namespace_claim: claim("namespace"),
+        username_claim: claim("preferred_username"),
+        email_claim: claim("email"),
+        keys: KeyPolicy { refresh: Duration::MAX, max_stale: Duration::MAX, timeout: Duration::MAX },
+        // That of the issuer in `orig_iss` decides.
+        user_status: UserStatus::None,
+    }
+}
+
+impl Verifier {
+    /// Learns the keys that Postern publishes now. Called by the control plane.
+    pub fn refresh_own_keys(&self, service: &TokenService) {
+        let keys = service.document(Document::Keys);
+        if let Err(error) = self.own.issuer.replace_keys(&keys) {
+            tracing::error!(%error, "Postern's own keys cannot be read back");
+        }
+    }
+
+    /// The caller of an own token: a user of the issuer that `orig_iss` names.
+    pub(super) fn own_identity(&self, claims: &Map<String, Value>) -> Result<(Identity, Arc<Source>), TokenError> {
+        let url = claims.get("orig_iss").and_then(Value::as_str).ok_or(TokenError::Issuer)?;
+        let original = self.source(url).ok_or(TokenError::Issuer)?;
+        let identity = Identity::read(claims, self.own.issuer.config(), &[]).ok_or(TokenError::Payload)?;
+        let issuer = Arc::clone(original.issuer.config());
+        Ok((Identity { issuer, ..identity }, Arc::clone(original)))
+    }
+
+    /// An own token cannot be introspected at the user's issuer. It passes while the same user is known to be active by another token
+    /// within the bound, and still has what this token says.
+    pub(super) fn confirm_own(&self, token: &VerifiedToken, now: Now) -> Result<Arc<Identity>, StatusError> {
+        let stated = token.stated.clone().ok_or(StatusError::Unknown)?;
+        let UserStatus::Introspection(settings) = &stated.issuer.user_status else {
+            return Ok(stated);
+        };
+        let user = token.user.get().ok_or(StatusError::Unknown)?;
+        let known = user.active_within(settings.bound, now).ok_or(StatusError::Unknown)?;
+        let holds = |now: &[String], then: &[String]| then.iter().all(|name| now.contains(name));
+        let is_current = known.identity.namespace == stated.namespace
+            && holds(&known.identity.roles, &stated.roles)
+            && holds(&known.identity.groups, &stated.groups);
+        if is_current { Ok(stated) } else { Err(StatusError::Inactive) }
+    }
+}
