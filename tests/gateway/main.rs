@@ -13,6 +13,7 @@ mod credential;
 mod forward;
 mod key_set;
 mod lifecycle;
+mod own_tokens;
 mod paths;
 mod protocols;
 mod strip;
