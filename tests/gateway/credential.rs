@@ -120,7 +120,7 @@ fn each_upstream_gets_tokens_for_itself_alone() {
         assert_eq!((&first["aud"], &other["aud"]), (&json!("up"), &json!("orders")));
     }
     // What an upstream was given opens nothing here.
-    gateway.call("/second", stage.upstream.last().bearer()).refused(401, "invalid_token");
+    gateway.call("/second", stage.upstream.last().bearer()).refused(401, "wrong_audience");
 }
 
 #[test]

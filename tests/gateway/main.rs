@@ -12,6 +12,8 @@ mod authorize;
 mod credential;
 mod forward;
 mod key_set;
+mod lifecycle;
+mod own_tokens;
 mod paths;
 mod protocols;
 mod strip;

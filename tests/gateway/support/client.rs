@@ -122,7 +122,7 @@ impl Client {
     }
 
     /// Lines up to an empty one; none at the end of the connection.
-    fn read_lines(&mut self) -> Vec<String> {
+    pub(crate) fn read_lines(&mut self) -> Vec<String> {
         let mut lines = Vec::new();
         loop {
             let mut line = Vec::new();
