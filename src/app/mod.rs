@@ -214,7 +214,9 @@ impl Gateway {
             tracing::warn!("changes of [server], [admin] and [log], but for certificates, need a restart");
         }
         self.pipeline.store(Arc::new(new));
-        *current = config;
+        // What needs a restart is said at every reload until there is one.
+        let (server, admin, log) = (current.server.clone(), current.admin.clone(), current.log.clone());
+        *current = Config { server, admin, log, ..config };
         drop(current);
         self.run_issuers();
         Ok(())
@@ -314,7 +316,7 @@ fn waits_for(pipeline: &ArcSwap<Pipeline>, is_draining: &AtomicBool) -> Vec<Stri
     let without_keys = pipeline.verifier().issuers().filter(|issuer| !issuer.is_ready());
     let mut missing: Vec<_> = without_keys.map(|issuer| format!("keys of issuer `{}`", issuer.config().name)).collect();
     if is_draining.load(Ordering::Relaxed) {
-        missing.push("nothing: it is draining".into());
+        missing.push("draining".into());
     }
     missing
 }

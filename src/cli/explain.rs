@@ -5,7 +5,7 @@ use crate::config::{self, Access, Config, Credential, Requirements, Route, UserS
 use crate::identity::status::Assumed;
 use crate::identity::{LocalCache, Verifier};
 use crate::issuer::Issuer;
-use crate::pipeline::{Connection, Context, Pipeline, Rejection, Stripped};
+use crate::pipeline::{Connection, Context, Pipeline, Rejection, Stage, Stripped};
 use crate::telemetry::metrics::Metrics;
 use crate::token_service::TokenService;
 use anyhow::{Context as _, anyhow};
@@ -140,9 +140,11 @@ fn pipeline(
 fn context(clock: &Clock) -> Context {
     Context {
         now: clock.now(),
-        connection: Rc::new(Connection::new(IpAddr::from([127, 0, 0, 1]), false, &[])),
+        client: IpAddr::from([127, 0, 0, 1]),
+        connection: Rc::new(Connection::new(IpAddr::from([127, 0, 0, 1]), false, Rc::new([]))),
         request_id: HeaderValue::from_static("explain"),
         traceparent: HeaderValue::from_static("00-00000000000000000000000000000001-0000000000000001-00"),
+        stage: Stage::Strip,
         route: None,
         token: None,
         caller: None,
@@ -151,50 +153,33 @@ fn context(clock: &Clock) -> Context {
     }
 }
 
-/// The stages in their order: those that passed, the one that refused, and what did not run.
+/// The stages in their order: those that passed, the one that refused, and those that were not reached.
 fn write_steps(
     out: &mut impl Write,
     pipeline: &Pipeline,
     context: &Context,
     outcome: &Result<Stripped, Rejection>,
 ) -> anyhow::Result<()> {
+    const STAGES: [(Stage, &str); 6] = [
+        (Stage::Strip, "strip"),
+        (Stage::Route, "route"),
+        (Stage::Authenticate, "authenticate"),
+        (Stage::UserStatus, "user status"),
+        (Stage::Authorize, "authorize"),
+        (Stage::Inject, "inject"),
+    ];
     let route = context.route.and_then(|index| pipeline.routes().get(index));
-    let mut steps = vec![("strip", outcome_of_strip(outcome, context))];
-    steps.push(("route", route.map(|route| format!("`{}` ({})", route.name, route.path.text))));
-    if let Some(route) = route {
-        match &route.access {
-            Access::Public => steps.push(("authenticate", Some("not needed: the route is public".into()))),
-            Access::Token(required) => {
-                let token = context.token.as_ref();
-                steps.push((
-                    "authenticate",
-                    token.map(|token| format!("a token of issuer `{}`", token.issuer().config().name)),
-                ));
-                let caller = context.caller.as_ref();
-                let source = token.map(|token| &token.issuer().config().user_status);
-                let status = |source: Option<&UserStatus>| match source {
-                    Some(UserStatus::Introspection(_)) => "assumed (the gateway would introspect)",
-                    Some(UserStatus::None) | None => "not asked: `user_status` is \"none\"",
-                };
-                steps.push((
-                    "user status",
-                    caller.map(|caller| format!("`{}`: {}", caller.identity.subject, status(source))),
-                ));
-                let passed = outcome.is_ok() || context.minted.is_some();
-                steps.push(("authorize", (caller.is_some() && passed).then(|| required_text(required))));
+    let is_public = route.is_some_and(|route| route.access == Access::Public);
+    for (stage, name) in STAGES {
+        match outcome {
+            _ if is_public && (Stage::Authenticate..=Stage::Authorize).contains(&stage) => {
+                writeln!(out, "  -        {name:<13} the route is public")?;
             }
-        }
-        steps.push(("inject", outcome.as_ref().ok().map(|_| injected(route, context))));
-    }
-    let mut refused = outcome.as_ref().err();
-    for (stage, said) in steps {
-        match (said, refused) {
-            (Some(said), _) => writeln!(out, "  ok       {stage:<13} {said}")?,
-            (None, Some(rejection)) => {
-                writeln!(out, "  refused  {stage:<13} {}", cause(rejection))?;
-                refused = None;
+            Err(rejection) if stage == context.stage => writeln!(out, "  refused  {name:<13} {}", cause(rejection))?,
+            _ if stage < context.stage => {
+                writeln!(out, "  ok       {name:<13} {}", said(stage, route.map(Arc::as_ref), context))?
             }
-            (None, None) => writeln!(out, "  -        {stage:<13}")?,
+            _ => writeln!(out, "  -        {name}")?,
         }
     }
     match outcome {
@@ -202,32 +187,31 @@ fn write_steps(
             let names: Vec<_> = stripped.fields.iter().map(|(name, _)| name.as_str()).collect();
             writeln!(out, "forwarded with: {}", names.join(", "))?;
         }
-        Err(rejection) => {
-            writeln!(
-                out,
-                "{} {}: {}",
-                rejection.reason.status().as_u16(),
-                rejection.reason.code(),
-                rejection.reason.title()
-            )?;
+        Err(Rejection { reason, .. }) => {
+            writeln!(out, "{} {}: {}", reason.status().as_u16(), reason.code(), reason.title())?;
         }
     }
     Ok(())
 }
 
-/// Stripping refuses before a route is looked for, and leaves no other trace.
-fn outcome_of_strip(outcome: &Result<Stripped, Rejection>, context: &Context) -> Option<String> {
-    use crate::telemetry::reason::Reason;
-    let refused_here = |rejection: &Rejection| {
-        context.route.is_none()
-            && matches!(
-                rejection.reason,
-                Reason::MalformedRequest | Reason::ExpectationFailed | Reason::MethodNotAllowed
-            )
-    };
-    match outcome {
-        Err(rejection) if refused_here(rejection) => None,
-        _ => Some("identity, forwarding and hop-by-hop fields are gone".into()),
+/// What a stage that passed found.
+fn said(stage: Stage, route: Option<&Route>, context: &Context) -> String {
+    let issuer = context.token.as_ref().map(|token| token.issuer().config());
+    match (stage, route) {
+        (Stage::Route, Some(route)) => format!("`{}` ({})", route.name, route.path.text),
+        (Stage::Authenticate, _) => {
+            format!("a token of issuer `{}`", issuer.map(|issuer| issuer.name.as_str()).unwrap_or_default())
+        }
+        (Stage::UserStatus, _) => {
+            let subject = context.caller.as_ref().map(|caller| caller.identity.subject.as_str()).unwrap_or_default();
+            match issuer.map(|issuer| &issuer.user_status) {
+                Some(UserStatus::Introspection(_)) => format!("`{subject}`: assumed (the gateway would introspect)"),
+                Some(UserStatus::None) | None => format!("`{subject}`: not asked, `user_status` is \"none\""),
+            }
+        }
+        (Stage::Authorize, Some(Route { access: Access::Token(required), .. })) => required_text(required),
+        (Stage::Inject, Some(route)) => injected(route, context),
+        _ => "identity, forwarding and hop-by-hop fields are gone".into(),
     }
 }
 

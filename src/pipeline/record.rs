@@ -63,13 +63,16 @@ impl Drop for Record {
         let since_start = |us: u64| us.saturating_sub(context.now.monotonic_us);
         let duration_us = since_start(self.pipeline.clock.monotonic_us());
         self.pipeline.metrics(context.route).count(status, self.reason, duration_us);
+        if !self.worker.log.is_on() {
+            return;
+        }
         let route = context.route.and_then(|index| self.pipeline.routes.get(index));
         let identity = context.caller.as_ref().map(|caller| &caller.identity);
         let token = context.token.as_ref();
         self.worker.log.add(&Line {
             unix_ms: context.now.unix_ms,
             request_id: context.request_id.to_str().unwrap_or_default(),
-            client: context.connection.peer,
+            client: context.client,
             method: self.method.as_str(),
             host: context.host.to_str().unwrap_or_default(),
             path: self.uri.path(),

@@ -1,7 +1,7 @@
 //! What one worker thread holds, and how it answers one request.
 
 use super::record::{Record, Recorded};
-use super::{Connection, Context, Pipeline, Rejection, forward};
+use super::{Connection, Context, Pipeline, Rejection, Stage, forward};
 use crate::identity::LocalCache;
 use crate::telemetry::access_log::AccessLog;
 use crate::token_service::publish::Document;
@@ -79,9 +79,11 @@ impl Worker {
         let (request_id, traceparent) = self.ids.next();
         Context {
             now: pipeline.clock.now(),
+            client: connection.peer,
             connection,
             request_id,
             traceparent,
+            stage: Stage::Strip,
             route: None,
             token: None,
             caller: None,
