@@ -5,12 +5,14 @@ use crate::config::{self, Access, Config, Credential, Requirements, Route, UserS
 use crate::identity::status::Assumed;
 use crate::identity::{LocalCache, Verifier};
 use crate::issuer::Issuer;
-use crate::pipeline::{Connection, Context, Pipeline, Rejection, Stripped};
+use crate::pipeline::authorize::authorize;
+use crate::pipeline::{Caller, Connection, Context, Pipeline, Rejection, Stripped};
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::reason::Reason;
 use crate::token_service::TokenService;
 use anyhow::{Context as _, anyhow};
 use clap::{Args, ValueEnum};
-use http::{HeaderValue, Request};
+use http::{HeaderValue, Method, Request};
 use std::error::Error;
 use std::io::{Read, Write};
 use std::net::IpAddr;
@@ -72,7 +74,7 @@ pub fn explain(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let mut context = context(&clock);
     let outcome = runtime.block_on(pipeline.decide(&LocalCache::default(), &mut parts, &mut context));
     let mut out = std::io::stdout().lock();
-    write_steps(&mut out, &pipeline, &context, &outcome)?;
+    write_steps(&mut out, &pipeline, &parts.method, &context, &outcome)?;
     Ok(if outcome.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -155,11 +157,14 @@ fn context(clock: &Clock) -> Context {
 fn write_steps(
     out: &mut impl Write,
     pipeline: &Pipeline,
+    method: &Method,
     context: &Context,
     outcome: &Result<Stripped, Rejection>,
 ) -> anyhow::Result<()> {
-    let route = context.route.and_then(|index| pipeline.routes().get(index));
-    let mut steps = vec![("strip", outcome_of_strip(outcome, context))];
+    let early = outcome.as_ref().err().and_then(|rejection| early_stage(rejection.reason, method));
+    let route = context.route.filter(|_| early.is_none()).and_then(|index| pipeline.routes().get(index));
+    let stripped = "identity, forwarding and hop-by-hop fields are gone".to_owned();
+    let mut steps = vec![("strip", (early != Some("strip")).then_some(stripped))];
     steps.push(("route", route.map(|route| format!("`{}` ({})", route.name, route.path.text))));
     if let Some(route) = route {
         match &route.access {
@@ -180,8 +185,8 @@ fn write_steps(
                     "user status",
                     caller.map(|caller| format!("`{}`: {}", caller.identity.subject, status(source))),
                 ));
-                let passed = outcome.is_ok() || context.minted.is_some();
-                steps.push(("authorize", (caller.is_some() && passed).then(|| required_text(required))));
+                let passes = |caller: &Caller| authorize(required, &caller.identity).is_ok();
+                steps.push(("authorize", caller.filter(|caller| passes(caller)).map(|_| required_text(required))));
             }
         }
         steps.push(("inject", outcome.as_ref().ok().map(|_| injected(route, context))));
@@ -194,7 +199,7 @@ fn write_steps(
                 writeln!(out, "  refused  {stage:<13} {}", cause(rejection))?;
                 refused = None;
             }
-            (None, None) => writeln!(out, "  -        {stage:<13}")?,
+            (None, None) => writeln!(out, "  -        {stage}")?,
         }
     }
     match outcome {
@@ -215,19 +220,13 @@ fn write_steps(
     Ok(())
 }
 
-/// Stripping refuses before a route is looked for, and leaves no other trace.
-fn outcome_of_strip(outcome: &Result<Stripped, Rejection>, context: &Context) -> Option<String> {
-    use crate::telemetry::reason::Reason;
-    let refused_here = |rejection: &Rejection| {
-        context.route.is_none()
-            && matches!(
-                rejection.reason,
-                Reason::MalformedRequest | Reason::ExpectationFailed | Reason::MethodNotAllowed
-            )
-    };
-    match outcome {
-        Err(rejection) if refused_here(rejection) => None,
-        _ => Some("identity, forwarding and hop-by-hop fields are gone".into()),
+/// The stage that refuses for this reason, if it is one of the first two, which leave no other trace.
+fn early_stage(reason: Reason, method: &Method) -> Option<&'static str> {
+    match reason {
+        Reason::MethodNotAllowed if [Method::TRACE, Method::CONNECT].contains(method) => Some("strip"),
+        Reason::MalformedRequest | Reason::ExpectationFailed => Some("strip"),
+        Reason::NoRoute | Reason::MethodNotAllowed | Reason::PathNotCanonical => Some("route"),
+        _ => None,
     }
 }
 
