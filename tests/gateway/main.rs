@@ -9,6 +9,7 @@
 
 mod authenticate;
 mod authorize;
+mod cli;
 mod credential;
 mod forward;
 mod key_set;
