@@ -206,7 +206,7 @@ fn said(stage: Stage, route: Option<&Route>, context: &Context) -> String {
             let subject = context.caller.as_ref().map(|caller| caller.identity.subject.as_str()).unwrap_or_default();
             match issuer.map(|issuer| &issuer.user_status) {
                 Some(UserStatus::Introspection(_)) => format!("`{subject}`: assumed (the gateway would introspect)"),
-                Some(UserStatus::None) | None => format!("`{subject}`: not asked, `user_status` is \"none\""),
+                Some(UserStatus::None) | None => format!("`{subject}`: not asked: `user_status` is \"none\""),
             }
         }
         (Stage::Authorize, Some(Route { access: Access::Token(required), .. })) => required_text(required),

@@ -1,5 +1,6 @@
 //! Stage 6: what the upstream is told about the caller: a credential, identity headers, where the request came from.
 
+use super::forbidden::fold;
 use super::reject::Rejection;
 use super::strip::{Presented, Stripped};
 use super::{Caller, Context, Pipeline};
@@ -41,7 +42,8 @@ pub fn inject(
             let unusable = |error| Rejection::because(Reason::CredentialUnavailable, error);
             let mut value = HeaderValue::from_str(value.expose()).map_err(unusable)?;
             value.set_sensitive(true);
-            stripped.fields.retain(|(name, _)| name != header);
+            let folded = fold(header.as_str());
+            stripped.fields.retain(|(name, _)| fold(name.as_str()) != folded);
             stripped.fields.push((header.clone(), value));
         }
         Credential::NamespaceToken(template) => {

@@ -49,10 +49,9 @@ pub struct Pipeline {
     no_route: RouteMetrics,
     verifier: Arc<Verifier>,
     token_service: Arc<TokenService>,
-    /// Folded names that only Postern may send, of all routes: a header that one route adds, about identity or as a secret, must not
-    /// come from a client on another.
-    identity_headers: Arc<HashSet<String>>,
-    /// What may pass as a trailer: the same as in the head.
+    /// Folded names that only Postern may send, of all routes: a header that one route adds must not come from a client on another.
+    identity_headers: HashSet<String>,
+    /// What may pass as a trailer: what may pass in the head, but for headers that carry a secret on some route.
     keep_trailer: KeepTrailer,
     realm: HeaderValue,
     clock: Clock,
@@ -162,13 +161,12 @@ impl Pipeline {
             upstreams.extend(known.iter().find(|known| known.config == route.upstream).cloned());
         }
         let headers = config.routes.iter().flat_map(|route| route.headers.iter().map(|header| &header.name));
+        let identity_headers: HashSet<_> = headers.map(|name| forbidden::fold(name.as_str())).collect();
         let secrets = config.routes.iter().filter_map(|route| match &route.credential {
-            Credential::Secret { header, .. } => Some(header),
+            Credential::Secret { header, .. } => Some(forbidden::fold(header.as_str())),
             Credential::NamespaceToken(_) | Credential::Pass | Credential::None => None,
         });
-        let identity_headers: Arc<HashSet<_>> =
-            Arc::new(headers.chain(secrets).map(|name| forbidden::fold(name.as_str())).collect());
-        let forbidden = Arc::clone(&identity_headers);
+        let forbidden_trailers: HashSet<_> = identity_headers.iter().cloned().chain(secrets).collect();
         Ok(Self {
             router: Router::new(&config.routes),
             upstreams,
@@ -177,7 +175,7 @@ impl Pipeline {
             routes: config.routes.clone(),
             verifier,
             token_service,
-            keep_trailer: KeepTrailer::new(move |name| !forbidden::is_forbidden(name.as_str(), &forbidden)),
+            keep_trailer: KeepTrailer::new(move |name| !forbidden::is_forbidden(name.as_str(), &forbidden_trailers)),
             identity_headers,
             realm: HeaderValue::from_static("Bearer realm=\"postern\""),
             clock,
