@@ -19,4 +19,5 @@ mod paths;
 mod protocols;
 mod strip;
 mod support;
+mod tidy;
 mod user_status;
