@@ -91,7 +91,7 @@ pub enum StartError {
         name: String,
         /// What is wrong.
         #[source]
-        source: IssuerError,
+        source: Box<IssuerError>,
     },
     /// Signing keys.
     #[error(transparent)]
@@ -331,7 +331,7 @@ fn issuers(config: &Config, clock: &Clock, former: &[Arc<Issuer>]) -> Result<Vec
             return Ok(Arc::clone(known));
         }
         let issuer = Issuer::new(Arc::clone(config), clock.clone())
-            .map_err(|source| StartError::Issuer { name: config.name.clone(), source })?;
+            .map_err(|error| StartError::Issuer { name: config.name.clone(), source: Box::new(error) })?;
         if let Some(known) = known {
             issuer.adopt(known);
         }
