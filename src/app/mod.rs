@@ -196,19 +196,22 @@ impl Gateway {
         let asked = Pipeline::claims_asked(&config);
         let is_same_service = config.token_service == current.token_service;
         let token_service = if is_same_service {
+            // Its key files may have changed.
+            old.token_service().maintain()?;
             Arc::clone(old.token_service())
         } else {
             Arc::new(TokenService::start(config.token_service.clone(), self.clock.clone())?)
         };
-        let verifier =
-            if is_same_service && config.issuers == current.issuers && asked == Pipeline::claims_asked(&current) {
-                Arc::clone(old.verifier())
-            } else {
-                let former: Vec<_> = old.verifier().issuers().cloned().collect();
-                let issuers = issuers(&config, &self.clock, &former)?;
-                let clock = self.clock.clone();
-                Arc::new(Verifier::new(issuers, asked, &token_service, clock, self.handle.clone(), TOKEN_CAPACITY)?)
-            };
+        let asks_the_same = config.issuers == current.issuers && asked == Pipeline::claims_asked(&current);
+        let has_authorities = config.issuers.iter().any(|issuer| issuer.ca.is_some());
+        let verifier = if is_same_service && asks_the_same && !has_authorities {
+            Arc::clone(old.verifier())
+        } else {
+            let former: Vec<_> = old.verifier().issuers().cloned().collect();
+            let issuers = issuers(&config, &self.clock, &former)?;
+            let clock = self.clock.clone();
+            Arc::new(Verifier::new(issuers, asked, &token_service, clock, self.handle.clone(), TOKEN_CAPACITY)?)
+        };
         let new = Pipeline::new(&config, verifier, token_service, &self.metrics, self.clock.clone(), Some(&old))?;
         if config.server != current.server || config.admin != current.admin || config.log != current.log {
             tracing::warn!("changes of [server], [admin] and [log], but for certificates, need a restart");
@@ -325,8 +328,10 @@ fn waits_for(pipeline: &ArcSwap<Pipeline>, is_draining: &AtomicBool) -> Vec<Stri
 fn issuers(config: &Config, clock: &Clock, former: &[Arc<Issuer>]) -> Result<Vec<Arc<Issuer>>, StartError> {
     let make = |config: &Arc<config::Issuer>| {
         let known = former.iter().find(|known| known.config().name == config.name);
+        // A file of authorities may have changed under an unchanged configuration.
         if let Some(known) = known
             && known.config() == config
+            && config.ca.is_none()
         {
             return Ok(Arc::clone(known));
         }

@@ -3,6 +3,7 @@
 use super::Listeners;
 use super::activity::{Activity, InFlight};
 use super::io::{ClientIo, detect_http2};
+use super::linger::Remains;
 use crate::base::tick::Deadline;
 use bytes::Bytes;
 use http::{Request, Response};
@@ -82,7 +83,8 @@ impl<S: Service> Listeners<S> {
                 Some(Err(_)) | None => return,
             },
         };
-        let io = TokioIo::new(ClientIo::new(io, prefix, Arc::clone(activity)));
+        let remains = Remains::default();
+        let io = TokioIo::new(ClientIo::new(io, prefix, Arc::clone(activity), remains.clone()));
         let (service, guard) = (self.service.clone(), Arc::clone(activity));
         let service = service_fn(move |request| {
             let guard = guard.begin();
@@ -105,6 +107,10 @@ impl<S: Service> Listeners<S> {
             server.header_read_timeout(None).max_header_size(self.limits.max_header_bytes);
             let serving = server.serve_connection(io, service).with_upgrades();
             watch(serving, activity, http1::UpgradeableConnection::graceful_shutdown).await;
+        }
+        // Whoever was too slow is not waited for once more.
+        if !activity.is_overdue() {
+            remains.linger().await;
         }
     }
 }

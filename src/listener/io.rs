@@ -1,6 +1,7 @@
 //! A client's socket that notes what happens on it, and gives back the bytes that were read to learn its protocol.
 
 use super::activity::Activity;
+use super::linger::Remains;
 use bytes::{Buf, Bytes, BytesMut};
 use std::io;
 use std::pin::Pin;
@@ -14,15 +15,34 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// A client's connection, TLS or not.
 #[derive(Debug)]
 pub(super) struct ClientIo<T> {
-    inner: T,
+    /// There until it is dropped.
+    inner: Option<T>,
     prefix: Bytes,
     activity: Arc<Activity>,
+    /// The client has closed its side.
+    has_ended: bool,
+    remains: Remains<T>,
 }
 
 impl<T: AsyncRead + Unpin> ClientIo<T> {
-    pub(super) fn new(inner: T, prefix: Bytes, activity: Arc<Activity>) -> Self {
-        Self { inner, prefix, activity }
+    pub(super) fn new(inner: T, prefix: Bytes, activity: Arc<Activity>, remains: Remains<T>) -> Self {
+        Self { inner: Some(inner), prefix, activity, has_ended: false, remains }
     }
+}
+
+impl<T> Drop for ClientIo<T> {
+    fn drop(&mut self) {
+        if let Some(socket) = self.inner.take()
+            && !self.has_ended
+        {
+            self.remains.leave(socket);
+        }
+    }
+}
+
+/// What is said of a socket that is no longer there, which nobody can ask.
+fn gone<O>() -> Poll<io::Result<O>> {
+    Poll::Ready(Err(io::ErrorKind::NotConnected.into()))
 }
 
 /// Reads until it is certain whether the client speaks HTTP/2; gives that and what was read.
@@ -51,9 +71,12 @@ impl<T: AsyncRead + Unpin> AsyncRead for ClientIo<T> {
             return Poll::Ready(Ok(()));
         }
         let before = buffer.filled().len();
-        ready!(Pin::new(&mut this.inner).poll_read(cx, buffer))?;
+        let Some(inner) = &mut this.inner else { return gone() };
+        ready!(Pin::new(inner).poll_read(cx, buffer))?;
         if buffer.filled().len() > before {
             this.activity.read();
+        } else if buffer.remaining() > 0 {
+            this.has_ended = true;
         }
         Poll::Ready(Ok(()))
     }
@@ -61,7 +84,8 @@ impl<T: AsyncRead + Unpin> AsyncRead for ClientIo<T> {
 
 impl<T: AsyncWrite + Unpin> AsyncWrite for ClientIo<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.inner).poll_write(cx, data);
+        let Some(inner) = &mut self.inner else { return gone() };
+        let polled = Pin::new(inner).poll_write(cx, data);
         self.activity.wrote(polled.is_ready());
         polled
     }
@@ -71,20 +95,21 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for ClientIo<T> {
         cx: &mut Context<'_>,
         data: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.inner).poll_write_vectored(cx, data);
+        let Some(inner) = &mut self.inner else { return gone() };
+        let polled = Pin::new(inner).poll_write_vectored(cx, data);
         self.activity.wrote(polled.is_ready());
         polled
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.inner.is_write_vectored()
+        self.inner.as_ref().is_some_and(AsyncWrite::is_write_vectored)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
+        self.inner.as_mut().map_or_else(gone, |inner| Pin::new(inner).poll_flush(cx))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(cx)
+        self.inner.as_mut().map_or_else(gone, |inner| Pin::new(inner).poll_shutdown(cx))
     }
 }

@@ -3,6 +3,7 @@
 pub mod activity;
 pub mod connection;
 pub mod io;
+mod linger;
 pub mod tls;
 
 use crate::config;
