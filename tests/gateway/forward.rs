@@ -261,6 +261,20 @@ fn a_client_that_waits_for_100_is_refused_before_it_sends_its_body() {
 }
 
 #[test]
+fn a_client_that_sends_a_body_nobody_wants_still_reads_why() {
+    let stage = Stage::new();
+    let gateway = stage.gateway(File::default());
+    for _ in 0..20 {
+        let mut client = gateway.connect();
+        client.send(head("POST", "/x", &["content-length: 524288"]).into_bytes());
+        for _ in 0..64 {
+            client.send([b'x'; 8192]);
+        }
+        client.read().refused(401, "missing_token");
+    }
+}
+
+#[test]
 fn a_client_that_goes_away_ends_the_request_to_the_upstream() {
     let (ended, has_ended) = std::sync::mpsc::channel();
     let (stage, gateway) = start(Upstream::serving(move |mut peer: Peer| {
