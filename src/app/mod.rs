@@ -91,7 +91,7 @@ pub enum StartError {
         name: String,
         /// What is wrong.
         #[source]
-        source: IssuerError,
+        source: Box<IssuerError>,
     },
     /// Signing keys.
     #[error(transparent)]
@@ -214,7 +214,9 @@ impl Gateway {
             tracing::warn!("changes of [server], [admin] and [log], but for certificates, need a restart");
         }
         self.pipeline.store(Arc::new(new));
-        *current = config;
+        // What needs a restart is said at every reload until there is one.
+        let (server, admin, log) = (current.server.clone(), current.admin.clone(), current.log.clone());
+        *current = Config { server, admin, log, ..config };
         drop(current);
         self.run_issuers();
         Ok(())
@@ -314,7 +316,7 @@ fn waits_for(pipeline: &ArcSwap<Pipeline>, is_draining: &AtomicBool) -> Vec<Stri
     let without_keys = pipeline.verifier().issuers().filter(|issuer| !issuer.is_ready());
     let mut missing: Vec<_> = without_keys.map(|issuer| format!("keys of issuer `{}`", issuer.config().name)).collect();
     if is_draining.load(Ordering::Relaxed) {
-        missing.push("nothing: it is draining".into());
+        missing.push("draining".into());
     }
     missing
 }
@@ -329,7 +331,7 @@ fn issuers(config: &Config, clock: &Clock, former: &[Arc<Issuer>]) -> Result<Vec
             return Ok(Arc::clone(known));
         }
         let issuer = Issuer::new(Arc::clone(config), clock.clone())
-            .map_err(|source| StartError::Issuer { name: config.name.clone(), source })?;
+            .map_err(|error| StartError::Issuer { name: config.name.clone(), source: Box::new(error) })?;
         if let Some(known) = known {
             issuer.adopt(known);
         }

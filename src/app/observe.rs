@@ -1,5 +1,6 @@
 //! Metrics that are read where they are kept: issuers, user status, cached tokens.
 
+use crate::base::clock::Now;
 use crate::identity::Verifier;
 use crate::issuer::Issuer;
 use crate::pipeline::Pipeline;
@@ -7,6 +8,7 @@ use crate::telemetry::metrics::Metrics;
 use arc_swap::ArcSwap;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use std::fmt;
@@ -26,6 +28,7 @@ impl Collector for InForce {
         let pipeline = self.0.load_full();
         let verifier = pipeline.verifier();
         encode_issuers(&mut encoder, verifier)?;
+        encode_keys(&mut encoder, verifier, pipeline.now())?;
         encode_status(&mut encoder, verifier)?;
         let tokens = i64::try_from(verifier.cache().len()).unwrap_or(i64::MAX);
         let keys = i64::try_from(pipeline.token_service().ring().published().len()).unwrap_or(i64::MAX);
@@ -36,19 +39,38 @@ impl Collector for InForce {
 
 fn encode_issuers(encoder: &mut DescriptorEncoder<'_>, verifier: &Verifier) -> fmt::Result {
     type Read = fn(&Issuer) -> &AtomicU64;
-    let counters: [(&str, &str, Read); 6] = [
+    let counters: [(&str, &str, Read); 5] = [
         ("key_fetches", "Times that an issuer's keys were asked for", |issuer| &issuer.counters().fetches),
         ("key_fetch_failures", "Times that they did not come", |issuer| &issuer.counters().failures),
         ("key_early_fetches", "Fetches caused by an unknown key id", |issuer| &issuer.counters().early_fetches),
-        ("keys_skipped", "Entries of key sets that cannot be used", |issuer| &issuer.counters().skipped_keys),
         ("introspections", "Tokens that an issuer was asked about", |issuer| &issuer.counters().introspections),
         ("introspection_failures", "Times that it did not answer", |issuer| &issuer.counters().introspection_failures),
     ];
     for (name, help, read) in counters {
-        let mut family =
-            encoder.encode_descriptor(name, help, None, prometheus_client::metrics::MetricType::Counter)?;
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
         for issuer in verifier.issuers() {
             let value = ConstCounter::new(read(issuer).load(Ordering::Relaxed));
+            value.encode(family.encode_family(&[("issuer", issuer.config().name.as_str())])?)?;
+        }
+    }
+    Ok(())
+}
+
+/// What is so at this moment.
+fn encode_keys(encoder: &mut DescriptorEncoder<'_>, verifier: &Verifier, now: Now) -> fmt::Result {
+    type Read = fn(&Issuer, Now) -> u64;
+    let gauges: [(&str, &str, Read); 2] = [
+        ("keys_skipped", "Entries of an issuer's key set that cannot be used", |issuer, _| {
+            issuer.counters().skipped_keys.load(Ordering::Relaxed)
+        }),
+        ("keys_age_seconds", "How long ago an issuer's keys were fetched; -1 if never", |issuer, now| {
+            issuer.keys().age(now).map_or(u64::MAX, |age| age.as_secs())
+        }),
+    ];
+    for (name, help, read) in gauges {
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for issuer in verifier.issuers() {
+            let value = ConstGauge::new(i64::try_from(read(issuer, now)).unwrap_or(-1));
             value.encode(family.encode_family(&[("issuer", issuer.config().name.as_str())])?)?;
         }
     }
@@ -66,7 +88,7 @@ fn encode_status(encoder: &mut DescriptorEncoder<'_>, verifier: &Verifier) -> fm
         ("waited", &counts.waited),
     ];
     let help = "What became of questions about users, and of the requests that asked them";
-    let kind = prometheus_client::metrics::MetricType::Counter;
+    let kind = MetricType::Counter;
     let mut family = encoder.encode_descriptor("user_status", help, None, kind)?;
     for (outcome, count) in outcomes {
         let value = ConstCounter::new(count.load(Ordering::Relaxed));

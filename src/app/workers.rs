@@ -131,7 +131,7 @@ impl Service for Front {
     type Body = Recorded;
 
     fn connect(&self, peer: IpAddr, is_tls: bool) -> Rc<Connection> {
-        Rc::new(Connection::new(peer, is_tls, &self.trusted))
+        Rc::new(Connection::new(peer, is_tls, Rc::clone(&self.trusted)))
     }
 
     fn call(self, connection: Rc<Connection>, request: Request<Incoming>) -> impl Future<Output = Response<Recorded>> {

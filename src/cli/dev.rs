@@ -68,6 +68,7 @@ async fn serve(file: Option<PathBuf>) -> Result<()> {
         None => (BUILT_IN.to_owned(), scratch.0.join("dev.toml")),
     };
     let config = read(&text, &origin)?;
+    crate::telemetry::start_log(&config.log);
     let clock = Clock::system();
     let issuers = start_issuers(&config, &clock)?;
     let upstreams = start_upstreams(&config)?;

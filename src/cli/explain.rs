@@ -5,14 +5,12 @@ use crate::config::{self, Access, Config, Credential, Requirements, Route, UserS
 use crate::identity::status::Assumed;
 use crate::identity::{LocalCache, Verifier};
 use crate::issuer::Issuer;
-use crate::pipeline::authorize::authorize;
-use crate::pipeline::{Caller, Connection, Context, Pipeline, Rejection, Stripped};
+use crate::pipeline::{Connection, Context, Pipeline, Rejection, Stage, Stripped};
 use crate::telemetry::metrics::Metrics;
-use crate::telemetry::reason::Reason;
 use crate::token_service::TokenService;
 use anyhow::{Context as _, anyhow};
 use clap::{Args, ValueEnum};
-use http::{HeaderValue, Method, Request};
+use http::{HeaderValue, Request};
 use std::error::Error;
 use std::io::{Read, Write};
 use std::net::IpAddr;
@@ -74,7 +72,7 @@ pub fn explain(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let mut context = context(&clock);
     let outcome = runtime.block_on(pipeline.decide(&LocalCache::default(), &mut parts, &mut context));
     let mut out = std::io::stdout().lock();
-    write_steps(&mut out, &pipeline, &parts.method, &context, &outcome)?;
+    write_steps(&mut out, &pipeline, &context, &outcome)?;
     Ok(if outcome.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -142,9 +140,11 @@ fn pipeline(
 fn context(clock: &Clock) -> Context {
     Context {
         now: clock.now(),
-        connection: Rc::new(Connection::new(IpAddr::from([127, 0, 0, 1]), false, &[])),
+        client: IpAddr::from([127, 0, 0, 1]),
+        connection: Rc::new(Connection::new(IpAddr::from([127, 0, 0, 1]), false, Rc::new([]))),
         request_id: HeaderValue::from_static("explain"),
         traceparent: HeaderValue::from_static("00-00000000000000000000000000000001-0000000000000001-00"),
+        stage: Stage::Strip,
         route: None,
         token: None,
         caller: None,
@@ -153,53 +153,33 @@ fn context(clock: &Clock) -> Context {
     }
 }
 
-/// The stages in their order: those that passed, the one that refused, and what did not run.
+/// The stages in their order: those that passed, the one that refused, and those that were not reached.
 fn write_steps(
     out: &mut impl Write,
     pipeline: &Pipeline,
-    method: &Method,
     context: &Context,
     outcome: &Result<Stripped, Rejection>,
 ) -> anyhow::Result<()> {
-    let early = outcome.as_ref().err().and_then(|rejection| early_stage(rejection.reason, method));
-    let route = context.route.filter(|_| early.is_none()).and_then(|index| pipeline.routes().get(index));
-    let stripped = "identity, forwarding and hop-by-hop fields are gone".to_owned();
-    let mut steps = vec![("strip", (early != Some("strip")).then_some(stripped))];
-    steps.push(("route", route.map(|route| format!("`{}` ({})", route.name, route.path.text))));
-    if let Some(route) = route {
-        match &route.access {
-            Access::Public => steps.push(("authenticate", Some("not needed: the route is public".into()))),
-            Access::Token(required) => {
-                let token = context.token.as_ref();
-                steps.push((
-                    "authenticate",
-                    token.map(|token| format!("a token of issuer `{}`", token.issuer().config().name)),
-                ));
-                let caller = context.caller.as_ref();
-                let source = token.map(|token| &token.issuer().config().user_status);
-                let status = |source: Option<&UserStatus>| match source {
-                    Some(UserStatus::Introspection(_)) => "assumed (the gateway would introspect)",
-                    Some(UserStatus::None) | None => "not asked: `user_status` is \"none\"",
-                };
-                steps.push((
-                    "user status",
-                    caller.map(|caller| format!("`{}`: {}", caller.identity.subject, status(source))),
-                ));
-                let passes = |caller: &Caller| authorize(required, &caller.identity).is_ok();
-                steps.push(("authorize", caller.filter(|caller| passes(caller)).map(|_| required_text(required))));
+    const STAGES: [(Stage, &str); 6] = [
+        (Stage::Strip, "strip"),
+        (Stage::Route, "route"),
+        (Stage::Authenticate, "authenticate"),
+        (Stage::UserStatus, "user status"),
+        (Stage::Authorize, "authorize"),
+        (Stage::Inject, "inject"),
+    ];
+    let route = context.route.and_then(|index| pipeline.routes().get(index));
+    let is_public = route.is_some_and(|route| route.access == Access::Public);
+    for (stage, name) in STAGES {
+        match outcome {
+            _ if is_public && (Stage::Authenticate..=Stage::Authorize).contains(&stage) => {
+                writeln!(out, "  -        {name:<13} the route is public")?;
             }
-        }
-        steps.push(("inject", outcome.as_ref().ok().map(|_| injected(route, context))));
-    }
-    let mut refused = outcome.as_ref().err();
-    for (stage, said) in steps {
-        match (said, refused) {
-            (Some(said), _) => writeln!(out, "  ok       {stage:<13} {said}")?,
-            (None, Some(rejection)) => {
-                writeln!(out, "  refused  {stage:<13} {}", cause(rejection))?;
-                refused = None;
+            Err(rejection) if stage == context.stage => writeln!(out, "  refused  {name:<13} {}", cause(rejection))?,
+            _ if stage < context.stage => {
+                writeln!(out, "  ok       {name:<13} {}", said(stage, route.map(Arc::as_ref), context))?
             }
-            (None, None) => writeln!(out, "  -        {stage}")?,
+            _ => writeln!(out, "  -        {name}")?,
         }
     }
     match outcome {
@@ -207,26 +187,31 @@ fn write_steps(
             let names: Vec<_> = stripped.fields.iter().map(|(name, _)| name.as_str()).collect();
             writeln!(out, "forwarded with: {}", names.join(", "))?;
         }
-        Err(rejection) => {
-            writeln!(
-                out,
-                "{} {}: {}",
-                rejection.reason.status().as_u16(),
-                rejection.reason.code(),
-                rejection.reason.title()
-            )?;
+        Err(Rejection { reason, .. }) => {
+            writeln!(out, "{} {}: {}", reason.status().as_u16(), reason.code(), reason.title())?;
         }
     }
     Ok(())
 }
 
-/// The stage that refuses for this reason, if it is one of the first two, which leave no other trace.
-fn early_stage(reason: Reason, method: &Method) -> Option<&'static str> {
-    match reason {
-        Reason::MethodNotAllowed if [Method::TRACE, Method::CONNECT].contains(method) => Some("strip"),
-        Reason::MalformedRequest | Reason::ExpectationFailed => Some("strip"),
-        Reason::NoRoute | Reason::MethodNotAllowed | Reason::PathNotCanonical => Some("route"),
-        _ => None,
+/// What a stage that passed found.
+fn said(stage: Stage, route: Option<&Route>, context: &Context) -> String {
+    let issuer = context.token.as_ref().map(|token| token.issuer().config());
+    match (stage, route) {
+        (Stage::Route, Some(route)) => format!("`{}` ({})", route.name, route.path.text),
+        (Stage::Authenticate, _) => {
+            format!("a token of issuer `{}`", issuer.map(|issuer| issuer.name.as_str()).unwrap_or_default())
+        }
+        (Stage::UserStatus, _) => {
+            let subject = context.caller.as_ref().map(|caller| caller.identity.subject.as_str()).unwrap_or_default();
+            match issuer.map(|issuer| &issuer.user_status) {
+                Some(UserStatus::Introspection(_)) => format!("`{subject}`: assumed (the gateway would introspect)"),
+                Some(UserStatus::None) | None => format!("`{subject}`: not asked: `user_status` is \"none\""),
+            }
+        }
+        (Stage::Authorize, Some(Route { access: Access::Token(required), .. })) => required_text(required),
+        (Stage::Inject, Some(route)) => injected(route, context),
+        _ => "identity, forwarding and hop-by-hop fields are gone".into(),
     }
 }
 

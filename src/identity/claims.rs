@@ -17,6 +17,8 @@ pub struct Facts {
     pub issued: Option<i64>,
     /// `sub`; only a lightweight token lacks it.
     pub subject: Option<String>,
+    /// `sid`: the session that it belongs to.
+    pub session: Option<String>,
 }
 
 /// Why the claims of a token with a good signature are refused.
@@ -59,7 +61,8 @@ impl Facts {
             _ => return Err(ClaimError::Unusable("sub")),
         };
         let expires = date(claims, "exp")?.ok_or(ClaimError::Unusable("exp"))?;
-        Ok(Self { expires, not_before: date(claims, "nbf")?, issued: date(claims, "iat")?, subject })
+        let session = claims.get("sid").and_then(Value::as_str).map(str::to_owned);
+        Ok(Self { expires, not_before: date(claims, "nbf")?, issued: date(claims, "iat")?, subject, session })
     }
 }
 

@@ -49,6 +49,8 @@ pub(super) struct LastActive {
     /// When it was asked for, in milliseconds of the monotonic clock.
     asked_ms: u64,
     pub(super) identity: Arc<Identity>,
+    /// The session of the token that was asked about.
+    session: Option<String>,
 }
 
 impl UserRecord {
@@ -202,11 +204,15 @@ impl Verifier {
             Ok(identity) => {
                 self.counts.active.fetch_add(1, Ordering::Relaxed);
                 let user = token.user.get_or_init(|| self.user(token.issuer(), &identity.subject));
-                let last = LastActive { asked_ms, identity: Arc::clone(&identity) };
+                let last = Arc::new(LastActive {
+                    asked_ms,
+                    identity: Arc::clone(&identity),
+                    session: token.facts.session.clone(),
+                });
                 // Of two answers that come at once the younger question counts.
                 user.last_active.rcu(|known| match known {
                     Some(known) if known.asked_ms > last.asked_ms => Some(Arc::clone(known)),
-                    _ => Some(Arc::new(LastActive { identity: Arc::clone(&last.identity), ..last })),
+                    _ => Some(Arc::clone(&last)),
                 });
                 Verdict::Active(identity)
             }
@@ -266,13 +272,15 @@ impl VerifiedToken {
     }
 
     /// Past its `exp` but within the leeway every token is inactive for an issuer whose clock is right. What counts then is that the
-    /// same user was active, by any token, within the bound, and that this token was never refused before it expired.
+    /// same session of the same user was active, by another token, within the bound, and that this token was never refused before it
+    /// expired. Tokens without `sid` share one session.
     fn within_leeway(&self, settings: &Introspection, now: Now) -> Option<Arc<Identity>> {
         if now.unix_seconds() < self.facts.expires {
             return None;
         }
         let last = self.user.get()?.active_within(settings.bound, now)?;
-        let is_current = |identity: &Arc<Identity>| identity.is_same_user_as(&last.identity);
+        let is_current =
+            |identity: &Arc<Identity>| last.session == self.facts.session && identity.is_same_user_as(&last.identity);
         match self.standing.load().as_deref() {
             None | Some(Standing { verdict: Verdict::Inactive { is_past_expiry: true }, .. }) => self.stated.clone(),
             Some(Standing { verdict: Verdict::Active(identity), .. }) => Some(Arc::clone(identity)),

@@ -1,5 +1,6 @@
 //! Stage 6: what the upstream is told about the caller: a credential, identity headers, where the request came from.
 
+use super::forbidden::fold;
 use super::reject::Rejection;
 use super::strip::{Presented, Stripped};
 use super::{Caller, Context, Pipeline};
@@ -41,7 +42,8 @@ pub fn inject(
             let unusable = |error| Rejection::because(Reason::CredentialUnavailable, error);
             let mut value = HeaderValue::from_str(value.expose()).map_err(unusable)?;
             value.set_sensitive(true);
-            stripped.fields.retain(|(name, _)| name != header);
+            let folded = fold(header.as_str());
+            stripped.fields.retain(|(name, _)| fold(name.as_str()) != folded);
             stripped.fields.push((header.clone(), value));
         }
         Credential::NamespaceToken(template) => {
@@ -127,16 +129,19 @@ fn encode(text: &str, in_list: bool) -> String {
 /// Who called, through which name and scheme, and the ids that join logs and traces.
 fn about_the_request(stripped: &mut Stripped, context: &Context) {
     let connection = &context.connection;
+    let is_trusted = connection.trusts(connection.peer);
     let forwarded_for = match stripped.forwarded_for.take() {
-        Some(chain) if connection.is_trusted_proxy => {
+        Some(chain) if is_trusted => {
             let chain = [chain.as_bytes(), b", ", connection.peer_text.as_bytes()].concat();
             HeaderValue::from_bytes(&chain).unwrap_or_else(|_| connection.peer_text.clone())
         }
         _ => connection.peer_text.clone(),
     };
-    let scheme = if connection.is_tls { "https" } else { "http" };
+    // A proxy that ends TLS says so.
+    let said = stripped.forwarded_proto.take().filter(|said| is_trusted && (said == "https" || said == "http"));
+    let scheme = said.unwrap_or(HeaderValue::from_static(if connection.is_tls { "https" } else { "http" }));
     stripped.fields.push((X_FORWARDED_FOR, forwarded_for));
-    stripped.fields.push((X_FORWARDED_PROTO, HeaderValue::from_static(scheme)));
+    stripped.fields.push((X_FORWARDED_PROTO, scheme));
     if !stripped.host.is_empty() {
         stripped.fields.push((X_FORWARDED_HOST, stripped.host.clone()));
     }

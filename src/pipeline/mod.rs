@@ -5,6 +5,7 @@
 
 pub mod authenticate;
 pub mod authorize;
+pub mod forbidden;
 pub mod forward;
 pub mod inject;
 pub mod record;
@@ -17,7 +18,7 @@ pub use strip::{Presented, Stripped};
 pub use worker::Worker;
 
 use crate::base::clock::{Clock, Now};
-use crate::config::{self, Access, ClaimPath, Config, Route};
+use crate::config::{self, Access, ClaimPath, Config, Credential, Route};
 use crate::identity::{Identity, LocalCache, VerifiedToken, Verifier};
 use crate::router::{Router, path};
 use crate::telemetry::metrics::{Metrics, RouteMetrics};
@@ -29,6 +30,7 @@ use authorize::authorize;
 use http::HeaderValue;
 use http::request::Parts;
 use inject::inject;
+use ipnet::IpNet;
 use std::collections::HashSet;
 use std::fmt;
 use std::net::IpAddr;
@@ -48,8 +50,8 @@ pub struct Pipeline {
     verifier: Arc<Verifier>,
     token_service: Arc<TokenService>,
     /// Folded names that only Postern may send, of all routes: a header that one route adds must not come from a client on another.
-    identity_headers: Arc<HashSet<String>>,
-    /// What may pass as a trailer: the same as in the head.
+    identity_headers: HashSet<String>,
+    /// What may pass as a trailer: what may pass in the head, but for headers that carry a secret on some route.
     keep_trailer: KeepTrailer,
     realm: HeaderValue,
     clock: Clock,
@@ -60,12 +62,16 @@ pub struct Pipeline {
 pub struct Context {
     /// The moment that the request is judged by.
     pub now: Now,
+    /// Who is taken for the client: the peer, or behind trusted proxies the last address that is not one of theirs.
+    pub client: IpAddr,
     /// The connection it came on.
     pub connection: Rc<Connection>,
     /// `X-Request-Id`.
     pub request_id: HeaderValue,
     /// `traceparent`.
     pub traceparent: HeaderValue,
+    /// The stage that the request is at, or was refused by.
+    pub stage: Stage,
     /// Index of the route.
     pub route: Option<usize>,
     /// The token, once it is verified.
@@ -76,6 +82,19 @@ pub struct Context {
     pub host: HeaderValue,
     /// The namespace token that the upstream is given.
     pub minted: Option<Arc<Minted>>,
+}
+
+/// The stages that decide about a request, in their order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[allow(missing_docs)] // Each is a module or function of that name.
+pub enum Stage {
+    Strip,
+    Route,
+    Authenticate,
+    UserStatus,
+    Authorize,
+    Inject,
+    Forward,
 }
 
 /// A caller who may pass.
@@ -94,21 +113,26 @@ pub struct Connection {
     pub peer_text: HeaderValue,
     /// Whether it came over TLS.
     pub is_tls: bool,
-    /// Whether its `X-Forwarded-For` is believed.
-    pub is_trusted_proxy: bool,
+    /// The proxies whose forwarding headers are believed.
+    trusted_proxies: Rc<[IpNet]>,
 }
 
 impl Connection {
     /// Describes a connection from `peer`.
-    pub fn new(peer: IpAddr, is_tls: bool, trusted_proxies: &[ipnet::IpNet]) -> Self {
+    pub fn new(peer: IpAddr, is_tls: bool, trusted_proxies: Rc<[IpNet]>) -> Self {
         let peer = peer.to_canonical();
         Self {
             peer,
             // The text of an address is a field value.
             peer_text: HeaderValue::try_from(peer.to_string()).unwrap_or(HeaderValue::from_static("unknown")),
             is_tls,
-            is_trusted_proxy: trusted_proxies.iter().any(|network| network.contains(&peer)),
+            trusted_proxies,
         }
+    }
+
+    /// Whether an address is that of a proxy that is believed.
+    pub fn trusts(&self, address: IpAddr) -> bool {
+        self.trusted_proxies.iter().any(|network| network.contains(&address))
     }
 }
 
@@ -136,10 +160,13 @@ impl Pipeline {
             }
             upstreams.extend(known.iter().find(|known| known.config == route.upstream).cloned());
         }
-        let headers = config.routes.iter().flat_map(|route| &route.headers);
-        let identity_headers: Arc<HashSet<_>> =
-            Arc::new(headers.map(|header| strip::fold(header.name.as_str())).collect());
-        let forbidden = Arc::clone(&identity_headers);
+        let headers = config.routes.iter().flat_map(|route| route.headers.iter().map(|header| &header.name));
+        let identity_headers: HashSet<_> = headers.map(|name| forbidden::fold(name.as_str())).collect();
+        let secrets = config.routes.iter().filter_map(|route| match &route.credential {
+            Credential::Secret { header, .. } => Some(forbidden::fold(header.as_str())),
+            Credential::NamespaceToken(_) | Credential::Pass | Credential::None => None,
+        });
+        let forbidden_trailers: HashSet<_> = identity_headers.iter().cloned().chain(secrets).collect();
         Ok(Self {
             router: Router::new(&config.routes),
             upstreams,
@@ -148,7 +175,7 @@ impl Pipeline {
             routes: config.routes.clone(),
             verifier,
             token_service,
-            keep_trailer: KeepTrailer::new(move |name| !strip::is_forbidden(name.as_str(), &forbidden)),
+            keep_trailer: KeepTrailer::new(move |name| !forbidden::is_forbidden(name.as_str(), &forbidden_trailers)),
             identity_headers,
             realm: HeaderValue::from_static("Bearer realm=\"postern\""),
             clock,
@@ -180,15 +207,21 @@ impl Pipeline {
     ) -> Result<Stripped, Rejection> {
         let mut stripped = strip(parts, &self.identity_headers)?;
         context.keep(&stripped);
+        context.stage = Stage::Route;
         let route = self.route(parts, &stripped, context)?;
         if let Access::Token(required) = &route.access {
+            context.stage = Stage::Authenticate;
             let token = authenticate(&self.verifier, tokens, &stripped.authorization, route, context.now).await?;
             let token = context.token.insert(token);
+            context.stage = Stage::UserStatus;
             let identity = self.verifier.confirm(token, context.now).await?;
             let caller = context.caller.insert(Caller { identity });
+            context.stage = Stage::Authorize;
             authorize(required, &caller.identity)?;
         }
+        context.stage = Stage::Inject;
         inject(self, route, &mut stripped, context)?;
+        context.stage = Stage::Forward;
         Ok(stripped)
     }
 
@@ -256,6 +289,17 @@ impl Context {
     /// A client's own ids are kept where they are harmless.
     fn keep(&mut self, stripped: &Stripped) {
         self.host = stripped.host.clone();
+        if let Some(chain) = &stripped.forwarded_for
+            && self.connection.trusts(self.connection.peer)
+        {
+            let chain = chain.to_str().unwrap_or_default().rsplit(',').map(|part| part.trim().parse::<IpAddr>());
+            for address in chain.map_while(Result::ok) {
+                self.client = address;
+                if !self.connection.trusts(address) {
+                    break;
+                }
+            }
+        }
         if let Some(id) = &stripped.request_id {
             self.request_id = id.clone();
         }

@@ -1,6 +1,7 @@
 //! What a request leaves behind: one access line and a few counters, when its answer ends.
 
-use super::{Connection, Context, Pipeline, Worker};
+use super::worker::InForce;
+use super::{Connection, Context, Worker};
 use crate::telemetry::access_log::Line;
 use crate::telemetry::reason::Reason;
 use crate::upstream::Body;
@@ -10,14 +11,13 @@ use http::{Method, StatusCode, Uri};
 use http_body::{Body as _, Frame, SizeHint};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
 
 /// The record of one request, written when it is dropped.
 #[derive(Debug)]
 pub struct Record {
     worker: Rc<Worker>,
-    pipeline: Rc<Arc<Pipeline>>,
+    pipeline: InForce,
     method: Method,
     uri: Uri,
     /// What is known about the request.
@@ -33,7 +33,7 @@ pub struct Record {
 }
 
 impl Record {
-    pub(super) fn new(worker: &Rc<Worker>, pipeline: &Rc<Arc<Pipeline>>, connection: Rc<Connection>) -> Box<Self> {
+    pub(super) fn new(worker: &Rc<Worker>, pipeline: &InForce, connection: Rc<Connection>) -> Box<Self> {
         Box::new(Self {
             worker: Rc::clone(worker),
             pipeline: Rc::clone(pipeline),
@@ -63,13 +63,16 @@ impl Drop for Record {
         let since_start = |us: u64| us.saturating_sub(context.now.monotonic_us);
         let duration_us = since_start(self.pipeline.clock.monotonic_us());
         self.pipeline.metrics(context.route).count(status, self.reason, duration_us);
+        if !self.worker.log.is_on() {
+            return;
+        }
         let route = context.route.and_then(|index| self.pipeline.routes.get(index));
         let identity = context.caller.as_ref().map(|caller| &caller.identity);
         let token = context.token.as_ref();
         self.worker.log.add(&Line {
             unix_ms: context.now.unix_ms,
             request_id: context.request_id.to_str().unwrap_or_default(),
-            client: context.connection.peer,
+            client: context.client,
             method: self.method.as_str(),
             host: context.host.to_str().unwrap_or_default(),
             path: self.uri.path(),

@@ -1,7 +1,7 @@
 //! What one worker thread holds, and how it answers one request.
 
 use super::record::{Record, Recorded};
-use super::{Connection, Context, Pipeline, Rejection, forward};
+use super::{Connection, Context, Pipeline, Rejection, Stage, forward};
 use crate::identity::LocalCache;
 use crate::telemetry::access_log::AccessLog;
 use crate::token_service::publish::Document;
@@ -15,12 +15,16 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
+/// A pipeline that requests of one worker hold: counted without atomics, so that workers do not contend for one counter.
+#[allow(clippy::redundant_allocation)]
+pub(super) type InForce = Rc<Arc<Pipeline>>;
+
 /// The state of one worker thread. Nothing here is shared, so nothing is locked.
 #[derive(Debug)]
 pub struct Worker {
     pipeline: RefCell<Cache<Arc<ArcSwap<Pipeline>>, Arc<Pipeline>>>,
     /// The pipeline in force, counted without atomics.
-    current: RefCell<Rc<Arc<Pipeline>>>,
+    current: RefCell<InForce>,
     /// Verified tokens.
     pub tokens: LocalCache,
     /// Connections to upstreams.
@@ -65,7 +69,7 @@ impl Worker {
     }
 
     /// The pipeline in force. One atomic load; the rest happens only after a reload.
-    fn pipeline(&self) -> Rc<Arc<Pipeline>> {
+    fn pipeline(&self) -> InForce {
         let mut cache = self.pipeline.borrow_mut();
         let latest = cache.load();
         let mut current = self.current.borrow_mut();
@@ -79,9 +83,11 @@ impl Worker {
         let (request_id, traceparent) = self.ids.next();
         Context {
             now: pipeline.clock.now(),
+            client: connection.peer,
             connection,
             request_id,
             traceparent,
+            stage: Stage::Strip,
             route: None,
             token: None,
             caller: None,

@@ -133,9 +133,14 @@ fn write_all(inbox: &Receiver<Message>, mut file: Option<File>, path: Option<Pat
 }
 
 impl AccessLog {
+    /// Whether lines go anywhere.
+    pub fn is_on(&self) -> bool {
+        self.writer.is_some()
+    }
+
     /// Adds a line.
     pub fn add(&self, line: &Line<'_>) {
-        if self.writer.is_none() {
+        if !self.is_on() {
             return;
         }
         let mut buffer = self.buffer.borrow_mut();

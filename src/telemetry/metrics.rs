@@ -26,7 +26,7 @@ pub struct Metrics {
     pub access_lines_dropped: Counter,
     /// `postern_config_reloads_total` by outcome.
     pub reloads: Family<OutcomeLabel, Counter>,
-    /// `postern_token_service_failures_total`: signing keys that could not be read or rotated.
+    /// `postern_key_maintenance_failures_total`: signing keys that could not be read or rotated.
     pub key_maintenance_failures: Counter,
 }
 
@@ -106,6 +106,10 @@ impl Metrics {
             "Times that signing keys could not be read or rotated",
             metrics.key_maintenance_failures.clone(),
         );
+        // Both are there from the start, so that the first failure is an increase.
+        for outcome in ["ok", "failed"] {
+            drop(metrics.reloads.get_or_create(&OutcomeLabel { outcome }));
+        }
         Self { registry: Mutex::new(registry), ..metrics }
     }
 

@@ -11,22 +11,23 @@ targets=$(sed -n 's/^name = "\(.*\)"$/\1/p' fuzz/Cargo.toml | tail -n +2)
 
 command -v cargo-fuzz >/dev/null || cargo install cargo-fuzz --locked --quiet
 # `unsafe` is forbidden in the crate, so the sanitizer would only watch the dependencies, at twice the time.
-build=(cargo +nightly fuzz build --sanitizer none)
-if ! "${build[@]}"; then
+if ! cargo +nightly fuzz build --sanitizer none --target-dir "$root/fuzz/target"; then
     echo "0 passed, 1 failed, 0 skipped"
     exit 1
 fi
 
+built=fuzz/target/$(rustc +nightly -vV | sed -n 's/^host: //p')/release
+
 passed=0 failed=0
 for target in $targets; do
-    mkdir -p "fuzz/corpus/$target"
+    mkdir -p "fuzz/corpus/$target" "fuzz/artifacts/$target"
     echo "fuzz $target, $seconds s"
     seeds=$(mktemp -d)
     case $target in
     config) cp config/*.toml "$seeds" ;;
     *) cp "fuzz/seeds/$target/"* "$seeds" ;;
     esac
-    if log=$(cargo +nightly fuzz run --sanitizer none "$target" "fuzz/corpus/$target" "$seeds" -- \
+    if log=$("$built/$target" "fuzz/corpus/$target" "$seeds" -artifact_prefix="fuzz/artifacts/$target/" \
         -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -max_len=8000 2>&1); then
         passed=$((passed + 1))
         tail -n 1 <<<"$log"

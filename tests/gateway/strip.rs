@@ -151,13 +151,20 @@ fn fields_of_one_connection_end_with_it() {
 fn a_clients_token_is_forwarded_only_where_the_route_passes_it() {
     let (stage, gateway) = start();
     let token = stage.issuer.token("alice");
-    let sent = [&*bearer(&token), "proxy-authorization: Basic YTpi", "x-api-key: mine", "cookie: session=1"];
+    let sent = [
+        &*bearer(&token),
+        "proxy-authorization: Basic YTpi",
+        "x-api-key: mine",
+        "X_Api_Key: mine",
+        "cookie: session=1",
+    ];
     for path in ["/plain/x", "/public/x", "/secret/x", "/minted/x", "/pass/x"] {
         gateway.get(path, &sent).passed();
         let seen = stage.upstream.last();
         let holds_token = seen.fields.iter().any(|(_, value)| value.contains(&token));
         assert_eq!(holds_token, path == "/pass/x", "{path}: {seen:?}");
         assert_eq!(seen.all("authorization").count(), usize::from(matches!(path, "/pass/x" | "/minted/x")), "{path}");
+        assert_eq!(seen.header("x_api_key"), (path != "/secret/x").then_some("mine"), "{path}");
         assert_eq!(seen.header("x-api-key"), Some(if path == "/secret/x" { "Key s3cret" } else { "mine" }), "{path}");
         assert_eq!((seen.header("proxy-authorization"), seen.header("cookie")), (None, Some("session=1")), "{path}");
     }
@@ -181,12 +188,14 @@ fn where_a_request_came_from_is_believed_of_trusted_proxies_alone() {
     let stage = Stage::new();
     let said =
         ["x-forwarded-for: 203.0.113.7, 198.51.100.1", "x-forwarded-proto: https", "x-forwarded-host: evil.example"];
-    let as_sent = |chain: &str| [Some(chain.to_owned()), Some("http".to_owned()), Some("api.example".to_owned())];
-    assert_eq!(forwarded(&stage, "", &said), as_sent("127.0.0.1"));
-    assert_eq!(forwarded(&stage, "trusted_proxies = ['192.0.2.0/24', '::1/128']", &said), as_sent("127.0.0.1"));
+    let as_sent = |chain: &str, scheme: &str| [chain, scheme, "api.example"].map(|text| Some(text.to_owned()));
+    assert_eq!(forwarded(&stage, "", &said), as_sent("127.0.0.1", "http"));
+    let others = "trusted_proxies = ['192.0.2.0/24', '::1/128']";
+    assert_eq!(forwarded(&stage, others, &said), as_sent("127.0.0.1", "http"));
     let trusted = "trusted_proxies = ['127.0.0.0/8']";
-    assert_eq!(forwarded(&stage, trusted, &said), as_sent("203.0.113.7, 198.51.100.1, 127.0.0.1"));
-    assert_eq!(forwarded(&stage, trusted, &[]), as_sent("127.0.0.1"));
+    assert_eq!(forwarded(&stage, trusted, &said), as_sent("203.0.113.7, 198.51.100.1, 127.0.0.1", "https"));
+    assert_eq!(forwarded(&stage, trusted, &[]), as_sent("127.0.0.1", "http"));
+    assert_eq!(forwarded(&stage, trusted, &["x-forwarded-proto: gopher"]), as_sent("127.0.0.1", "http"));
 }
 
 #[test]

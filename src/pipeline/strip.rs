@@ -1,17 +1,13 @@
 //! Stage 1: what a client may not say is taken away, before anything reads the request.
 //!
-//! It has no condition, so no branch can step round it. Names are compared folded: lower case, and every character that is no
-//! letter or digit as `-`, because servers behind a gateway fold them too (`X_Auth_User`, `X.Auth.User`).
+//! It has no condition, so no branch can step round it. Which fields those are, [`super::forbidden`] says.
 
-mod names;
-
-pub use names::{fold, is_forbidden};
-
+use super::forbidden::is_forbidden;
 use super::reject::Rejection;
 use crate::telemetry::reason::Reason;
 use http::header::{AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, TE, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
+use http::{HeaderName, HeaderValue, Method, Version};
 use std::collections::HashSet;
 
 /// A request's head without what a client may not say.
@@ -33,6 +29,8 @@ pub struct Stripped {
     pub traceparent: Option<HeaderValue>,
     /// `X-Forwarded-For`, believed only from a trusted proxy.
     pub forwarded_for: Option<HeaderValue>,
+    /// `X-Forwarded-Proto`, likewise.
+    pub forwarded_proto: Option<HeaderValue>,
 }
 
 /// The `Authorization` fields of a request.
@@ -56,22 +54,7 @@ pub fn strip(parts: &mut Parts, identity_headers: &HashSet<String>) -> Result<St
         return Err(Reason::MethodNotAllowed.into());
     }
     let headers = std::mem::take(&mut parts.headers);
-    let host = host(parts, &headers)?;
-    check_coding(&headers)?;
-    // Most requests have no `Connection`; then nothing is looked for in it.
-    let has_connection = headers.contains_key(CONNECTION);
-    let named = if has_connection { named_by_connection(&headers) } else { Vec::new() };
-    let wants_upgrade = has_connection && parts.version == Version::HTTP_11 && asks_for_upgrade(&headers);
-    let mut stripped = Stripped {
-        fields: Vec::with_capacity(headers.len() + 8),
-        authorization: Presented::Nothing,
-        host,
-        upgrade: None,
-        takes_trailers: false,
-        request_id: None,
-        traceparent: None,
-        forwarded_for: None,
-    };
+    let mut sorted = Sorted::with_room_for(headers.len());
     let mut last_name = None;
     for (name, value) in headers {
         // The map gives a name once, for the first of its values.
@@ -79,82 +62,121 @@ pub fn strip(parts: &mut Parts, identity_headers: &HashSet<String>) -> Result<St
             Some(name) => last_name.insert(name).clone(),
             None => last_name.clone().ok_or(Reason::MalformedRequest)?,
         };
-        stripped.take(name, value, wants_upgrade, &named, identity_headers)?;
+        sorted.take(name, value, identity_headers)?;
     }
-    if parts.version == Version::HTTP_2 {
-        join_cookies(&mut stripped.fields);
-    }
-    Ok(stripped)
+    sorted.judge(parts)
 }
 
-impl Stripped {
+/// The fields of a head, sorted in one pass.
+struct Sorted {
+    stripped: Stripped,
+    hosts: usize,
+    codings: usize,
+    /// The values of `Connection`; few requests have any.
+    connection: Vec<HeaderValue>,
+}
+
+impl Sorted {
+    fn with_room_for(count: usize) -> Self {
+        let stripped = Stripped {
+            // With room for what is injected.
+            fields: Vec::with_capacity(count + 8),
+            authorization: Presented::Nothing,
+            host: HeaderValue::from_static(""),
+            upgrade: None,
+            takes_trailers: false,
+            request_id: None,
+            traceparent: None,
+            forwarded_for: None,
+            forwarded_proto: None,
+        };
+        Self { stripped, hosts: 0, codings: 0, connection: Vec::new() }
+    }
+
     fn take(
         &mut self,
         name: HeaderName,
         value: HeaderValue,
-        wants_upgrade: bool,
-        named: &[String],
         identity_headers: &HashSet<String>,
     ) -> Result<(), Rejection> {
+        let stripped = &mut self.stripped;
         match name {
             AUTHORIZATION => {
-                self.authorization = match self.authorization {
+                stripped.authorization = match stripped.authorization {
                     Presented::Nothing => Presented::One(value),
                     _ => Presented::Several,
                 };
             }
-            // Checked already, or chosen anew for the upstream.
-            HOST | CONNECTION | CONTENT_LENGTH | TRANSFER_ENCODING => {}
-            TE => self.takes_trailers |= words(&value).any(|word| word.eq_ignore_ascii_case("trailers")),
+            HOST => {
+                self.hosts += 1;
+                stripped.host = value;
+            }
+            CONNECTION => self.connection.push(value),
+            // Chosen anew for the upstream.
+            CONTENT_LENGTH => {}
+            TRANSFER_ENCODING => {
+                self.codings += 1;
+                // A second field, or a coding before `chunked`, is read differently by different servers.
+                if self.codings > 1 || !value.as_bytes().eq_ignore_ascii_case(b"chunked") {
+                    return Err(Reason::MalformedRequest.into());
+                }
+            }
+            TE => stripped.takes_trailers |= words(&value).any(|word| word.eq_ignore_ascii_case("trailers")),
             EXPECT => {
                 if !value.as_bytes().eq_ignore_ascii_case(b"100-continue") {
                     return Err(Reason::ExpectationFailed.into());
                 }
             }
             UPGRADE => {
-                if wants_upgrade && value.as_bytes().eq_ignore_ascii_case(b"websocket") {
-                    self.upgrade = Some(value);
-                }
+                stripped.upgrade = Some(value).filter(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"))
             }
             name => match name.as_str() {
-                "x-request-id" => self.request_id = Some(value).filter(is_request_id),
-                "traceparent" => self.traceparent = Some(value).filter(is_traceparent),
-                "x-forwarded-for" => self.forwarded_for = joined(self.forwarded_for.take(), value),
-                text if named.iter().any(|other| other == text) || is_forbidden(text, identity_headers) => {}
-                _ => self.fields.push((name, value)),
+                "x-request-id" => stripped.request_id = Some(value).filter(is_request_id),
+                "traceparent" => stripped.traceparent = Some(value).filter(is_traceparent),
+                "x-forwarded-proto" => stripped.forwarded_proto = Some(value),
+                "x-forwarded-for" => stripped.forwarded_for = joined(stripped.forwarded_for.take(), value),
+                text if is_forbidden(text, identity_headers) => {}
+                _ => stripped.fields.push((name, value)),
             },
         }
         Ok(())
+    }
+
+    /// What only the whole head tells.
+    fn judge(mut self, parts: &Parts) -> Result<Stripped, Rejection> {
+        let stripped = &mut self.stripped;
+        judge_host(parts, self.hosts, &mut stripped.host)?;
+        let named = || self.connection.iter().flat_map(words);
+        let wants_upgrade =
+            parts.version == Version::HTTP_11 && named().any(|word| word.eq_ignore_ascii_case("upgrade"));
+        stripped.upgrade = stripped.upgrade.take().filter(|_| wants_upgrade);
+        // Fields that `Connection` names end at this hop (RFC 9110 §7.6.1).
+        if !self.connection.is_empty() {
+            let named: HashSet<_> = named().map(str::to_ascii_lowercase).collect();
+            stripped.fields.retain(|(name, _)| !named.contains(name.as_str()));
+        }
+        if parts.version == Version::HTTP_2 {
+            join_cookies(&mut stripped.fields);
+        }
+        Ok(self.stripped)
     }
 }
 
 /// The one host that the request is for. HTTP/1.1 needs exactly one `Host` (RFC 9112 §3.2); where the target names a host too,
 /// they must agree, so that no server behind picks the other.
-fn host(parts: &Parts, headers: &HeaderMap) -> Result<HeaderValue, Rejection> {
-    let mut fields = headers.get_all(HOST).iter();
-    let field = fields.next();
-    if fields.next().is_some() || (field.is_none() && parts.version == Version::HTTP_11) {
-        return Err(Reason::MalformedRequest.into());
+fn judge_host(parts: &Parts, hosts: usize, host: &mut HeaderValue) -> Result<(), Rejection> {
+    let refused = || Rejection::from(Reason::MalformedRequest);
+    match parts.uri.authority() {
+        _ if hosts > 1 || (hosts == 0 && parts.version == Version::HTTP_11) => return Err(refused()),
+        Some(authority) if hosts == 0 => *host = HeaderValue::from_str(authority.as_str()).map_err(|_| refused())?,
+        Some(authority) if !host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes()) => {
+            return Err(refused());
+        }
+        None if hosts == 0 && parts.version == Version::HTTP_2 => return Err(refused()),
+        None if hosts == 0 => return Ok(()),
+        Some(_) | None => {}
     }
-    let host = match (parts.uri.authority(), field) {
-        (Some(authority), Some(field)) if !field.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes()) => {
-            return Err(Reason::MalformedRequest.into());
-        }
-        (_, Some(field)) => field.clone(),
-        (Some(authority), None) => {
-            HeaderValue::from_str(authority.as_str()).map_err(|_| Rejection::from(Reason::MalformedRequest))?
-        }
-        (None, None) if parts.version == Version::HTTP_2 => return Err(Reason::MalformedRequest.into()),
-        (None, None) => return Ok(HeaderValue::from_static("")),
-    };
-    if is_host(host.as_bytes()) { Ok(host) } else { Err(Reason::MalformedRequest.into()) }
-}
-
-/// A second `Transfer-Encoding`, or a coding before `chunked`, is read differently by different servers.
-fn check_coding(headers: &HeaderMap) -> Result<(), Rejection> {
-    let mut fields = headers.get_all(TRANSFER_ENCODING).iter();
-    let is_chunked = fields.next().is_none_or(|value| value.as_bytes().eq_ignore_ascii_case(b"chunked"));
-    if is_chunked && fields.next().is_none() { Ok(()) } else { Err(Reason::MalformedRequest.into()) }
+    if is_host(host.as_bytes()) { Ok(()) } else { Err(refused()) }
 }
 
 /// A name or address, and perhaps a port (RFC 3986 §3.2.2, §3.2.3): no user information, no list, no path.
@@ -179,20 +201,10 @@ fn words(value: &HeaderValue) -> impl Iterator<Item = &str> {
     value.to_str().unwrap_or_default().split(',').map(str::trim)
 }
 
-fn asks_for_upgrade(headers: &HeaderMap) -> bool {
-    headers.get_all(CONNECTION).iter().flat_map(words).any(|word| word.eq_ignore_ascii_case("upgrade"))
-}
-
 /// The fields of one list as one (RFC 9110 §5.3): proxies add to a chain in place or by a field of their own.
 fn joined(former: Option<HeaderValue>, value: HeaderValue) -> Option<HeaderValue> {
     let Some(former) = former else { return Some(value) };
     HeaderValue::from_bytes(&[former.as_bytes(), b", ", value.as_bytes()].concat()).ok()
-}
-
-/// The fields that `Connection` names; they end at this hop (RFC 9110 §7.6.1).
-fn named_by_connection(headers: &HeaderMap) -> Vec<String> {
-    let words = headers.get_all(CONNECTION).iter().flat_map(words).map(str::to_ascii_lowercase);
-    words.filter(|word| !matches!(word.as_str(), "" | "close" | "keep-alive" | "upgrade")).collect()
 }
 
 /// HTTP/2 may split cookies over several fields; HTTP/1.1 may not (RFC 9113 §8.2.3).

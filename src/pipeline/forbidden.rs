@@ -1,4 +1,7 @@
-//! Which fields never come from a client, as header or trailer. Names are compared folded.
+//! The fields that never come from a client, as headers or trailers.
+//!
+//! Names are compared folded: lower case, and every character that is no letter or digit as `-`, because servers behind a gateway
+//! fold them too (`X_Auth_User`, `X.Auth.User`).
 
 use std::collections::HashSet;
 
