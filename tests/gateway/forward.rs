@@ -24,7 +24,7 @@ response_timeout = '200ms'
 
 fn start(upstream: Upstream) -> (Stage, Gateway) {
     let stage = Stage::with(upstream);
-    let gateway = stage.gateway(File { rest: PUBLIC, ..File::default() });
+    let gateway = stage.gateway(File { issuer: "", rest: PUBLIC, ..File::default() });
     (stage, gateway)
 }
 
@@ -135,7 +135,7 @@ fn an_upstream_that_fails_is_502() {
     let stage = Stage::new();
     let rest =
         "[upstream.none]\nto = 'http://127.0.0.1:1'\n[[route]]\npath = '/**'\nupstream = 'none'\naccess = 'public'\n";
-    stage.gateway(File { rest, ..File::default() }).get("/x", &[]).refused(502, "upstream_unreachable");
+    stage.gateway(File { issuer: "", rest, ..File::default() }).get("/x", &[]).refused(502, "upstream_unreachable");
     for bytes in [
         "",
         "HTTP/1.1 200",

@@ -1,7 +1,7 @@
 //! Reload, drain, limits of the listener, and what is seen from outside.
 
 use crate::support::{ANY, File, Gate, Gateway, Stage, Upstream, bearer, eventually, head, introspection, tls};
-use postern::dev::TokenSpec;
+use postern::dev::{Endpoint, Illness, TokenSpec};
 use serde_json::Value;
 
 /// Answers with a head and a first chunk, and with the last one when the gate is open.
@@ -22,7 +22,7 @@ const PUBLIC: &str = "[[route]]\nname = 'old'\npath = '/old'\nupstream = 'up'\na
 fn a_reload_swaps_routes_while_a_stream_runs_on() {
     let gate = Gate::default();
     let stage = Stage::with(streaming(&gate));
-    let gateway = stage.gateway(File { rest: PUBLIC, ..File::default() });
+    let gateway = stage.gateway(File { issuer: "", rest: PUBLIC, ..File::default() });
     let mut client = gateway.connect();
     client.send(head("GET", "/old", &[]));
     client.read_head();
@@ -32,7 +32,7 @@ fn a_reload_swaps_routes_while_a_stream_runs_on() {
         "[upstream.other]\nto = 'http://{}'\n[[route]]\npath = '/new'\nupstream = 'other'\naccess = 'public'\n",
         other.addr()
     );
-    gateway.inner.reload(stage.config(File { rest: &rest, ..File::default() })).unwrap();
+    gateway.inner.reload(stage.config(File { issuer: "", rest: &rest, ..File::default() })).unwrap();
     gateway.get("/new", &[]).passed();
     gateway.get("/old", &[]).refused(404, "no_route");
     gate.open();
@@ -45,11 +45,11 @@ fn a_reload_swaps_routes_while_a_stream_runs_on() {
 #[test]
 fn a_reload_that_fails_leaves_the_old_configuration_in_force() {
     let stage = Stage::new();
-    let gateway = stage.gateway(File { rest: PUBLIC, ..File::default() });
+    let gateway = stage.gateway(File { issuer: "", rest: PUBLIC, ..File::default() });
     std::fs::write(stage.path("empty.pem"), "no certificate\n").unwrap();
     let rest = "[upstream.bad]\nto = 'https://127.0.0.1:1'\ntls = { ca = 'empty.pem' }\n\
                 [[route]]\npath = '/new'\nupstream = 'bad'\naccess = 'public'\n";
-    let error = gateway.inner.reload(stage.config(File { rest, ..File::default() })).unwrap_err();
+    let error = gateway.inner.reload(stage.config(File { issuer: "", rest, ..File::default() })).unwrap_err();
     assert!(error.to_string().contains("`bad`"), "{error}");
     gateway.get("/old", &[]).passed();
     gateway.get("/new", &[]).refused(404, "no_route");
@@ -65,13 +65,15 @@ fn a_reload_lets_in_no_token_that_the_new_configuration_refuses() {
     gateway.call("/x", &token).passed();
     gateway.call("/x", &dave).passed();
     let reload = |file: File<'_>| gateway.inner.reload(stage.config(file)).unwrap();
-    let fetches = stage.issuer.demo().counters().keys;
 
     let stricter = ANY.replace("credential", "access = { any_role = ['boss'] }\ncredential");
     reload(File { rest: &stricter, ..File::default() });
     gateway.call("/x", &token).refused(403, "role_missing");
+    // The keys that are known serve on, also where the issuer cannot be asked just now.
+    stage.issuer.demo().set_illness(Endpoint::Discovery, Some(Illness::Refuse));
     reload(File { issuer: "leeway = '10s'\nuser_status = 'none'", ..File::default() });
     gateway.call("/x", &token).passed();
+    stage.issuer.demo().set_illness(Endpoint::Discovery, None);
     let status = introspection("");
     reload(File { issuer: &status, ..File::default() });
     eventually("introspection is known", || gateway.call("/x", &token).status == 200);
@@ -80,7 +82,6 @@ fn a_reload_lets_in_no_token_that_the_new_configuration_refuses() {
     gateway.call("/x", &token).refused(401, "invalid_token");
     reload(File::default());
     gateway.call("/x", &token).passed();
-    assert!(stage.issuer.demo().counters().keys - fetches <= 4, "keys are known across reloads");
 
     let text = stage.text(File::default()).replace("audience = 'gateway'", "audience = 'other'");
     gateway.inner.reload(postern::config::parse(&text, &stage.path("postern.toml")).unwrap()).unwrap();
@@ -93,7 +94,7 @@ fn a_reload_takes_up_a_renewed_certificate() {
     tls::write_certificate(&stage, "server");
     let old = tls::client(&stage, "server", &[]);
     let server = "tls = { certificate = 'server.pem', key = 'server.key' }";
-    let file = File { server, rest: PUBLIC, ..File::default() };
+    let file = File { server, issuer: "", rest: PUBLIC, ..File::default() };
     let gateway = stage.gateway(file);
     let connect = |config| crate::support::Client::connect_tls(gateway.addr(), config);
     let mut open = connect(old);
@@ -113,7 +114,7 @@ fn draining_ends_what_runs_and_takes_nothing_new() {
     let gate = Gate::default();
     let stage = Stage::with(streaming(&gate));
     let server = "drain_wait = '0s'\ndrain_deadline = '5m'";
-    let gateway = stage.gateway(File { server, rest: PUBLIC, ..File::default() });
+    let gateway = stage.gateway(File { server, issuer: "", rest: PUBLIC, ..File::default() });
     let (addr, admin) = (gateway.addr(), gateway.inner.admin_address().unwrap());
     let mut idle = gateway.connect();
     idle.send(head("GET", "/none", &[]));
@@ -141,7 +142,7 @@ fn a_stream_that_does_not_end_is_cut_at_the_drain_deadline() {
     let gate = Gate::default();
     let stage = Stage::with(streaming(&gate));
     let server = "drain_wait = '0s'\ndrain_deadline = '200ms'";
-    let gateway = stage.gateway(File { server, rest: PUBLIC, ..File::default() });
+    let gateway = stage.gateway(File { server, issuer: "", rest: PUBLIC, ..File::default() });
     let mut client = gateway.connect();
     client.send(head("GET", "/old", &[]));
     client.read_head();
@@ -154,7 +155,7 @@ fn a_stream_that_does_not_end_is_cut_at_the_drain_deadline() {
 fn while_it_waits_before_draining_it_serves_but_is_not_ready() {
     let stage = Stage::new();
     let server = "drain_wait = '1s'\ndrain_deadline = '5m'";
-    let gateway = stage.gateway(File { server, rest: PUBLIC, ..File::default() });
+    let gateway = stage.gateway(File { server, issuer: "", rest: PUBLIC, ..File::default() });
     let (addr, admin) = (gateway.addr(), gateway.inner.admin_address().unwrap());
     let client = || crate::support::Client::connect(admin);
     assert_eq!(client().get("/readyz", &[]).status, 200);
@@ -169,7 +170,7 @@ fn a_connection_that_dribbles_or_idles_is_closed_and_one_that_streams_is_not() {
     let gate = Gate::default();
     let stage = Stage::with(streaming(&gate));
     let server = "header_timeout = '500ms'\nidle_timeout = '500ms'";
-    let gateway = stage.gateway(File { server, rest: PUBLIC, ..File::default() });
+    let gateway = stage.gateway(File { server, issuer: "", rest: PUBLIC, ..File::default() });
     let mut streaming = gateway.connect();
     streaming.send(head("GET", "/old", &[]));
     streaming.read_head();
@@ -193,7 +194,7 @@ fn a_connection_that_dribbles_or_idles_is_closed_and_one_that_streams_is_not() {
 #[test]
 fn more_connections_than_allowed_are_closed_at_once() {
     let stage = Stage::new();
-    let gateway = stage.gateway(File { server: "max_connections = 2", rest: PUBLIC, ..File::default() });
+    let gateway = stage.gateway(File { server: "max_connections = 2", issuer: "", rest: PUBLIC, ..File::default() });
     let mut held = [gateway.connect(), gateway.connect()];
     for client in &mut held {
         client.get("/old", &[]).passed();
@@ -212,7 +213,8 @@ fn more_connections_than_allowed_are_closed_at_once() {
 #[test]
 fn a_head_that_is_too_large_is_refused() {
     let stage = Stage::new();
-    let gateway = stage.gateway(File { server: "max_header_bytes = '8KiB'", rest: PUBLIC, ..File::default() });
+    let gateway =
+        stage.gateway(File { server: "max_header_bytes = '8KiB'", issuer: "", rest: PUBLIC, ..File::default() });
     gateway.get("/old", &[&format!("x-pad: {}", "a".repeat(7000))]).passed();
     let mut client = gateway.connect();
     client.send(head("GET", "/old", &[&format!("x-pad: {}", "a".repeat(9000))]));
@@ -311,7 +313,8 @@ fn the_line_of_an_answer_that_was_cut_off_says_so() {
         peer.read();
         peer.send("HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n12345");
     }));
-    let gateway = stage.gateway(File { rest: PUBLIC, log: "access = { file = 'access.log' }", ..File::default() });
+    let gateway =
+        stage.gateway(File { issuer: "", rest: PUBLIC, log: "access = { file = 'access.log' }", ..File::default() });
     let mut client = gateway.connect();
     client.send(head("GET", "/old", &[]));
     client.read_rest();
@@ -324,7 +327,8 @@ fn the_line_of_an_answer_that_was_cut_off_says_so() {
 #[test]
 fn a_moved_access_log_goes_on_in_a_new_file() {
     let stage = Stage::new();
-    let gateway = stage.gateway(File { rest: PUBLIC, log: "access = { file = 'access.log' }", ..File::default() });
+    let gateway =
+        stage.gateway(File { issuer: "", rest: PUBLIC, log: "access = { file = 'access.log' }", ..File::default() });
     let count = |name: &str| std::fs::read_to_string(stage.path(name)).unwrap_or_default().lines().count();
     gateway.get("/old", &[]).passed();
     eventually("the first line is written", || count("access.log") == 1);

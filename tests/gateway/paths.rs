@@ -31,7 +31,7 @@ access = 'public'
 
 fn start() -> (Stage, Gateway) {
     let stage = Stage::new();
-    let gateway = stage.gateway(File { rest: ROUTES, ..File::default() });
+    let gateway = stage.gateway(File { issuer: "", rest: ROUTES, ..File::default() });
     (stage, gateway)
 }
 

@@ -59,7 +59,7 @@ fn http2_with_prior_knowledge_is_judged_like_http1_and_forwarded_as_it() {
 #[test]
 fn a_body_of_http2_becomes_chunks_and_one_with_trailers_is_refused() {
     let stage = Stage::new();
-    let gateway = stage.gateway(File { rest: PUBLIC, ..File::default() });
+    let gateway = stage.gateway(File { issuer: "", rest: PUBLIC, ..File::default() });
     let client = H2Client::connect(gateway.addr());
     let refused = client.call("POST /x", &[("te", "trailers")], body("hello", &[("x-auth-user", "root")]));
     assert_eq!((refused.head.status.as_u16(), stage.upstream.requests()), (400, 0));
@@ -132,7 +132,7 @@ fn tls_negotiates_the_protocol_and_upstreams_are_told_https() {
     let stage = Stage::new();
     tls::write_certificate(&stage, "server");
     let server = "tls = { certificate = 'server.pem', key = 'server.key' }";
-    let gateway = stage.gateway(File { server, rest: PUBLIC, ..File::default() });
+    let gateway = stage.gateway(File { server, issuer: "", rest: PUBLIC, ..File::default() });
     for protocols in [&["http/1.1"][..], &[]] {
         let mut client = Client::connect_tls(gateway.addr(), tls::client(&stage, "server", protocols));
         client.get("/x", &["x-forwarded-proto: http"]).passed();
@@ -164,7 +164,7 @@ fn an_upstream_is_spoken_to_over_tls_only_if_its_certificate_is_the_right_one() 
         + &upstream("stranger", "ca = 'other.pem', server_name = 'localhost'")
         + &upstream("misnamed", "ca = 'good.pem', server_name = 'orders.example'")
         + &upstream("unnamed", "ca = 'good.pem'");
-    let gateway = stage.gateway(File { rest: &rest, ..File::default() });
+    let gateway = stage.gateway(File { issuer: "", rest: &rest, ..File::default() });
     for _ in 0..2 {
         assert_eq!(gateway.get("/good", &[]).text(), "GET /good HTTP/1.1");
         for path in ["/stranger", "/misnamed", "/unnamed"] {

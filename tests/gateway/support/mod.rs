@@ -18,6 +18,7 @@ use postern::config::{self, Config};
 use postern::dev::Issuer;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -30,7 +31,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 /// The other side of a gateway.
 pub(crate) struct Stage {
     pub(crate) clock: Clock,
-    pub(crate) issuer: Issuer,
+    /// Started when it is first needed: it makes an RSA key.
+    pub(crate) issuer: LazyLock<Issuer, Box<dyn FnOnce() -> Issuer + Send>>,
     pub(crate) upstream: Upstream,
     folder: TempDir,
 }
@@ -40,10 +42,8 @@ pub(crate) struct Stage {
 pub(crate) struct File<'a> {
     /// Lines of `[server]`.
     pub(crate) server: &'a str,
-    /// Lines of `[issuer.main]`.
+    /// Lines of `[issuer.main]`; without any there is no issuer.
     pub(crate) issuer: &'a str,
-    /// Lines of `[upstream.up]`.
-    pub(crate) upstream: &'a str,
     /// Lines of `[log]`.
     pub(crate) log: &'a str,
     /// Lines of `[token_service]`.
@@ -57,7 +57,7 @@ pub(crate) const ANY: &str = "[[route]]\nname = 'any'\npath = '/**'\nupstream = 
 
 impl Default for File<'_> {
     fn default() -> Self {
-        Self { server: "", issuer: "user_status = 'none'", upstream: "", log: "access = 'off'", tokens: "", rest: ANY }
+        Self { server: "", issuer: "user_status = 'none'", log: "access = 'off'", tokens: "", rest: ANY }
     }
 }
 
@@ -69,8 +69,9 @@ impl Stage {
 
     pub(crate) fn with(upstream: Upstream) -> Self {
         let clock = Clock::manual(START);
-        let issuer = Issuer::start("127.0.0.1:0".parse().unwrap(), clock.clone()).unwrap();
-        Self { clock, issuer, upstream, folder: tempfile::tempdir().unwrap() }
+        let its_clock = clock.clone();
+        let start = move || Issuer::start("127.0.0.1:0".parse().unwrap(), its_clock).unwrap();
+        Self { clock, issuer: LazyLock::new(Box::new(start)), upstream, folder: tempfile::tempdir().unwrap() }
     }
 
     /// A path in a folder that goes away with the stage.
@@ -80,15 +81,21 @@ impl Stage {
 
     /// The configuration as text.
     pub(crate) fn text(&self, file: File<'_>) -> String {
-        let File { server, issuer, upstream, log, tokens, rest } = file;
-        let (url, to) = (self.issuer.url("demo"), self.upstream.addr());
+        let File { server, issuer, log, tokens, rest } = file;
         // Keys are fetched once and hold; tests of their age say otherwise.
         let keys = if issuer.contains("keys =") { "" } else { "keys = { refresh = '1h', max_stale = '30d' }" };
+        let issuer = match issuer {
+            "" => String::new(),
+            lines => {
+                format!("[issuer.main]\nurl = '{}'\naudience = 'gateway'\n{keys}\n{lines}", self.issuer.url("demo"))
+            }
+        };
         let workers = if server.contains("workers =") { "" } else { "workers = 1" };
         format!(
             "version = 1\ndev = true\n[server]\nlisten = '127.0.0.1:0'\n{workers}\n{server}\n[admin]\nlisten = '127.0.0.1:0'\n\
              [log]\n{log}\n[token_service]\nissuer = 'https://postern.example'\n{tokens}\n\
-             [issuer.main]\nurl = '{url}'\naudience = 'gateway'\n{keys}\n{issuer}\n[upstream.up]\nto = 'http://{to}'\n{upstream}\n{rest}\n"
+             {issuer}\n[upstream.up]\nto = 'http://{}'\n{rest}\n",
+            self.upstream.addr()
         )
     }
 
