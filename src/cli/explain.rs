@@ -138,19 +138,9 @@ fn pipeline(
 }
 
 fn context(clock: &Clock) -> Context {
-    Context {
-        now: clock.now(),
-        client: IpAddr::from([127, 0, 0, 1]),
-        connection: Rc::new(Connection::new(IpAddr::from([127, 0, 0, 1]), false, Rc::new([]))),
-        request_id: HeaderValue::from_static("explain"),
-        traceparent: HeaderValue::from_static("00-00000000000000000000000000000001-0000000000000001-00"),
-        stage: Stage::Strip,
-        route: None,
-        token: None,
-        caller: None,
-        host: HeaderValue::from_static(""),
-        minted: None,
-    }
+    let connection = Rc::new(Connection::new(IpAddr::from([127, 0, 0, 1]), false, Rc::new([])));
+    let parent = HeaderValue::from_static("00-00000000000000000000000000000001-0000000000000001-00");
+    Context::new(clock.now(), connection, HeaderValue::from_static("explain"), parent)
 }
 
 /// The stages in their order: those that passed, the one that refused, and those that were not reached.

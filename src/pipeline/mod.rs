@@ -286,6 +286,23 @@ impl fmt::Debug for Pipeline {
 }
 
 impl Context {
+    /// What is known before anything of a request was looked at.
+    pub fn new(now: Now, connection: Rc<Connection>, request_id: HeaderValue, traceparent: HeaderValue) -> Self {
+        Self {
+            now,
+            client: connection.peer,
+            connection,
+            request_id,
+            traceparent,
+            stage: Stage::Strip,
+            route: None,
+            token: None,
+            caller: None,
+            host: HeaderValue::from_static(""),
+            minted: None,
+        }
+    }
+
     /// A client's own ids are kept where they are harmless.
     fn keep(&mut self, stripped: &Stripped) {
         self.host = stripped.host.clone();

@@ -1,7 +1,7 @@
 //! What one worker thread holds, and how it answers one request.
 
 use super::record::{Record, Recorded};
-use super::{Connection, Context, Pipeline, Rejection, Stage, forward};
+use super::{Connection, Context, Pipeline, Rejection, forward};
 use crate::identity::LocalCache;
 use crate::telemetry::access_log::AccessLog;
 use crate::token_service::publish::Document;
@@ -81,19 +81,7 @@ impl Worker {
 
     pub(super) fn context(&self, pipeline: &Pipeline, connection: Rc<Connection>) -> Context {
         let (request_id, traceparent) = self.ids.next();
-        Context {
-            now: pipeline.clock.now(),
-            client: connection.peer,
-            connection,
-            request_id,
-            traceparent,
-            stage: Stage::Strip,
-            route: None,
-            token: None,
-            caller: None,
-            host: HeaderValue::from_static(""),
-            minted: None,
-        }
+        Context::new(pipeline.clock.now(), connection, request_id, traceparent)
     }
 
     /// Lets go of what is no longer needed. Called twice a second.
