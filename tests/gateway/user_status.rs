@@ -1,7 +1,7 @@
 //! Is the user still enabled? No request passes on an answer older than the bound, whatever the issuer does.
 
 use crate::support::{ANY, File, Gateway, Liar, Stage, bearer, eventually, head, introspection};
-use postern::dev::{Endpoint, Illness, OldKeys, TokenSpec};
+use postern::dev::{Endpoint, Illness, OldKeys, TokenSpec, UserChange, decode};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -296,4 +296,38 @@ fn a_plain_introspection_server_leaves_the_token_to_say_who_it_is() {
     let seen = stage.upstream.last();
     assert_eq!(seen.header("x-auth-roles"), Some("reader"));
     assert_eq!(seen.header("x-auth-email"), Some("new@example.com"));
+}
+
+#[test]
+fn a_token_in_its_leeway_is_no_better_than_the_session_it_belongs_to() {
+    let stage = Stage::new();
+    let route = ANY.replace("credential", "access = { any_role = ['admin'] }\ncredential");
+    let issuer = introspection("").replace("30s", "5s");
+    let gateway = stage.gateway(File { issuer: &issuer, rest: &route, ..File::default() });
+    let (demo, spec) = (stage.issuer.demo(), TokenSpec::user("alice"));
+    let fresh = stage.issuer.token("alice");
+    let sid = decode(&fresh).unwrap().1["sid"].clone();
+    let [old, unused] = [(); 2].map(|()| stage.issuer.issue(&spec.clone().lifetime(60).claim("sid", sid.clone())));
+    let of_another_session = stage.issuer.issue(&spec.lifetime(60));
+    gateway.call("/x", &old).passed();
+    // Past `exp` the issuer calls every token inactive, whatever became of its user.
+    stage.clock.advance(Duration::from_secs(65));
+    assert_eq!(gateway.call("/x", &old).status, 401);
+    gateway.call("/x", &fresh).passed();
+    for token in [&old, &unused] {
+        gateway.call("/x", token).passed();
+    }
+    gateway.call("/x", &of_another_session).refused(401, "user_inactive");
+    let roles = Some(vec!["reader".into()]);
+    assert!(demo.change_user("alice", UserChange { roles, ..UserChange::default() }));
+    stage.clock.advance(Duration::from_secs(5));
+    gateway.call("/x", &fresh).refused(403, "role_missing");
+    for token in [&old, &unused] {
+        assert_ne!(gateway.call("/x", token).status, 200, "a role that was taken away still counts");
+    }
+    demo.end_sessions("alice");
+    stage.clock.advance(Duration::from_secs(5));
+    for token in [&fresh, &old, &unused] {
+        gateway.call("/x", token).refused(401, "user_inactive");
+    }
 }
