@@ -16,6 +16,7 @@ const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// Adds the credential and the headers that the route asks for.
@@ -147,6 +148,10 @@ fn about_the_request(stripped: &mut Stripped, context: &Context) {
     }
     stripped.fields.push((X_REQUEST_ID, context.request_id.clone()));
     stripped.fields.push((TRACEPARENT, context.traceparent.clone()));
+    // The state of a trace that does not go on means nothing (W3C Trace Context §3.3).
+    if let (Some(state), Some(_)) = (stripped.tracestate.take(), &stripped.traceparent) {
+        stripped.fields.push((TRACESTATE, state));
+    }
 }
 
 #[cfg(test)]

@@ -27,6 +27,8 @@ pub struct Stripped {
     pub request_id: Option<HeaderValue>,
     /// `traceparent`, if it is well formed.
     pub traceparent: Option<HeaderValue>,
+    /// `tracestate`, which belongs to it.
+    pub tracestate: Option<HeaderValue>,
     /// `X-Forwarded-For`, believed only from a trusted proxy.
     pub forwarded_for: Option<HeaderValue>,
     /// `X-Forwarded-Proto`, likewise.
@@ -87,6 +89,7 @@ impl Sorted {
             takes_trailers: false,
             request_id: None,
             traceparent: None,
+            tracestate: None,
             forwarded_for: None,
             forwarded_proto: None,
         };
@@ -133,6 +136,7 @@ impl Sorted {
             name => match name.as_str() {
                 "x-request-id" => stripped.request_id = Some(value).filter(is_request_id),
                 "traceparent" => stripped.traceparent = Some(value).filter(is_traceparent),
+                "tracestate" => stripped.tracestate = joined(stripped.tracestate.take(), value),
                 "x-forwarded-proto" => stripped.forwarded_proto = Some(value),
                 "x-forwarded-for" => stripped.forwarded_for = joined(stripped.forwarded_for.take(), value),
                 text if is_forbidden(text, identity_headers) => {}

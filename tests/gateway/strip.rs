@@ -237,13 +237,16 @@ fn a_harmless_request_id_is_kept_and_any_other_replaced() {
 #[test]
 fn a_trace_goes_on_and_a_broken_one_begins_anew() {
     let (stage, gateway) = start();
+    let good = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
     let trace = |lines: &[&str]| {
-        gateway.get("/public/x", lines).passed();
+        gateway.get("/public/x", &[lines, &["tracestate: vendor=1"]].concat()).passed();
         let seen = stage.upstream.last();
         assert_eq!(seen.all("traceparent").count(), 1);
-        seen.header("traceparent").unwrap().to_owned()
+        let parent = seen.header("traceparent").unwrap().to_owned();
+        // The state belongs to the trace that goes on.
+        assert_eq!(seen.header("tracestate"), (parent == good).then_some("vendor=1"));
+        parent
     };
-    let good = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
     assert_eq!(trace(&[&format!("traceparent: {good}")]), good);
     for bad in ["00-0-0-0", &good.to_uppercase(), &good.replace("4bf92f3577b34da6a3ce929d0e0e4736", &"0".repeat(32))] {
         let made = trace(&[&format!("traceparent: {bad}")]);
