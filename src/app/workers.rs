@@ -3,6 +3,7 @@
 use super::{Gateway, Phase, StartError};
 use crate::base::tick;
 use crate::config;
+use crate::listener::activity::InFlight;
 use crate::listener::connection::Service;
 use crate::listener::{self, Listeners};
 use crate::pipeline::record::Recorded;
@@ -10,6 +11,7 @@ use crate::pipeline::{Connection, Worker};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use ipnet::IpNet;
+use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::{Arc, PoisonError};
@@ -128,13 +130,18 @@ pub(super) struct Front {
 
 impl Service for Front {
     type Connection = Connection;
-    type Body = Recorded;
+    type Body = Recorded<InFlight>;
 
     fn connect(&self, peer: IpAddr, is_tls: bool) -> Rc<Connection> {
         Rc::new(Connection::new(peer, is_tls, Rc::clone(&self.trusted)))
     }
 
-    fn call(self, connection: Rc<Connection>, request: Request<Incoming>) -> impl Future<Output = Response<Recorded>> {
-        self.worker.handle(connection, request)
+    fn call(
+        self,
+        connection: Rc<Connection>,
+        request: Request<Incoming>,
+        in_flight: InFlight,
+    ) -> impl Future<Output = Result<Response<Self::Body>, Infallible>> {
+        self.worker.handle(connection, request, in_flight)
     }
 }

@@ -80,20 +80,22 @@ impl Deadline {
         }
     }
 
-    /// Ready when the deadline has passed; else the task is woken by a tick after it.
+    /// Ready when the deadline has passed; else the task is woken by a tick after it. The first time it only joins the list, which
+    /// needs no clock: most waiting ends before it is polled again.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(slot) = self.slot else {
+            self.slot = Some(WAITING.with_borrow_mut(|waiting| waiting.insert((self.at, cx.waker().clone()))));
+            return Poll::Pending;
+        };
         if Instant::now() >= self.at {
             return Poll::Ready(());
         }
-        WAITING.with_borrow_mut(|waiting| match self.slot {
-            Some(slot) => {
-                if let Some(entry) = waiting.get_mut(slot)
-                    && !entry.1.will_wake(cx.waker())
-                {
-                    entry.1 = cx.waker().clone();
-                }
+        WAITING.with_borrow_mut(|waiting| {
+            if let Some(entry) = waiting.get_mut(slot)
+                && !entry.1.will_wake(cx.waker())
+            {
+                entry.1 = cx.waker().clone();
             }
-            None => self.slot = Some(waiting.insert((self.at, cx.waker().clone()))),
         });
         Poll::Pending
     }

@@ -148,7 +148,7 @@ fn write_steps(
     out: &mut impl Write,
     pipeline: &Pipeline,
     context: &Context,
-    outcome: &Result<Stripped, Rejection>,
+    outcome: &Result<Box<Stripped>, Rejection>,
 ) -> anyhow::Result<()> {
     const STAGES: [(Stage, &str); 6] = [
         (Stage::Strip, "strip"),

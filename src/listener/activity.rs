@@ -110,10 +110,7 @@ impl Activity {
 
     /// Has the connection's task woken when something changes here.
     pub(super) fn register(&self, cx: &Context<'_>) {
-        let mut task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
-        if !task.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
-            *task = Some(cx.waker().clone());
-        }
+        *self.task.lock().unwrap_or_else(PoisonError::into_inner) = Some(cx.waker().clone());
     }
 
     fn wake(&self) {

@@ -7,7 +7,7 @@ use super::linger::Remains;
 use crate::base::tick::Deadline;
 use bytes::Bytes;
 use http::{Request, Response};
-use http_body::{Body, Frame, SizeHint};
+use http_body::Body;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -18,7 +18,7 @@ use std::net::IpAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Poll, Waker};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
@@ -32,12 +32,13 @@ pub trait Service: Clone + 'static {
     /// A new connection.
     fn connect(&self, peer: IpAddr, is_tls: bool) -> Rc<Self::Connection>;
 
-    /// Answers one request.
+    /// Answers one request. The body holds `in_flight`, which tells the end of the answer.
     fn call(
         self,
         connection: Rc<Self::Connection>,
         request: Request<Incoming>,
-    ) -> impl Future<Output = Response<Self::Body>>;
+        in_flight: InFlight,
+    ) -> impl Future<Output = Result<Response<Self::Body>, Infallible>>;
 }
 
 /// Runs hyper's HTTP/2 tasks on this thread.
@@ -85,15 +86,8 @@ impl<S: Service> Listeners<S> {
         };
         let remains = Remains::default();
         let io = TokioIo::new(ClientIo::new(io, prefix, Arc::clone(activity), remains.clone()));
-        let (service, guard) = (self.service.clone(), Arc::clone(activity));
-        let service = service_fn(move |request| {
-            let guard = guard.begin();
-            let (service, connection) = (service.clone(), Rc::clone(&connection));
-            async move {
-                let answer = service.call(connection, request).await;
-                Ok::<_, Infallible>(answer.map(|body| Guarded { body, _guard: guard }))
-            }
-        });
+        let (service, begun) = (self.service.clone(), Arc::clone(activity));
+        let service = service_fn(move |request| service.clone().call(Rc::clone(&connection), request, begun.begin()));
         if is_http2 {
             activity.set_http2();
             let mut server = http2::Builder::new(LocalExecutor);
@@ -123,8 +117,13 @@ async fn watch<C: Future<Output = hyper::Result<()>>>(
 ) {
     let mut connection = std::pin::pin!(connection);
     let mut drain = Some(drain);
+    let mut registered: Option<Waker> = None;
     std::future::poll_fn(|cx| {
-        activity.register(cx);
+        // Nearly always the waker is the one of the poll before.
+        if !registered.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
+            registered = Some(cx.waker().clone());
+            activity.register(cx);
+        }
         if activity.is_overdue() {
             return Poll::Ready(());
         }
@@ -137,30 +136,6 @@ async fn watch<C: Future<Output = hyper::Result<()>>>(
         connection.as_mut().poll(cx).map(|_| ())
     })
     .await;
-}
-
-/// An answer's body, whose end is the end of the request.
-#[derive(Debug)]
-struct Guarded<B> {
-    body: B,
-    _guard: InFlight,
-}
-
-impl<B: Body + Unpin> Body for Guarded<B> {
-    type Data = B::Data;
-    type Error = B::Error;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
 }
 
 /// Counts an open connection.

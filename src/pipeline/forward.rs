@@ -6,7 +6,6 @@ use super::{Pipeline, Rejection, Worker};
 use crate::telemetry::reason::Reason;
 use crate::upstream::{self, Answer, Body, OutgoingRequest, RequestBody};
 use http::header::{CONNECTION, TE, UPGRADE};
-use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Response, Version};
 use http_body::Body as _;
@@ -21,12 +20,12 @@ use hyper_util::rt::TokioIo;
 pub async fn forward(
     worker: &Worker,
     pipeline: &Pipeline,
-    parts: &mut Parts,
-    stripped: Stripped,
+    stripped: Box<Stripped>,
     body: Incoming,
     record: &mut Record,
 ) -> Result<Response<Body>, Rejection> {
     let index = record.context.route.ok_or(Reason::NoRoute)?;
+    let parts = &mut record.request;
     let (route, upstream) = (&pipeline.routes[index], &pipeline.upstreams[index]);
     let on_upgrade = stripped.upgrade.as_ref().and_then(|_| parts.extensions.remove::<OnUpgrade>());
     let mut fields = stripped.fields;
@@ -34,17 +33,19 @@ pub async fn forward(
         // The HTTP/1.1 client leaves it out: it concerns one hop.
         fields.push((TE, HeaderValue::from_static("trailers")));
     }
-    let request = OutgoingRequest {
+    let mut request = OutgoingRequest {
         method: parts.method.clone(),
         target: parts.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/")),
         host: upstream.host.clone(),
         fields,
+        room: std::mem::take(&mut parts.headers),
         upgrade: stripped.upgrade.filter(|_| on_upgrade.is_some()),
         body: request_body(body, parts.version, route.max_body_bytes, pipeline)?,
     };
     let timeout = route.response_timeout.unwrap_or(upstream.config.response_timeout);
-    let answer = worker.pools.send(upstream, request, timeout).await?;
-    record.answered_us = Some(pipeline.clock.monotonic_us());
+    let answer = worker.pools.send(upstream, &mut request, timeout).await?;
+    // Only a line in the log says it.
+    record.answered_us = worker.log.is_on().then(|| pipeline.clock.monotonic_us());
     match answer {
         Answer::Response(response) => Ok(response),
         Answer::Switched { head, io } => {

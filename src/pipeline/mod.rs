@@ -204,7 +204,7 @@ impl Pipeline {
         tokens: &LocalCache,
         parts: &mut Parts,
         context: &mut Context,
-    ) -> Result<Stripped, Rejection> {
+    ) -> Result<Box<Stripped>, Rejection> {
         let mut stripped = strip(parts, &self.identity_headers)?;
         context.keep(&stripped);
         context.stage = Stage::Route;

@@ -7,7 +7,7 @@ use crate::telemetry::reason::Reason;
 use crate::upstream::Body;
 use bytes::Bytes;
 use http::request::Parts;
-use http::{Method, StatusCode, Uri};
+use http::{Method, StatusCode};
 use http_body::{Body as _, Frame, SizeHint};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -18,12 +18,14 @@ use std::task::{Context as TaskContext, Poll};
 pub struct Record {
     worker: Rc<Worker>,
     pipeline: InForce,
-    method: Method,
-    uri: Uri,
+    /// The request's head; its fields are gone once it was decided about.
+    pub request: Parts,
     /// What is known about the request.
     pub context: Context,
     /// Of the answer; none if the client was gone before there was one.
-    status: Option<StatusCode>,
+    pub status: Option<StatusCode>,
+    /// The rest of the answer.
+    body: Body,
     /// Why it was refused.
     pub reason: Option<Reason>,
     /// When the head of the upstream's answer was there, by the monotonic clock.
@@ -33,25 +35,24 @@ pub struct Record {
 }
 
 impl Record {
-    pub(super) fn new(worker: &Rc<Worker>, pipeline: &InForce, connection: Rc<Connection>) -> Box<Self> {
+    pub(super) fn new(
+        worker: &Rc<Worker>,
+        pipeline: &InForce,
+        connection: Rc<Connection>,
+        request: Parts,
+    ) -> Box<Self> {
         Box::new(Self {
             worker: Rc::clone(worker),
             pipeline: Rc::clone(pipeline),
-            method: Method::GET,
-            uri: Uri::default(),
+            request,
             context: worker.context(pipeline, connection),
             status: None,
+            body: Body::Empty,
             reason: None,
             answered_us: None,
             bytes_sent: 0,
             is_complete: false,
         })
-    }
-
-    pub(super) fn answer(&mut self, request: Parts, status: StatusCode) {
-        self.method = request.method;
-        self.uri = request.uri;
-        self.status = Some(status);
     }
 }
 
@@ -73,9 +74,9 @@ impl Drop for Record {
             unix_ms: context.now.unix_ms,
             request_id: context.request_id.to_str().unwrap_or_default(),
             client: context.client,
-            method: self.method.as_str(),
+            method: self.request.method.as_str(),
             host: context.host.to_str().unwrap_or_default(),
-            path: self.uri.path(),
+            path: self.request.uri.path(),
             status: status.as_u16(),
             reason: self.reason,
             route: route.map(|route| route.name.as_str()),
@@ -86,26 +87,28 @@ impl Drop for Record {
             duration_us,
             upstream_us: self.answered_us.map(since_start),
             bytes_sent: self.bytes_sent,
-            complete: self.is_complete || self.method == Method::HEAD,
+            complete: self.is_complete || self.request.method == Method::HEAD,
         });
     }
 }
 
-/// The body of an answer, which ends its record.
+/// The body of an answer, whose end ends its record. All of it lies in one place: what is handed on is a pointer.
 #[derive(Debug)]
-pub struct Recorded {
-    body: Body,
+pub struct Recorded<H> {
     record: Box<Record>,
+    /// What the listener wants kept until then.
+    _held: H,
 }
 
-impl Recorded {
-    pub(super) fn new(body: Body, mut record: Box<Record>) -> Self {
+impl<H> Recorded<H> {
+    pub(super) fn new(body: Body, mut record: Box<Record>, held: H) -> Self {
         record.is_complete = body.is_end_stream();
-        Self { body, record }
+        record.body = body;
+        Self { record, _held: held }
     }
 }
 
-impl http_body::Body for Recorded {
+impl<H: Unpin> http_body::Body for Recorded<H> {
     type Data = Bytes;
     type Error = <Body as http_body::Body>::Error;
 
@@ -113,25 +116,25 @@ impl http_body::Body for Recorded {
         mut self: Pin<&mut Self>,
         cx: &mut TaskContext<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        let this = &mut *self;
-        let polled = Pin::new(&mut this.body).poll_frame(cx);
+        let record = &mut *self.record;
+        let polled = Pin::new(&mut record.body).poll_frame(cx);
         match &polled {
             Poll::Ready(Some(Ok(frame))) => {
                 let sent = frame.data_ref().map_or(0, Bytes::len);
-                this.record.bytes_sent += u64::try_from(sent).unwrap_or(0);
-                this.record.is_complete = this.body.is_end_stream();
+                record.bytes_sent += u64::try_from(sent).unwrap_or(0);
+                record.is_complete = record.body.is_end_stream();
             }
-            Poll::Ready(None) => this.record.is_complete = true,
+            Poll::Ready(None) => record.is_complete = true,
             Poll::Ready(Some(Err(_))) | Poll::Pending => {}
         }
         polled
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.record.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        self.record.body.size_hint()
     }
 }

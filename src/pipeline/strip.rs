@@ -51,14 +51,13 @@ pub enum Presented {
 /// # Errors
 /// [`Rejection`] with 400 where the request breaks HTTP in a way that hyper lets through, 417 for an unknown expectation,
 /// 405 for `TRACE` and `CONNECT`.
-pub fn strip(parts: &mut Parts, identity_headers: &HashSet<String>) -> Result<Stripped, Rejection> {
+pub fn strip(parts: &mut Parts, identity_headers: &HashSet<String>) -> Result<Box<Stripped>, Rejection> {
     if parts.method == Method::TRACE || parts.method == Method::CONNECT {
         return Err(Reason::MethodNotAllowed.into());
     }
-    let headers = std::mem::take(&mut parts.headers);
-    let mut sorted = Sorted::with_room_for(headers.len());
+    let mut sorted = Sorted::with_room_for(parts.headers.len());
     let mut last_name = None;
-    for (name, value) in headers {
+    for (name, value) in parts.headers.drain() {
         // The map gives a name once, for the first of its values.
         let name = match name {
             Some(name) => last_name.insert(name).clone(),
@@ -71,7 +70,8 @@ pub fn strip(parts: &mut Parts, identity_headers: &HashSet<String>) -> Result<St
 
 /// The fields of a head, sorted in one pass.
 struct Sorted {
-    stripped: Stripped,
+    /// In a box, because it is large and moves from stage to stage.
+    stripped: Box<Stripped>,
     hosts: usize,
     codings: usize,
     /// The values of `Connection`; few requests have any.
@@ -80,7 +80,7 @@ struct Sorted {
 
 impl Sorted {
     fn with_room_for(count: usize) -> Self {
-        let stripped = Stripped {
+        let stripped = Box::new(Stripped {
             // With room for what is injected.
             fields: Vec::with_capacity(count + 8),
             authorization: Presented::Nothing,
@@ -92,7 +92,7 @@ impl Sorted {
             tracestate: None,
             forwarded_for: None,
             forwarded_proto: None,
-        };
+        });
         Self { stripped, hosts: 0, codings: 0, connection: Vec::new() }
     }
 
@@ -147,7 +147,7 @@ impl Sorted {
     }
 
     /// What only the whole head tells.
-    fn judge(mut self, parts: &Parts) -> Result<Stripped, Rejection> {
+    fn judge(mut self, parts: &Parts) -> Result<Box<Stripped>, Rejection> {
         let stripped = &mut self.stripped;
         judge_host(parts, self.hosts, &mut stripped.host)?;
         let named = || self.connection.iter().flat_map(words);
@@ -196,7 +196,7 @@ fn is_host(text: &[u8]) -> bool {
         Some(at) => (&text[..at], &text[at + 1..]),
         None => (text, &b""[..]),
     };
-    let is_name_byte = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~".contains(byte);
+    let is_name_byte = |byte: &u8| matches!(byte, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~');
     !name.is_empty() && name.len() <= 253 && name.iter().all(is_name_byte) && is_port(port)
 }
 
@@ -256,7 +256,7 @@ mod tests {
     use super::*;
     use http::Request;
 
-    fn stripped(headers: &[(&str, &str)]) -> Result<Stripped, Reason> {
+    fn stripped(headers: &[(&str, &str)]) -> Result<Box<Stripped>, Reason> {
         let mut request = Request::get("/x");
         for (name, value) in headers {
             request = request.header(*name, *value);

@@ -12,6 +12,7 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderName, HeaderValue, Method, Request, Response};
 use hyper::body::Incoming;
 use std::cell::{Cell, RefCell};
+use std::convert::Infallible;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -50,22 +51,27 @@ impl Worker {
         }
     }
 
-    /// Answers one request.
-    pub async fn handle(self: Rc<Self>, connection: Rc<Connection>, request: Request<Incoming>) -> Response<Recorded> {
+    /// Answers one request; `held` is kept until the answer has ended. It does not fail: the result is what a service gives.
+    pub async fn handle<H>(
+        self: Rc<Self>,
+        connection: Rc<Connection>,
+        request: Request<Incoming>,
+        held: H,
+    ) -> Result<Response<Recorded<H>>, Infallible> {
         let pipeline = self.pipeline();
-        let mut record = Record::new(&self, &pipeline, connection);
-        let (mut parts, body) = request.into_parts();
-        let outcome = match published(&pipeline, &parts.method, parts.uri.path()) {
+        let (parts, body) = request.into_parts();
+        let mut record = Record::new(&self, &pipeline, connection, parts);
+        let outcome = match published(&pipeline, &record.request.method, record.request.uri.path()) {
             Some(document) => Ok(document),
-            None => match pipeline.decide(&self.tokens, &mut parts, &mut record.context).await {
-                Ok(stripped) => forward::forward(&self, &pipeline, &mut parts, stripped, body, &mut record).await,
+            None => match pipeline.decide(&self.tokens, &mut record.request, &mut record.context).await {
+                Ok(stripped) => forward::forward(&self, &pipeline, stripped, body, &mut record).await,
                 Err(rejection) => Err(rejection),
             },
         };
         let mut response = outcome.unwrap_or_else(|rejection| refuse(&pipeline, rejection, &mut record));
         response.headers_mut().insert(X_REQUEST_ID, record.context.request_id.clone());
-        record.answer(parts, response.status());
-        response.map(|body| Recorded::new(body, record))
+        record.status = Some(response.status());
+        Ok(response.map(|body| Recorded::new(body, record, held)))
     }
 
     /// The pipeline in force. One atomic load; the rest happens only after a reload.
@@ -129,15 +135,15 @@ impl Ids {
         Self(Cell::new(u64::from_ne_bytes(seed)))
     }
 
-    /// A request id, and the head of a new trace that is not sampled (W3C Trace Context §3.2). Both lie in one allocation.
+    /// A request id, and the head of a new trace of that id that is not sampled (W3C Trace Context §3.2). Both lie in one allocation.
     fn next(&self) -> (HeaderValue, HeaderValue) {
         const TRACE: usize = 32;
         let mut text = *b"0000000000000000000000000000000000-00000000000000000000000000000000-0000000000000000-00";
-        text[..16].copy_from_slice(&hex(self.bits()));
-        text[16..32].copy_from_slice(&hex(self.bits()));
-        text[TRACE + 3..][..16].copy_from_slice(&hex(self.bits()));
         // An id of zeros is invalid.
-        text[TRACE + 19..][..16].copy_from_slice(&hex(self.bits() | 1));
+        let id = [hex(self.bits() | 1), hex(self.bits())];
+        for (at, digits) in [(0, id[0]), (16, id[1]), (TRACE + 3, id[0]), (TRACE + 19, id[1])] {
+            text[at..][..16].copy_from_slice(&digits);
+        }
         text[TRACE + 36..][..16].copy_from_slice(&hex(self.bits() | 1));
         let mut text = Bytes::copy_from_slice(&text);
         let trace = text.split_off(TRACE);

@@ -6,10 +6,10 @@ pub mod path;
 
 use crate::config::Route;
 use http::Method;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-/// Routes, ready to be searched. Costs grow with the depth of the path, not with the number of routes.
+/// Routes, ready to be searched. Costs grow with the depth of the path, hardly with the number of routes.
 #[derive(Debug, Default)]
 pub struct Router {
     exact: HashMap<String, Node>,
@@ -20,7 +20,8 @@ pub struct Router {
 
 #[derive(Debug, Default)]
 struct Node {
-    literal: HashMap<String, Node>,
+    /// Ordered: a few comparisons cost less than a hash.
+    literal: BTreeMap<String, Node>,
     star: Option<Box<Node>>,
     /// Routes whose pattern ends here, those with `methods` first.
     here: Vec<Candidate>,

@@ -172,11 +172,18 @@ impl Stream {
     /// seen nothing happen on the socket; what arrived since it last looked is missed.
     pub(super) fn is_quiet(&mut self) -> bool {
         let mut byte = [0_u8; 1];
-        let mut buf = ReadBuf::new(&mut byte);
-        let mut cx = Context::from_waker(Waker::noop());
-        // Without a budget: a task that has used its own up would be told that nothing is there.
-        let look = unconstrained(std::future::poll_fn(|cx| Pin::new(&mut *self).poll_read(cx, &mut buf)));
-        pin!(look).poll(&mut cx).is_pending()
+        match self {
+            Self::Plain(tcp) => {
+                matches!(tcp.try_read(&mut byte), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+            }
+            Self::Tls(tls) => {
+                let mut buf = ReadBuf::new(&mut byte);
+                let mut cx = Context::from_waker(Waker::noop());
+                // Without a budget: a task that has used its own up would be told that nothing is there.
+                let look = unconstrained(std::future::poll_fn(|cx| Pin::new(&mut **tls).poll_read(cx, &mut buf)));
+                pin!(look).poll(&mut cx).is_pending()
+            }
+        }
     }
 
     /// The same, asked of the system itself: for requests that cannot be sent twice.

@@ -93,14 +93,14 @@ impl Pools {
     ///
     /// If a connection that had been idle breaks before it gave a sign of an answer, an idempotent request whose body
     /// is at hand is sent once more, on a fresh connection; nothing else is sent twice. Dropping the future closes the
-    /// connection.
+    /// connection. The body and the room for fields are taken out of the request.
     ///
     /// # Errors
     /// No connection, no acceptable answer, or a body of the request that cannot be passed on.
     pub async fn send(
         &self,
         upstream: &Arc<Upstream>,
-        mut request: OutgoingRequest,
+        request: &mut OutgoingRequest,
         response_timeout: Duration,
     ) -> Result<Answer, SendError> {
         let body = std::mem::replace(&mut request.body, RequestBody::Empty);
@@ -108,14 +108,14 @@ impl Pools {
         let pool = self.pool_of(upstream);
         let mut patience = Patience::new(response_timeout, upstream.config.idle_timeout);
         let mut may_repeat = is_idempotent(&request.method) && payload.is_replayable();
-        let mut idle = pool.take(&request, may_repeat);
+        let mut idle = pool.take(request, may_repeat);
         loop {
             let connection = match idle.take() {
                 Some(connection) => connection,
                 // In a box, because it is large and rare: the caller's future holds room for it otherwise.
                 None => Box::pin(pool.open(upstream, request.upgrade.is_some())).await?,
             };
-            match pool.send_on(connection, &request, payload.take(), &mut patience).await {
+            match pool.send_on(connection, request, payload.take(), &mut patience).await {
                 Err(failed) if failed.before_answer && may_repeat => may_repeat = false,
                 outcome => return outcome.map_err(|failed| failed.error),
             }
@@ -223,7 +223,7 @@ impl Pool {
     async fn send_on(
         self: &Rc<Self>,
         connection: Connection,
-        request: &OutgoingRequest,
+        request: &mut OutgoingRequest,
         payload: Payload,
         patience: &mut Patience,
     ) -> Result<Answer, Failed> {

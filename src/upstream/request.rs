@@ -3,7 +3,7 @@
 use crate::upstream::fields;
 use bytes::Bytes;
 use http::uri::PathAndQuery;
-use http::{HeaderName, HeaderValue, Method};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use std::fmt;
@@ -23,6 +23,8 @@ pub struct OutgoingRequest {
     pub host: HeaderValue,
     /// All other fields. Those that frame a message or concern one connection are left out if present.
     pub fields: Vec<(HeaderName, HeaderValue)>,
+    /// An empty map, used for the fields of the answer: that of the client's request has room already.
+    pub room: HeaderMap,
     /// The protocol to upgrade to, as the client asked for it. HTTP/1.1 only.
     pub upgrade: Option<HeaderValue>,
     /// The body. Its framing is chosen here.

@@ -2,24 +2,25 @@
 
 use crate::upstream::fields;
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, UPGRADE};
+use http::header::{
+    CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, DATE, ETAG, LAST_MODIFIED, LOCATION,
+    SERVER, SET_COOKIE, TRANSFER_ENCODING, UPGRADE, VARY,
+};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
-use httparse::{ParserConfig, Status};
-use std::io::BufRead;
-use std::mem::MaybeUninit;
+use memchr::memchr;
 
 /// The largest head that is accepted, in bytes.
 const MAX_HEAD: usize = 64 * 1024;
 /// The most fields that a head may have.
 const MAX_FIELDS: usize = 128;
+/// What every head begins with.
+const VERSION: &[u8] = b"HTTP/1.";
 
-/// A head that has been accepted.
-#[derive(Debug)]
+/// What a head that has been accepted says, but for its fields.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ResponseHead {
     /// The status, 100 to 599.
     pub status: StatusCode,
-    /// The fields, without those that concern the connection only.
-    pub fields: HeaderMap,
     /// How the body is framed.
     pub framing: Framing,
     /// Whether the connection may carry another request after this message.
@@ -47,12 +48,12 @@ pub enum Framing {
 pub enum HeadError {
     #[error(transparent)]
     Line(#[from] LineError),
-    #[error("it begins with an empty line")]
-    EmptyLine,
-    #[error("it is no HTTP/1 head: {0}")]
-    Syntax(httparse::Error),
-    #[error("a field cannot be represented")]
+    #[error("it does not begin with a status line of HTTP/1")]
+    StatusLine,
+    #[error("a line is no field")]
     Field,
+    #[error("it has more than {0} fields")]
+    TooManyFields(usize),
     #[error("status {0} does not exist")]
     Status(u16),
     #[error("`Content-Length` is repeated or no number")]
@@ -84,8 +85,8 @@ pub(super) struct Asked<'a> {
     pub(super) upgrade: Option<&'a HeaderValue>,
 }
 
-/// Reads the head at the start of `bytes`: with its length, or `None` where it is not all there yet.
-/// `is_head` says that the request's method was `HEAD`, `upgrade` which protocol it asked to switch to.
+/// Reads the head at the start of `bytes`: with its fields, without those that concern the connection only, and its length; or `None`
+/// where it is not all there yet. `is_head` says that the request's method was `HEAD`, `upgrade` which protocol it asked to switch to.
 ///
 /// # Errors
 /// A head that is refused.
@@ -93,27 +94,30 @@ pub fn parse_response_head(
     bytes: &[u8],
     is_head: bool,
     upgrade: Option<&HeaderValue>,
-) -> Result<Option<(ResponseHead, usize)>, HeadError> {
-    read_head(&Bytes::copy_from_slice(bytes), &mut None, Asked { is_head, upgrade })
+) -> Result<Option<(ResponseHead, HeaderMap, usize)>, HeadError> {
+    let mut fields = HeaderMap::new();
+    let found = read_head(&Bytes::copy_from_slice(bytes), &mut None, Asked { is_head, upgrade }, &mut fields)?;
+    Ok(found.map(|(head, length)| (head, fields, length)))
 }
 
-/// The same. `line` is where the first line begins that has not been seen whole, `None` at first; it is moved on, so that a head
-/// that comes in many pieces is parsed twice at most. The values of the fields share the memory of `bytes`.
+/// The same, with `fields` as the map that is filled. `line` is where the first line begins that has not been seen whole, `None`
+/// at first; it is moved on, so that a head that comes in many pieces is parsed twice at most. The values of the fields share the
+/// memory of `bytes`.
 pub(super) fn read_head(
     bytes: &Bytes,
     line: &mut Option<usize>,
     asked: Asked<'_>,
+    fields: &mut HeaderMap,
 ) -> Result<Option<(ResponseHead, usize)>, HeadError> {
-    if line.is_none() {
-        // Nearly always the head is whole, and the parser finds its end as well as the search for lines would.
-        if let Some(found) = parse(bytes, asked)? {
-            return Ok(Some(found));
-        }
+    // Nearly always the head is whole, and need not be searched for its end first.
+    if line.is_none()
+        && let Some(found) = parse(bytes, asked, fields)?
+    {
+        return Ok(Some(found));
     }
     match section_end(bytes, line.get_or_insert(0), MAX_HEAD)? {
         None => Ok(None),
-        Some(2) => Err(HeadError::EmptyLine),
-        Some(_) => parse(bytes, asked)?.ok_or(HeadError::Syntax(httparse::Error::NewLine)).map(Some),
+        Some(_) => parse(bytes, asked, fields),
     }
 }
 
@@ -121,57 +125,58 @@ pub(super) fn read_head(
 /// here: where one parser ends a line and another does not, fields can be smuggled.
 pub(super) fn section_end(bytes: &[u8], line: &mut usize, max: usize) -> Result<Option<usize>, LineError> {
     loop {
-        let rest = &bytes[*line..];
-        // The one search for a byte in the standard library that uses the processor's vectors.
-        let length = (&mut &*rest).skip_until(b'\n').unwrap_or(0);
-        let whole = &rest[..length];
-        if *line + length > max {
-            return Err(LineError::TooLong(max));
-        }
-        if whole.last() != Some(&b'\n') {
-            return Ok(None);
-        }
-        if !whole.ends_with(b"\r\n") {
-            return Err(LineError::BareLineFeed);
-        }
-        *line += length;
-        if length == 2 {
-            return Ok(Some(*line));
+        let found = take_line(bytes, line, max)?;
+        if found.is_none_or(<[u8]>::is_empty) {
+            return Ok(found.map(|_| *line));
         }
     }
 }
 
-/// Judges the head at the start of `bytes`, if it is whole.
-fn parse(bytes: &Bytes, asked: Asked<'_>) -> Result<Option<(ResponseHead, usize)>, HeadError> {
-    let mut slots = [const { MaybeUninit::uninit() }; MAX_FIELDS];
-    let mut response = httparse::Response::new(&mut []);
-    // Left at its defaults, httparse refuses folded lines, space around names, and NUL or bare CR anywhere.
-    let parsed = ParserConfig::default().parse_response_with_uninit_headers(&mut response, bytes, &mut slots);
-    let length = match parsed.map_err(HeadError::Syntax)? {
-        Status::Complete(length) => length,
-        Status::Partial => return Ok(None),
-    };
-    check_lines(&bytes[..length])?;
-    let code = response.code.unwrap_or(0);
-    if !(100..=599).contains(&code) {
-        return Err(HeadError::Status(code));
+/// The line that begins at `at`, without its end, if it is whole; `at` is moved behind it.
+fn take_line<'a>(bytes: &'a [u8], at: &mut usize, max: usize) -> Result<Option<&'a [u8]>, LineError> {
+    let rest = &bytes[*at..];
+    let end = memchr(b'\n', rest);
+    if *at + end.map_or(rest.len(), |end| end + 1) > max {
+        return Err(LineError::TooLong(max));
     }
-    let status = StatusCode::from_u16(code).map_err(|_| HeadError::Status(code))?;
-    let is_http10 = response.version != Some(1);
+    let Some(end) = end else { return Ok(None) };
+    *at += end + 1;
+    rest[..end].strip_suffix(b"\r").map(Some).ok_or(LineError::BareLineFeed)
+}
+
+/// Judges the head at the start of `bytes`, if it is whole.
+fn parse(bytes: &Bytes, asked: Asked<'_>, kept: &mut HeaderMap) -> Result<Option<(ResponseHead, usize)>, HeadError> {
+    // What is not HTTP need not have lines.
+    if bytes.iter().zip(VERSION).any(|(byte, expected)| byte != expected) {
+        return Err(HeadError::StatusLine);
+    }
+    let mut at = 0;
+    let Some(line) = take_line(bytes, &mut at, MAX_HEAD)? else { return Ok(None) };
+    let (status, is_http10) = status_line(line)?;
     let mut noted = Noted::default();
-    let mut kept = HeaderMap::with_capacity(response.headers.len());
-    for field in response.headers.iter() {
-        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| HeadError::Field)?;
+    let mut count = 0;
+    kept.clear();
+    loop {
+        let Some(line) = take_line(bytes, &mut at, MAX_HEAD)? else { return Ok(None) };
+        if line.is_empty() {
+            break;
+        }
+        count += 1;
+        if count > MAX_FIELDS {
+            return Err(HeadError::TooManyFields(MAX_FIELDS));
+        }
+        let (name, value) = field(line)?;
         if fields::is_of_connection(name.as_str()) {
-            noted.note(name.as_str(), field.value)?;
+            noted.note(name.as_str(), value)?;
             if name != CONTENT_LENGTH || status == StatusCode::NO_CONTENT {
                 continue;
             }
         }
         let value = match noted.content_length {
             // No reader behind us is to take leading zeros for an octal number.
-            Some(length) if name == CONTENT_LENGTH && field.value.starts_with(b"0") => HeaderValue::from(length),
-            _ => HeaderValue::from_maybe_shared(bytes.slice_ref(field.value)).map_err(|_| HeadError::Field)?,
+            Some(length) if name == CONTENT_LENGTH && value.starts_with(b"0") => HeaderValue::from(length),
+            // Refuses control characters, so also a carriage return that ends no line.
+            _ => HeaderValue::from_maybe_shared(bytes.slice_ref(value)).map_err(|_| HeadError::Field)?,
         };
         kept.try_append(name, value).map_err(|_| HeadError::Field)?;
     }
@@ -184,21 +189,67 @@ fn parse(bytes: &Bytes, asked: Asked<'_>) -> Result<Option<(ResponseHead, usize)
         kept.extend(asked.upgrade.map(|protocol| (UPGRADE, protocol.clone())));
     }
     let keep_alive = noted.keeps_alive(status, is_http10);
-    Ok(Some((ResponseHead { status, fields: kept, framing, keep_alive }, length)))
+    Ok(Some((ResponseHead { status, framing, keep_alive }, at)))
 }
 
-/// Holds a head that httparse accepts to what it lets pass: empty lines in front and line feeds without a carriage
-/// return.
-fn check_lines(head: &[u8]) -> Result<(), HeadError> {
-    if head.len() > MAX_HEAD {
-        return Err(LineError::TooLong(MAX_HEAD).into());
+/// The status, and whether the version is 1.0 (RFC 9112 §4). The reason phrase may be missing, and so may the space before it.
+fn status_line(line: &[u8]) -> Result<(StatusCode, bool), HeadError> {
+    let Some([minor @ (b'0' | b'1'), b' ', code @ ..]) = line.strip_prefix(VERSION) else {
+        return Err(HeadError::StatusLine);
+    };
+    let (code, reason) = code.split_at_checked(3).ok_or(HeadError::StatusLine)?;
+    if !matches!(reason.first(), None | Some(b' ')) || !is_text(reason) {
+        return Err(HeadError::StatusLine);
     }
-    if matches!(head.first(), Some(b'\r' | b'\n')) {
-        return Err(HeadError::EmptyLine);
+    let status = StatusCode::from_bytes(code).map_err(|_| HeadError::StatusLine)?;
+    if status.as_u16() > 599 {
+        return Err(HeadError::Status(status.as_u16()));
     }
-    // Without an early return, so that the compiler can look at many bytes at once.
-    let is_bare = |bad, (before, byte): (&u8, &u8)| bad | ((*byte == b'\n') & (*before != b'\r'));
-    if head.iter().zip(&head[1..]).fold(false, is_bare) { Err(LineError::BareLineFeed.into()) } else { Ok(()) }
+    Ok((status, *minor == b'0'))
+}
+
+/// Whether there is no control character, of which a carriage return would end a line for some readers.
+fn is_text(bytes: &[u8]) -> bool {
+    bytes.iter().all(|byte| !byte.is_ascii_control() || *byte == b'\t')
+}
+
+/// Name and value of a line, which is not judged but for its name: a folded line has none, nor one with a space before the colon.
+fn field(line: &[u8]) -> Result<(HeaderName, &[u8]), HeadError> {
+    let colon = memchr(b':', line).ok_or(HeadError::Field)?;
+    let (name, value) = (&line[..colon], &line[colon + 1..]);
+    let name = match known_name(name) {
+        Some(name) => name,
+        None => HeaderName::from_bytes(name).map_err(|_| HeadError::Field)?,
+    };
+    Ok((name, trimmed(value)))
+}
+
+/// Without the blanks around it, which are spaces and tabs only (RFC 9110 §5.6.3).
+fn trimmed(value: &[u8]) -> &[u8] {
+    let is_blank = |byte: &u8| matches!(byte, b' ' | b'\t');
+    let start = value.iter().position(|byte| !is_blank(byte)).unwrap_or(value.len());
+    let end = value.iter().rposition(|byte| !is_blank(byte)).map_or(start, |last| last + 1);
+    &value[start..end]
+}
+
+/// The names that most answers have, in the spellings that servers use: found without being looked up letter by letter.
+fn known_name(name: &[u8]) -> Option<HeaderName> {
+    Some(match name {
+        b"Cache-Control" | b"cache-control" => CACHE_CONTROL,
+        b"Connection" | b"connection" => CONNECTION,
+        b"Content-Encoding" | b"content-encoding" => CONTENT_ENCODING,
+        b"Content-Length" | b"content-length" => CONTENT_LENGTH,
+        b"Content-Type" | b"content-type" => CONTENT_TYPE,
+        b"Date" | b"date" => DATE,
+        b"ETag" | b"Etag" | b"etag" => ETAG,
+        b"Last-Modified" | b"last-modified" => LAST_MODIFIED,
+        b"Location" | b"location" => LOCATION,
+        b"Server" | b"server" => SERVER,
+        b"Set-Cookie" | b"set-cookie" => SET_COOKIE,
+        b"Transfer-Encoding" | b"transfer-encoding" => TRANSFER_ENCODING,
+        b"Vary" | b"vary" => VARY,
+        _ => return None,
+    })
 }
 
 /// What the fields of the connection say.
@@ -228,7 +279,7 @@ impl Noted {
                 self.is_chunked = true;
             }
             "connection" => {
-                for token in value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
+                for token in value.split(|byte| *byte == b',').map(trimmed) {
                     if token.eq_ignore_ascii_case(b"close") {
                         self.closes = true;
                     } else if token.eq_ignore_ascii_case(b"upgrade") {
@@ -237,12 +288,16 @@ impl Noted {
                         // The default, and nothing to remove: that field is dropped anyway.
                     } else if let Ok(name) = HeaderName::from_bytes(token) {
                         self.nominated.push(name);
+                    } else if !is_text(token) {
+                        return Err(HeadError::Field);
                     }
                 }
             }
             // A second one is put behind the first, which then equals no protocol that was asked for.
-            "upgrade" => self.upgrade.get_or_insert_default().extend_from_slice(value),
-            _ => {}
+            "upgrade" if is_text(value) => self.upgrade.get_or_insert_default().extend_from_slice(value),
+            _ if is_text(value) => {}
+            // Dropped or not, it is no field value.
+            _ => return Err(HeadError::Field),
         }
         Ok(())
     }

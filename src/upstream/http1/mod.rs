@@ -20,8 +20,7 @@ use crate::upstream::request::{OutgoingRequest, Payload};
 use crate::upstream::{Answer, Body, Failure, SendError, Upgraded};
 use bytes::{Bytes, BytesMut};
 use head::Asked;
-use http::Response;
-use http::StatusCode;
+use http::{HeaderMap, Response, StatusCode};
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -36,17 +35,17 @@ const MAX_INTERIM: u32 = 16;
 pub(super) async fn send(
     io: Stream,
     pool: &Rc<Pool>,
-    request: &OutgoingRequest,
+    request: &mut OutgoingRequest,
     payload: Payload,
     patience: &mut Patience,
 ) -> Result<Answer, Failed> {
+    let mut reader = HeadReader { fields: std::mem::take(&mut request.room), ..HeadReader::default() };
     let upload = Upload::new(request, payload, pool.worker.take_buffer());
     let mut exchange = Exchange { io, pool: pool.clone(), upload: Some(upload), write_error: None };
-    let mut reader = HeadReader::default();
     let asked = Asked { is_head: request.method == http::Method::HEAD, upgrade: request.upgrade.as_ref() };
     let outcome = std::future::poll_fn(|cx| exchange.poll_head(cx, &mut reader, asked, patience)).await;
     match outcome {
-        Ok((head, rest)) => Ok(exchange.answer(head, rest)),
+        Ok((head, rest)) => Ok(exchange.answer(head, reader.fields, rest)),
         Err(error) => {
             let broke = matches!(&error, SendError::Failed(Failure::Io(_) | Failure::Closed));
             Err(Failed { error, before_answer: broke && !reader.has_begun })
@@ -103,8 +102,8 @@ impl Exchange {
         Some(Ok(()))
     }
 
-    fn answer(self, head: ResponseHead, rest: Bytes) -> Answer {
-        let ResponseHead { status, fields, framing, keep_alive } = head;
+    fn answer(self, head: ResponseHead, fields: HeaderMap, rest: Bytes) -> Answer {
+        let ResponseHead { status, framing, keep_alive } = head;
         let body = match framing {
             Framing::Tunnel => {
                 let mut head = Response::new(());
@@ -148,6 +147,8 @@ struct HeadReader {
     partial: BytesMut,
     /// Where its first line begins that has not been seen whole, once it has been looked at.
     line: Option<usize>,
+    /// Its fields, once it is found.
+    fields: HeaderMap,
     interim: u32,
     has_begun: bool,
 }
@@ -187,7 +188,7 @@ impl HeadReader {
 
     /// The head at the start of `bytes`, interim ones left out.
     fn take_head(&mut self, mut bytes: Bytes, asked: Asked<'_>) -> Result<Option<(ResponseHead, Bytes)>, HeadError> {
-        while let Some((head, length)) = head::read_head(&bytes, &mut self.line, asked)? {
+        while let Some((head, length)) = head::read_head(&bytes, &mut self.line, asked, &mut self.fields)? {
             self.line = None;
             let rest = bytes.split_off(length);
             if !head.status.is_informational() || head.status == StatusCode::SWITCHING_PROTOCOLS {

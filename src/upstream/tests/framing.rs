@@ -32,6 +32,9 @@ const REFUSED: &[&str] = &[
     "HTTP/1.1 200 OK\r\nX-A: a\nContent-Length: 2\r\n\r\nok",
     "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\nok",
     "HTTP/1.1 200 OK\r\nX-A: a\rX-Split: evil\r\nContent-Length: 2\r\n\r\nok",
+    "HTTP/1.1 200 OK\r\nKeep-Alive: a\rX-Split: evil\r\nContent-Length: 2\r\n\r\nok",
+    "HTTP/1.1 200 OK\r\nConnection: a\0b\r\nContent-Length: 2\r\n\r\nok",
+    "HTTP/1.1 200 OK\r\nConnection: close\r\r\nContent-Length: 2\r\n\r\nok",
     "HTTP/1.1 200 O\rK\r\nContent-Length: 2\r\n\r\nok",
     "HTTP/1.1 200 OK\r\nX-Nul: a\0b\r\nContent-Length: 2\r\n\r\nok",
     "HTTP/1.1 200 O\0K\r\nContent-Length: 2\r\n\r\nok",
@@ -264,7 +267,7 @@ proptest! {
     ) {
         let upgrade = asks.then(|| HeaderValue::from_static("websocket"));
         let whole = parse_response_head(&bytes, is_head, upgrade.as_ref());
-        if let Ok(Some((head, length))) = &whole {
+        if let Ok(Some((head, _, length))) = &whole {
             for cut in 0..*length {
                 prop_assert!(matches!(parse_response_head(&bytes[..cut], is_head, upgrade.as_ref()), Ok(None)));
             }

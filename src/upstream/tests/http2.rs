@@ -157,8 +157,8 @@ async fn an_upgrade_over_http2_is_refused() {
     on_worker(async || {
         let fake = fake().await;
         let (pools, upstream) = (Pools::new(), over_http2(&fake));
-        let upgrade = OutgoingRequest { upgrade: Some(HeaderValue::from_static("websocket")), ..get("/") };
-        let error = pools.send(&upstream, upgrade, RESPONSE_TIMEOUT).await.unwrap_err();
+        let mut upgrade = OutgoingRequest { upgrade: Some(HeaderValue::from_static("websocket")), ..get("/") };
+        let error = pools.send(&upstream, &mut upgrade, RESPONSE_TIMEOUT).await.unwrap_err();
         assert!(chain(&error).contains("no protocol upgrade"), "{}", chain(&error));
     })
     .await;

@@ -180,6 +180,7 @@ pub(super) fn request(method: Method, target: &str) -> OutgoingRequest {
         target: target.parse().unwrap(),
         host: "orders.example".parse().unwrap(),
         fields: Vec::new(),
+        room: HeaderMap::new(),
         upgrade: None,
         body: RequestBody::Empty,
     }
@@ -210,9 +211,9 @@ pub(super) async fn fetch(pools: &Pools, upstream: &Arc<Upstream>, request: Outg
 pub(super) async fn respond(
     pools: &Pools,
     upstream: &Arc<Upstream>,
-    request: OutgoingRequest,
+    mut request: OutgoingRequest,
 ) -> Result<Response<crate::upstream::Body>, SendError> {
-    match pools.send(upstream, request, RESPONSE_TIMEOUT).await? {
+    match pools.send(upstream, &mut request, RESPONSE_TIMEOUT).await? {
         Answer::Response(response) => Ok(response),
         Answer::Switched { .. } => panic!("switched without being asked to"),
     }

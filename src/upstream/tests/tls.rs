@@ -125,8 +125,8 @@ async fn tls_chooses_the_protocol_and_an_upgrade_asks_for_http1() {
         }
         assert_eq!(secured.fake.connections(), 1);
         assert!(secured.fake.notes().iter().all(|note| note == "0 GET https://orders.example/ te="));
-        let upgrade = OutgoingRequest { upgrade: Some(HeaderValue::from_static("websocket")), ..get("/") };
-        let answer = pools.send(&upstream, upgrade, RESPONSE_TIMEOUT).await.unwrap();
+        let mut upgrade = OutgoingRequest { upgrade: Some(HeaderValue::from_static("websocket")), ..get("/") };
+        let answer = pools.send(&upstream, &mut upgrade, RESPONSE_TIMEOUT).await.unwrap();
         assert!(matches!(answer, Answer::Switched { .. }));
 
         let only1 = secured.upstream(|config| config.protocol = config::Protocol::Http1);

@@ -19,7 +19,7 @@ fn websocket() -> OutgoingRequest {
 }
 
 async fn switch(pools: &Pools, upstream: &Arc<Upstream>) -> Result<(Response<()>, Upgraded), SendError> {
-    match pools.send(upstream, websocket(), RESPONSE_TIMEOUT).await? {
+    match pools.send(upstream, &mut websocket(), RESPONSE_TIMEOUT).await? {
         Answer::Switched { head, io } => Ok((head, io)),
         Answer::Response(response) => panic!("{response:?}"),
     }
@@ -133,7 +133,8 @@ async fn an_upstream_may_decline_to_switch() {
     on_worker(async || {
         let fake = Fake::canned("HTTP/1.1 426 Upgrade Required\r\nUpgrade: x\r\nContent-Length: 2\r\n\r\nno").await;
         let pools = Pools::new();
-        let Ok(Answer::Response(response)) = pools.send(&fake.upstream(), websocket(), RESPONSE_TIMEOUT).await else {
+        let Ok(Answer::Response(response)) = pools.send(&fake.upstream(), &mut websocket(), RESPONSE_TIMEOUT).await
+        else {
             panic!("no response")
         };
         assert_eq!(response.status(), 426);

@@ -32,8 +32,8 @@ impl Client {
         let service = service_fn(move |request: Request<Incoming>| {
             let (pools, upstream, noted) = (pools.clone(), upstream.clone(), noted.clone());
             async move {
-                let outgoing = to_outgoing(request, max_bytes);
-                Ok::<_, Infallible>(match pools.send(&upstream, outgoing, RESPONSE_TIMEOUT).await {
+                let mut outgoing = to_outgoing(request, max_bytes);
+                Ok::<_, Infallible>(match pools.send(&upstream, &mut outgoing, RESPONSE_TIMEOUT).await {
                     Ok(Answer::Response(response)) => response,
                     Ok(Answer::Switched { .. }) => panic!("no upgrade was asked for"),
                     Err(error) => {
@@ -84,6 +84,7 @@ fn to_outgoing(request: Request<Incoming>, max_bytes: Option<u64>) -> OutgoingRe
         target: parts.uri.path_and_query().unwrap().clone(),
         host: "orders.example".parse().unwrap(),
         fields: Vec::new(),
+        room: parts.headers,
         upgrade: None,
         body: RequestBody::Incoming {
             body,
