@@ -21,7 +21,7 @@ from drive import drive
 from harness import Bench, Score, free_port
 
 # The budget is what is promised; it is not reached yet. The gate is 2 % above what is, so that nothing is lost meanwhile.
-BUDGET, GATE, MAX_CALLS = 22_000, 23_700, 4.5
+BUDGET, GATE, MAX_CALLS = 22_000, 24_000, 4.5
 CONNECTIONS, TOKENS = 8, 200
 CALLGRIND_PATIENCE = 180
 
