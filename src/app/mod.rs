@@ -190,9 +190,6 @@ impl Gateway {
     fn try_reload(&self, config: Config) -> Result<(), StartError> {
         let mut current = self.config.lock().unwrap_or_else(PoisonError::into_inner);
         let old = self.pipeline.load_full();
-        if let (Some(tls), Some(files)) = (&self.tls, &config.server.tls) {
-            tls.reload(files)?;
-        }
         let asked = Pipeline::claims_asked(&config);
         let is_same_service = config.token_service == current.token_service;
         let token_service = if is_same_service {
@@ -213,6 +210,10 @@ impl Gateway {
             Arc::new(Verifier::new(issuers, asked, &token_service, clock, self.handle.clone(), TOKEN_CAPACITY)?)
         };
         let new = Pipeline::new(&config, verifier, token_service, &self.metrics, self.clock.clone(), Some(&old))?;
+        // The last that can fail, so that a reload takes effect as a whole or not at all.
+        if let (Some(tls), Some(files)) = (&self.tls, &config.server.tls) {
+            tls.reload(files)?;
+        }
         if config.server != current.server || config.admin != current.admin || config.log != current.log {
             tracing::warn!("changes of [server], [admin] and [log], but for certificates, need a restart");
         }
