@@ -74,11 +74,6 @@ impl KeySet {
         self.keys.load().all.is_empty()
     }
 
-    /// The `kid` of every key, for diagnostics.
-    pub fn kids(&self) -> Vec<String> {
-        self.keys.load().all.iter().filter_map(|key| key.kid().map(str::to_owned)).collect()
-    }
-
     /// Takes a fetched set over. A key that is still in it stays the same object, so that what was verified
     /// with it stays good; one that is not is retired.
     pub(super) fn replace(&self, jwks: Jwks, asked: Now) {

@@ -1,5 +1,6 @@
 //! What one worker thread holds, and how it answers one request.
 
+use super::inject::X_REQUEST_ID;
 use super::record::{Record, Recorded};
 use super::{Connection, Context, Pipeline, Rejection, forward};
 use crate::identity::LocalCache;
@@ -9,7 +10,7 @@ use crate::upstream::{Body, Pools};
 use arc_swap::{ArcSwap, Cache};
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
-use http::{HeaderName, HeaderValue, Method, Request, Response};
+use http::{HeaderValue, Method, Request, Response};
 use hyper::body::Incoming;
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
@@ -34,8 +35,6 @@ pub struct Worker {
     pub log: AccessLog,
     ids: Ids,
 }
-
-const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 impl Worker {
     /// A worker that answers with whatever pipeline is in force.
