@@ -7,7 +7,7 @@ use crate::telemetry::reason::Reason;
 use crate::upstream::{self, Answer, Body, OutgoingRequest, RequestBody};
 use http::header::{CONNECTION, TE, UPGRADE};
 use http::uri::PathAndQuery;
-use http::{HeaderValue, Response, Version};
+use http::{HeaderValue, Response, StatusCode, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
@@ -38,7 +38,7 @@ pub async fn forward(
         target: parts.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/")),
         host: upstream.host.clone(),
         fields,
-        room: std::mem::take(&mut parts.headers),
+        answer_fields: std::mem::take(&mut parts.headers),
         upgrade: stripped.upgrade.filter(|_| on_upgrade.is_some()),
         body: request_body(body, parts.version, route.max_body_bytes, pipeline)?,
     };
@@ -46,9 +46,14 @@ pub async fn forward(
     let answer = worker.pools.send(upstream, &mut request, timeout).await?;
     // Only a line in the log says it.
     record.answered_us = worker.log.is_on().then(|| pipeline.clock.monotonic_us());
+    let mut response = Response::new(Body::Empty);
+    *response.headers_mut() = request.answer_fields;
     match answer {
-        Answer::Response(response) => Ok(response),
-        Answer::Switched { head, io } => {
+        Answer::Response { status, body } => {
+            *response.status_mut() = status;
+            *response.body_mut() = body;
+        }
+        Answer::Switched(io) => {
             let client = on_upgrade.ok_or(Reason::UpstreamFailed)?;
             let idle = upstream.config.idle_timeout;
             tokio::task::spawn_local(async move {
@@ -57,12 +62,12 @@ pub async fn forward(
                     upstream::tunnel(TokioIo::new(client), io, idle).await;
                 }
             });
-            let mut response = head.map(|()| Body::Empty);
+            *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
             response.headers_mut().insert(UPGRADE, HeaderValue::from_static("websocket"));
-            Ok(response)
         }
     }
+    Ok(response)
 }
 
 fn request_body(

@@ -148,7 +148,7 @@ impl Shared {
     pub(super) async fn send(
         &self,
         mut connection: Http2,
-        request: &OutgoingRequest,
+        request: &mut OutgoingRequest,
         payload: Payload,
         patience: &mut Patience,
         idle: Duration,
@@ -156,8 +156,8 @@ impl Shared {
         let final_error = |error| Failed { error, before_answer: false };
         let watch = Rc::new(Watch::new(&payload));
         let body = WatchedBody { payload, watch: watch.clone() };
-        let request = to_hyper(request, connection.is_tls, body).map_err(|f| final_error(SendError::Failed(f)))?;
-        let mut answer = pin!(connection.sender.try_send_request(request));
+        let outgoing = to_hyper(request, connection.is_tls, body).map_err(|f| final_error(SendError::Failed(f)))?;
+        let mut answer = pin!(connection.sender.try_send_request(outgoing));
         let outcome = std::future::poll_fn(|cx| {
             if let Poll::Ready(answer) = answer.as_mut().poll(cx) {
                 return Poll::Ready(Ok(answer));
@@ -166,7 +166,11 @@ impl Shared {
         })
         .await;
         match outcome {
-            Ok(Ok(response)) => Ok(Answer::Response(from_hyper(response, watch, idle))),
+            Ok(Ok(response)) => {
+                let (parts, body) = from_hyper(response, watch, idle).into_parts();
+                request.answer_fields = parts.headers;
+                Ok(Answer::Response { status: parts.status, body })
+            }
             Ok(Err(mut error)) => {
                 let never_sent = error.take_message().is_some();
                 let is_closed = never_sent || error.error().is_canceled() || connection.sender.is_closed();

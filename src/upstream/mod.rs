@@ -31,7 +31,7 @@ pub use tunnel::{Upgraded, tunnel};
 
 use crate::base::tls::TlsError;
 use crate::config;
-use http::HeaderValue;
+use http::{HeaderValue, StatusCode};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -104,18 +104,18 @@ impl Upstream {
     }
 }
 
-/// What an upstream said to a request.
+/// What an upstream said to a request, but for the fields, which [`OutgoingRequest::answer_fields`] then holds.
 #[derive(Debug)]
 pub enum Answer {
-    /// A response, without the fields that concerned our connection to the upstream only.
-    Response(http::Response<Body>),
-    /// It agreed to the upgrade that was asked for.
-    Switched {
-        /// 101, with `Connection` and `Upgrade` as an HTTP/1.1 client must see them.
-        head: http::Response<()>,
-        /// The connection, to be joined with the client's by [`tunnel`].
-        io: Upgraded,
+    /// A response.
+    Response {
+        /// Its status.
+        status: StatusCode,
+        /// Its body, as it comes.
+        body: Body,
     },
+    /// It agreed to the upgrade that was asked for: 101. The connection is to be joined with the client's by [`tunnel`].
+    Switched(Upgraded),
 }
 
 /// Why there is no answer.

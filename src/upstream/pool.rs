@@ -93,7 +93,7 @@ impl Pools {
     ///
     /// If a connection that had been idle breaks before it gave a sign of an answer, an idempotent request whose body
     /// is at hand is sent once more, on a fresh connection; nothing else is sent twice. Dropping the future closes the
-    /// connection. The body and the room for fields are taken out of the request.
+    /// connection. The body is taken out of the request, and the fields of the answer are put in.
     ///
     /// # Errors
     /// No connection, no acceptable answer, or a body of the request that cannot be passed on.

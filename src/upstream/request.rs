@@ -23,8 +23,9 @@ pub struct OutgoingRequest {
     pub host: HeaderValue,
     /// All other fields. Those that frame a message or concern one connection are left out if present.
     pub fields: Vec<(HeaderName, HeaderValue)>,
-    /// An empty map, used for the fields of the answer: that of the client's request has room already.
-    pub room: HeaderMap,
+    /// Where the fields of the answer are put, without those that concerned our connection to the upstream only. An empty map: that
+    /// of the client's request has room already.
+    pub answer_fields: HeaderMap,
     /// The protocol to upgrade to, as the client asked for it. HTTP/1.1 only.
     pub upgrade: Option<HeaderValue>,
     /// The body. Its framing is chosen here.

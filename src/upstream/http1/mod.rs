@@ -20,7 +20,7 @@ use crate::upstream::request::{OutgoingRequest, Payload};
 use crate::upstream::{Answer, Body, Failure, SendError, Upgraded};
 use bytes::{Bytes, BytesMut};
 use head::Asked;
-use http::{HeaderMap, Response, StatusCode};
+use http::{HeaderMap, StatusCode};
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -39,13 +39,13 @@ pub(super) async fn send(
     payload: Payload,
     patience: &mut Patience,
 ) -> Result<Answer, Failed> {
-    let mut reader = HeadReader { fields: std::mem::take(&mut request.room), ..HeadReader::default() };
     let upload = Upload::new(request, payload, pool.worker.take_buffer());
     let mut exchange = Exchange { io, pool: pool.clone(), upload: Some(upload), write_error: None };
+    let mut reader = HeadReader::new(&mut request.answer_fields);
     let asked = Asked { is_head: request.method == http::Method::HEAD, upgrade: request.upgrade.as_ref() };
     let outcome = std::future::poll_fn(|cx| exchange.poll_head(cx, &mut reader, asked, patience)).await;
     match outcome {
-        Ok((head, rest)) => Ok(exchange.answer(head, reader.fields, rest)),
+        Ok((head, rest)) => Ok(exchange.answer(head, rest)),
         Err(error) => {
             let broke = matches!(&error, SendError::Failed(Failure::Io(_) | Failure::Closed));
             Err(Failed { error, before_answer: broke && !reader.has_begun })
@@ -66,7 +66,7 @@ impl Exchange {
     fn poll_head(
         &mut self,
         cx: &mut Context<'_>,
-        reader: &mut HeadReader,
+        reader: &mut HeadReader<'_>,
         asked: Asked<'_>,
         patience: &mut Patience,
     ) -> Poll<Result<(ResponseHead, Bytes), SendError>> {
@@ -102,15 +102,10 @@ impl Exchange {
         Some(Ok(()))
     }
 
-    fn answer(self, head: ResponseHead, fields: HeaderMap, rest: Bytes) -> Answer {
+    fn answer(self, head: ResponseHead, rest: Bytes) -> Answer {
         let ResponseHead { status, framing, keep_alive } = head;
         let body = match framing {
-            Framing::Tunnel => {
-                let mut head = Response::new(());
-                *head.status_mut() = status;
-                *head.headers_mut() = fields;
-                return Answer::Switched { head, io: Upgraded::new(self.io, rest) };
-            }
+            Framing::Tunnel => return Answer::Switched(Upgraded::new(self.io, rest)),
             Framing::Empty => {
                 self.release(keep_alive && rest.is_empty());
                 Body::Empty
@@ -125,10 +120,7 @@ impl Exchange {
                 Body::Http1(Box::new(Http1Body::new(self, framing, keep_alive, rest)))
             }
         };
-        let mut response = Response::new(body);
-        *response.status_mut() = status;
-        *response.headers_mut() = fields;
-        Answer::Response(response)
+        Answer::Response { status, body }
     }
 
     /// Ends the exchange. The connection is kept if `is_reusable`, and if the whole request went out: else the
@@ -141,19 +133,23 @@ impl Exchange {
 }
 
 /// Collects the head of the answer, however it is cut into pieces.
-#[derive(Debug, Default)]
-struct HeadReader {
+#[derive(Debug)]
+struct HeadReader<'a> {
     /// What has come, where it is not a whole head.
     partial: BytesMut,
     /// Where its first line begins that has not been seen whole, once it has been looked at.
     line: Option<usize>,
     /// Its fields, once it is found.
-    fields: HeaderMap,
+    fields: &'a mut HeaderMap,
     interim: u32,
     has_begun: bool,
 }
 
-impl HeadReader {
+impl<'a> HeadReader<'a> {
+    fn new(fields: &'a mut HeaderMap) -> Self {
+        Self { partial: BytesMut::new(), line: None, fields, interim: 0, has_begun: false }
+    }
+
     /// Ready with the head and what came behind it.
     fn poll(
         &mut self,
@@ -188,7 +184,7 @@ impl HeadReader {
 
     /// The head at the start of `bytes`, interim ones left out.
     fn take_head(&mut self, mut bytes: Bytes, asked: Asked<'_>) -> Result<Option<(ResponseHead, Bytes)>, HeadError> {
-        while let Some((head, length)) = head::read_head(&bytes, &mut self.line, asked, &mut self.fields)? {
+        while let Some((head, length)) = head::read_head(&bytes, &mut self.line, asked, self.fields)? {
             self.line = None;
             let rest = bytes.split_off(length);
             if !head.status.is_informational() || head.status == StatusCode::SWITCHING_PROTOCOLS {

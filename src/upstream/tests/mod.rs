@@ -180,7 +180,7 @@ pub(super) fn request(method: Method, target: &str) -> OutgoingRequest {
         target: target.parse().unwrap(),
         host: "orders.example".parse().unwrap(),
         fields: Vec::new(),
-        room: HeaderMap::new(),
+        answer_fields: HeaderMap::new(),
         upgrade: None,
         body: RequestBody::Empty,
     }
@@ -214,8 +214,13 @@ pub(super) async fn respond(
     mut request: OutgoingRequest,
 ) -> Result<Response<crate::upstream::Body>, SendError> {
     match pools.send(upstream, &mut request, RESPONSE_TIMEOUT).await? {
-        Answer::Response(response) => Ok(response),
-        Answer::Switched { .. } => panic!("switched without being asked to"),
+        Answer::Response { status, body } => {
+            let mut response = Response::new(body);
+            *response.status_mut() = status;
+            *response.headers_mut() = request.answer_fields;
+            Ok(response)
+        }
+        Answer::Switched(_) => panic!("switched without being asked to"),
     }
 }
 

@@ -127,7 +127,7 @@ async fn tls_chooses_the_protocol_and_an_upgrade_asks_for_http1() {
         assert!(secured.fake.notes().iter().all(|note| note == "0 GET https://orders.example/ te="));
         let mut upgrade = OutgoingRequest { upgrade: Some(HeaderValue::from_static("websocket")), ..get("/") };
         let answer = pools.send(&upstream, &mut upgrade, RESPONSE_TIMEOUT).await.unwrap();
-        assert!(matches!(answer, Answer::Switched { .. }));
+        assert!(matches!(answer, Answer::Switched(_)));
 
         let only1 = secured.upstream(|config| config.protocol = config::Protocol::Http1);
         assert_eq!(fetch(&pools, &only1, get("/")).await.unwrap().body, "ok");

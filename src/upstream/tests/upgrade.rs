@@ -3,7 +3,7 @@
 use super::{Fake, Notes, Peer, RESPONSE_TIMEOUT, chain, get, on_worker};
 use crate::base::tick::TICK;
 use crate::upstream::{Answer, OutgoingRequest, Pools, SendError, Upgraded, Upstream, tunnel};
-use http::{HeaderValue, Response};
+use http::{HeaderMap, HeaderValue};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -18,10 +18,11 @@ fn websocket() -> OutgoingRequest {
     OutgoingRequest { upgrade: Some(HeaderValue::from_static("websocket")), ..get("/chat") }
 }
 
-async fn switch(pools: &Pools, upstream: &Arc<Upstream>) -> Result<(Response<()>, Upgraded), SendError> {
-    match pools.send(upstream, &mut websocket(), RESPONSE_TIMEOUT).await? {
-        Answer::Switched { head, io } => Ok((head, io)),
-        Answer::Response(response) => panic!("{response:?}"),
+async fn switch(pools: &Pools, upstream: &Arc<Upstream>) -> Result<(HeaderMap, Upgraded), SendError> {
+    let mut request = websocket();
+    match pools.send(upstream, &mut request, RESPONSE_TIMEOUT).await? {
+        Answer::Switched(io) => Ok((request.answer_fields, io)),
+        Answer::Response { status, .. } => panic!("{status}"),
     }
 }
 
@@ -41,13 +42,12 @@ async fn bytes_pass_both_ways_and_so_do_the_ends() {
     on_worker(async || {
         let fake = Fake::start(echo).await;
         let (pools, upstream) = (Pools::new(), fake.upstream());
-        let (head, io) = switch(&pools, &upstream).await.unwrap();
+        let (fields, io) = switch(&pools, &upstream).await.unwrap();
         assert_eq!(
             fake.notes(),
             ["GET /chat HTTP/1.1\r\nhost: orders.example\r\nconnection: upgrade\r\nupgrade: websocket"]
         );
-        let field = |name: &str| head.headers()[name].to_str().unwrap().to_owned();
-        assert_eq!(head.status(), 101);
+        let field = |name: &str| fields[name].to_str().unwrap().to_owned();
         assert_eq!(
             [field("connection"), field("upgrade"), field("sec-websocket-accept")],
             ["upgrade", "websocket", "x"]
@@ -133,11 +133,12 @@ async fn an_upstream_may_decline_to_switch() {
     on_worker(async || {
         let fake = Fake::canned("HTTP/1.1 426 Upgrade Required\r\nUpgrade: x\r\nContent-Length: 2\r\n\r\nno").await;
         let pools = Pools::new();
-        let Ok(Answer::Response(response)) = pools.send(&fake.upstream(), &mut websocket(), RESPONSE_TIMEOUT).await
+        let Ok(Answer::Response { status, .. }) =
+            pools.send(&fake.upstream(), &mut websocket(), RESPONSE_TIMEOUT).await
         else {
             panic!("no response")
         };
-        assert_eq!(response.status(), 426);
+        assert_eq!(status, 426);
         assert_eq!(pools.idle_connections(), 1);
     })
     .await;

@@ -1,8 +1,8 @@
 //! Bodies of requests, as a client sends them through hyper's server.
 
-use super::{Fake, RESPONSE_TIMEOUT, chain, on_worker};
-use crate::upstream::{Answer, Body, KeepTrailer, OutgoingRequest, Pools, RequestBody, Upstream};
-use http::{Request, Response};
+use super::{Fake, chain, on_worker, respond};
+use crate::upstream::{Body, KeepTrailer, OutgoingRequest, Pools, RequestBody, Upstream};
+use http::{HeaderMap, Request, Response};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -32,15 +32,12 @@ impl Client {
         let service = service_fn(move |request: Request<Incoming>| {
             let (pools, upstream, noted) = (pools.clone(), upstream.clone(), noted.clone());
             async move {
-                let mut outgoing = to_outgoing(request, max_bytes);
-                Ok::<_, Infallible>(match pools.send(&upstream, &mut outgoing, RESPONSE_TIMEOUT).await {
-                    Ok(Answer::Response(response)) => response,
-                    Ok(Answer::Switched { .. }) => panic!("no upgrade was asked for"),
-                    Err(error) => {
+                Ok::<_, Infallible>(respond(&pools, &upstream, to_outgoing(request, max_bytes)).await.unwrap_or_else(
+                    |error| {
                         noted.borrow_mut().push(chain(&error));
                         Response::builder().status(502).body(Body::full("failed")).unwrap()
-                    }
-                })
+                    },
+                ))
             }
         });
         spawn_local(async move {
@@ -84,7 +81,7 @@ fn to_outgoing(request: Request<Incoming>, max_bytes: Option<u64>) -> OutgoingRe
         target: parts.uri.path_and_query().unwrap().clone(),
         host: "orders.example".parse().unwrap(),
         fields: Vec::new(),
-        room: parts.headers,
+        answer_fields: HeaderMap::new(),
         upgrade: None,
         body: RequestBody::Incoming {
             body,
@@ -364,7 +361,7 @@ async fn a_large_answer_arrives_whole_and_waits_for_a_client_that_reads_late() {
             })
             .await;
             let pools = Pools::new();
-            let response = super::respond(&pools, &fake.upstream(), super::get("/")).await.unwrap();
+            let response = respond(&pools, &fake.upstream(), super::get("/")).await.unwrap();
             tokio::time::sleep(Duration::from_secs(5)).await;
             assert!(fake.notes().is_empty(), "half of the body went somewhere before anybody read it");
             let mut body = response.into_body();
