@@ -21,3 +21,4 @@ mod strip;
 mod support;
 mod tidy;
 mod user_status;
+mod user_store;
