@@ -26,7 +26,8 @@ fn no_block_is_forgotten_when_the_process_is_killed() {
     let rounds = if std::env::var_os("POSTERN_FULL").is_some() { 200 } else { 5 };
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis();
     let seed = std::env::var(SEED).map_or(u64::try_from(now).unwrap(), |seed| seed.parse().unwrap());
-    writeln!(std::io::stderr(), "{SEED}={seed}, {rounds} rounds").unwrap();
+    let mut log = std::io::stderr();
+    writeln!(log, "{SEED}={seed}, {rounds} rounds").unwrap();
     let mut random = Random(seed);
     let folder = tempfile::tempdir().unwrap();
     let store = folder.path().join("users.redb");
@@ -73,9 +74,10 @@ fn run_and_kill(store: &Path, name: &str, lines: usize, after: Duration) -> Vec<
 fn block_until_killed(store: &Path, name: &str) -> ! {
     let users = Users::open(store, Clock::system(), Audit::off()).unwrap();
     let (main, feed): (Arc<str>, Arc<str>) = ("main".into(), "events".into());
-    let say = |what: &str, whom: &str| writeln!(std::io::stdout(), "{what} {whom}").unwrap();
+    let mut out = std::io::stdout();
     // The harness leaves its own line open.
-    writeln!(std::io::stdout()).unwrap();
+    writeln!(out).unwrap();
+    let mut say = |what: &str, whom: &str| writeln!(out, "{what} {whom}").unwrap();
     for number in 1.. {
         let subject = format!("{name}-{number}");
         let user = UserId::new("main", subject.as_str()).unwrap();
