@@ -8,10 +8,11 @@ mod workers;
 
 use crate::admin::{self, View};
 use crate::base::clock::Clock;
+use crate::base::tls::TlsError;
 use crate::config::{self, Config};
 use crate::identity::Verifier;
 use crate::issuer::{Issuer, IssuerError, JwksError};
-use crate::listener::tls::{ServerTls, TlsError};
+use crate::listener::tls::ServerTls;
 use crate::pipeline::Pipeline;
 use crate::telemetry::access_log::Writer;
 use crate::telemetry::metrics::{Metrics, OutcomeLabel};
