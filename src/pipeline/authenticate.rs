@@ -1,4 +1,4 @@
-//! Stage 3: exactly one bearer token (RFC 6750 §2.1), from the `Authorization` header alone, of an issuer that the route accepts.
+//! Stage 4: exactly one bearer token (RFC 6750 §2.1), from the `Authorization` header alone, of an issuer that the route accepts.
 
 use super::reject::Rejection;
 use super::strip::Presented;
