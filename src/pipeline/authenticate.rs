@@ -44,6 +44,14 @@ pub async fn authenticate(
     if route.issuers.iter().any(is_accepted) { Ok(verified) } else { Err(Reason::WrongIssuer.into()) }
 }
 
+/// Whether the request shows a token that was verified before. It may have ended since.
+pub fn is_known(verifier: &Verifier, tokens: &LocalCache, presented: &Presented) -> bool {
+    match presented {
+        Presented::One(header) => bearer(header.as_bytes()).is_some_and(|token| verifier.is_known(tokens, token)),
+        Presented::Nothing | Presented::Several => false,
+    }
+}
+
 /// What follows the scheme, which is compared without case (RFC 9110 §11.1).
 fn bearer(header: &[u8]) -> Option<&[u8]> {
     let (scheme, rest) = header.split_at_checked(7)?;

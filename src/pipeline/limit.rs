@@ -37,20 +37,21 @@ impl Limits {
         }
     }
 
-    /// Lets a request go on, or not. `needs_token` says that its route would look at the token.
+    /// Lets a request go on, or not; counts it.
     ///
     /// # Errors
     /// The reason to answer 429.
-    pub(super) fn admit(&self, client: IpAddr, needs_token: bool, now: Now) -> Result<(), Reason> {
-        if let Some(requests) = &self.requests
-            && !requests.take(client, now)
-        {
-            return Err(Reason::TooManyRequests);
-        }
-        match &self.failures {
-            Some(failures) if needs_token && failures.is_over(client, now) => Err(Reason::TooManyFailedAuthentications),
+    pub(super) fn admit(&self, client: IpAddr, now: Now) -> Result<(), Reason> {
+        match &self.requests {
+            Some(requests) if !requests.take(client, now) => Err(Reason::TooManyRequests),
             _ => Ok(()),
         }
+    }
+
+    /// Whether the address may show no further token but one that was verified before: that one costs a look-up, and its holder
+    /// must not pay for a neighbour who floods, or for a proxy that is not named in `trusted_proxies`.
+    pub(super) fn is_over_failures(&self, client: IpAddr, now: Now) -> bool {
+        self.failures.as_ref().is_some_and(|failures| failures.is_over(client, now))
     }
 
     /// Counts a refusal, if it is a failed authentication.
@@ -241,22 +242,20 @@ mod tests {
     #[test]
     fn failures_beyond_the_budget_are_refused_until_one_came_back() {
         let (limits, clock) = (limits(None, Some(TEN)), Clock::manual(1));
-        let admit = |client| limits.admit(client, true, clock.now());
+        let is_over = |client| limits.is_over_failures(client, clock.now());
         for _ in 0..3 {
-            assert_eq!(admit(nth(1)), Ok(()));
+            assert!(!is_over(nth(1)));
             limits.refused(nth(1), Reason::InvalidToken, clock.now());
         }
-        assert_eq!(admit(nth(1)), Err(Reason::TooManyFailedAuthentications));
-        assert_eq!(admit(nth(2)), Ok(()), "another address");
-        assert_eq!(limits.admit(nth(1), false, clock.now()), Ok(()), "a public route");
+        assert!(is_over(nth(1)) && !is_over(nth(2)));
         // What was on its way before is not held against the address for longer.
         for _ in 0..1000 {
             limits.refused(nth(1), Reason::InvalidToken, clock.now());
         }
         clock.advance(Duration::from_millis(99));
-        assert_eq!(admit(nth(1)), Err(Reason::TooManyFailedAuthentications));
+        assert!(is_over(nth(1)));
         clock.advance(Duration::from_millis(1));
-        assert_eq!(admit(nth(1)), Ok(()));
+        assert!(!is_over(nth(1)));
     }
 
     #[test]
@@ -270,7 +269,7 @@ mod tests {
         let (limits, now) = (limits(None, None), Clock::manual(1).now());
         for _ in 0..10_000 {
             limits.refused(nth(1), Reason::InvalidToken, now);
-            assert_eq!(limits.admit(nth(1), true, now), Ok(()));
+            assert_eq!((limits.admit(nth(1), now), limits.is_over_failures(nth(1), now)), (Ok(()), false));
         }
     }
 
@@ -296,11 +295,11 @@ mod tests {
         let config = config::Limits { address: Some(TEN), failed_authentications: Some(TEN) };
         let (former, now) = (Limits::new(&config, None), Clock::manual(1).now());
         for _ in 0..3 {
-            assert_eq!(former.admit(nth(1), true, now), Ok(()));
+            assert_eq!(former.admit(nth(1), now), Ok(()));
         }
         let same = Limits::new(&config, Some(&former));
-        assert_eq!(same.admit(nth(1), true, now), Err(Reason::TooManyRequests));
+        assert_eq!(same.admit(nth(1), now), Err(Reason::TooManyRequests));
         let config = config::Limits { address: Some(Rate { per_second: 20, ..TEN }), ..config };
-        assert_eq!(Limits::new(&config, Some(&former)).admit(nth(1), true, now), Ok(()));
+        assert_eq!(Limits::new(&config, Some(&former)).admit(nth(1), now), Ok(()));
     }
 }

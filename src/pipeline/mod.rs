@@ -26,7 +26,7 @@ use crate::telemetry::metrics::{Metrics, RouteMetrics};
 use crate::telemetry::reason::Reason;
 use crate::token_service::{Minted, TokenService};
 use crate::upstream::{KeepTrailer, Upstream, UpstreamError};
-use authenticate::authenticate;
+use authenticate::{authenticate, is_known};
 use authorize::authorize;
 use http::HeaderValue;
 use http::request::Parts;
@@ -216,8 +216,11 @@ impl Pipeline {
         let route = self.route(parts, &stripped, context)?;
         context.stage = Stage::Limit;
         let (client, now) = (context.client, context.now);
-        self.limits.admit(client, route.access != Access::Public, now)?;
+        self.limits.admit(client, now)?;
         if let Access::Token(required) = &route.access {
+            if self.limits.is_over_failures(client, now) && !is_known(&self.verifier, tokens, &stripped.authorization) {
+                return Err(Reason::TooManyFailedAuthentications.into());
+            }
             let count = |refused: &Rejection| self.limits.refused(client, refused.reason, now);
             context.stage = Stage::Authenticate;
             let token = authenticate(&self.verifier, tokens, &stripped.authorization, route, now).await;
