@@ -44,7 +44,7 @@ class Keycloak:
         self._start = [START, str(self.port), *(["--realm", str(realm_file)] if realm_file else [])]
         self.url = f"http://127.0.0.1:{self.port}/realms/demo"
         self.issued = set()  # every token that was ever handed out: none may show up in a log
-        self._admin_api = f"http://127.0.0.1:{self.port}/admin/realms/demo"
+        self.admin_api = f"http://127.0.0.1:{self.port}/admin/realms/demo"
         self._admin_token = None
 
     def start(self):
@@ -107,7 +107,7 @@ class Keycloak:
             if self._admin_token is None:
                 self._admin_token = self.client_credentials("test-driver", "test-driver-secret").access_token
             headers = {"authorization": f"Bearer {self._admin_token}"}
-            answer = web.send(method, self._admin_api + path, headers=headers, body=body, timeout=60)
+            answer = web.send(method, self.admin_api + path, headers=headers, body=body, timeout=60)
             if answer.status != 401 or last:
                 break
             self._admin_token = None

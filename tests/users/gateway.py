@@ -94,6 +94,10 @@ issuer = "{self.url}"
 to = "{upstream.url}"
 audience = "orders-api"
 
+[upstream.billing]
+to = "{upstream.url}"
+audience = "billing-api"
+
 [upstream.streams]
 to = "{streams.url}"
 audience = "streams-api"
