@@ -10,7 +10,7 @@ export const options = {
       executor: 'constant-arrival-rate',
       rate: Number(__ENV.RATE),
       duration: `${seconds}s`,
-      preAllocatedVUs: 20,
+      preAllocatedVUs: 50,
     },
   },
   thresholds: { ...soundness, 'http_reqs{to:gateway}': [`count>=${tokens.length}`] },

@@ -31,7 +31,7 @@ export const options = {
       executor: 'constant-arrival-rate',
       rate: Number(__ENV.RATE),
       duration: `${seconds}s`,
-      preAllocatedVUs: 20,
+      preAllocatedVUs: 50,
       exec: 'others',
     },
   },

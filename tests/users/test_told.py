@@ -49,6 +49,13 @@ def about(sets, user, event):
     return {key: claims for key, claims in sets.items() if event in claims["events"] and user.id in str(claims)}
 
 
+@pytest.fixture(autouse=True)
+def drained(gateway):
+    """Nothing is left of what the tests before have caused."""
+    while sets := poll(gateway):
+        poll(gateway, ack=list(sets))
+
+
 @pytest.fixture
 def minted(gateway, token):
     """What the upstream `orders` was given for the user."""
@@ -109,13 +116,11 @@ def test_an_ended_sessions_minted_token_is_inactive_within_the_bound(gateway, ke
 
 
 def test_a_block_is_told_and_is_told_until_it_is_acknowledged(gateway, keycloak, user, minted):
-    poll(gateway, ack=list(poll(gateway)))
-    disabled = keycloak.set_enabled(user, False)
+    keycloak.set_enabled(user, False)
     told = web.eventually("told", lambda: about(poll(gateway), user, ACCOUNT_DISABLED))
     assert len(told) == 1, told
     assert about(poll(gateway), user, ACCOUNT_DISABLED).keys() == told.keys(), "not acknowledged, so told again"
     assert about(poll(gateway, ack=list(told)), user, ACCOUNT_DISABLED) == {}
-    assert disabled
 
 
 def test_an_ended_session_is_told(gateway, keycloak, user, token, minted):
@@ -134,11 +139,10 @@ def test_nobody_acknowledges_for_another(gateway, keycloak, user, minted):
 
 
 def test_a_poll_may_wait_and_is_answered_by_the_event(gateway, keycloak, user, minted):
-    poll(gateway, ack=list(poll(gateway)))
     with ThreadPoolExecutor() as pool:
         waiting = pool.submit(poll, gateway, returnImmediately=False)
-        disabled = keycloak.set_enabled(user, False)
-        assert disabled and about(waiting.result(timeout=15), user, ACCOUNT_DISABLED)
+        keycloak.set_enabled(user, False)
+        assert about(waiting.result(timeout=15), user, ACCOUNT_DISABLED)
 
 
 def test_a_poll_asks_for_no_more_than_it_wants(gateway, keycloak, upstream):
