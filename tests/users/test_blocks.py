@@ -26,13 +26,13 @@ def test_enabling_alone_lets_nobody_in_and_a_new_sign_in_does(gateway, keycloak,
     never_used = keycloak.login(user)
     gateway.refuses("user disabled", token, keycloak.set_enabled(user, False))
     keycloak.set_enabled(user, True)
-    web.eventually("the lift is seen", lambda: gateway.state(operator, user.id) == "awaiting-sign-in", limit=2 * BOUND)
+    web.eventually("the lift is seen", lambda: gateway.state(operator, user.id) == "awaiting_sign_in", limit=2 * BOUND)
     # Keycloak itself would let all of them in again.
     refreshed = keycloak.refresh(token)
     old = (token, never_used, refreshed)
     assert all(keycloak.introspect(str(each))["active"] for each in old)
     gateway.stays_refused(*old, seconds=PATIENCE)
-    assert gateway.state(operator, user.id) == "awaiting-sign-in"
+    assert gateway.state(operator, user.id) == "awaiting_sign_in"
 
     new = gateway.admitted(keycloak.login(user))
     assert gateway.state(operator, user.id) == "active"

@@ -70,10 +70,10 @@ def test_what_an_operator_decided_is_there_after_a_death(new_gateway, keycloak, 
     gateway.start()
     assert gateway.call("/orders/1", token).status == 401
     assert gateway.state(operator, user.id) == "blocked"
-    gateway.operate(operator, "user", "unblock", "main", user.id)
+    gateway.operate(operator, "user", "unblock", "main", user.id, "--reason", "all is well")
     gateway.kill()
     gateway.start()
-    assert gateway.state(operator, user.id) == "awaiting-sign-in"
+    assert gateway.state(operator, user.id) == "awaiting_sign_in"
     gateway.stays_refused(token, seconds=0.5)
 
 

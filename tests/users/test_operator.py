@@ -16,6 +16,10 @@ def at_once(gateway, what, *tokens):
         assert (answer.status, answer.reason) == (401, "user_inactive"), f"{what}: {answer}"
 
 
+def revoke(gateway, operator, *which):
+    gateway.operate(operator, "token", "revoke", "--issuer", "main", "--reason", "found on a pastebin", *which)
+
+
 def claims(token):
     return jwt.decode(str(token), options={"verify_signature": False})
 
@@ -39,8 +43,8 @@ def test_a_user_is_blocked_by_hand_and_an_unblock_asks_for_a_sign_in(
     at_once(gateway, "blocked by hand, signed in again", keycloak.login(user))
     gateway.stays_refused(token)
 
-    gateway.operate(operator, "user", "unblock", "main", user.id)
-    assert gateway.state(operator, user.id) == "awaiting-sign-in"
+    gateway.operate(operator, "user", "unblock", "main", user.id, "--reason", "all is well")
+    assert gateway.state(operator, user.id) == "awaiting_sign_in"
     at_once(gateway, "unblocked", token)
     sign_in_until_it_counts(gateway, keycloak, user)
     gateway.stays_refused(token)
@@ -48,7 +52,7 @@ def test_a_user_is_blocked_by_hand_and_an_unblock_asks_for_a_sign_in(
 
 def test_an_operators_acts_are_audited_with_who_and_why(gateway, keycloak, operator, user):
     gateway.operate(operator, "user", "block", "main", user.id, "--reason", "a reason to be found again")
-    gateway.operate(operator, "user", "unblock", "main", user.id)
+    gateway.operate(operator, "user", "unblock", "main", user.id, "--reason", "all is well")
     who = claims(operator)["sub"]
     records = [str(record) for record in gateway.audit(user.id)]
     assert len([record for record in records if who in record]) >= 2, records
@@ -59,10 +63,10 @@ def test_each_of_two_reasons_to_be_blocked_holds_alone(gateway, keycloak, operat
     gateway.operate(operator, "user", "block", "main", user.id, "--reason", "both")
     keycloak.set_enabled(user, False)
     web.eventually("a sweep", lambda: len(gateway.audit(user.id)) >= 2, limit=2 * BOUND)
-    gateway.operate(operator, "user", "unblock", "main", user.id)
+    gateway.operate(operator, "user", "unblock", "main", user.id, "--reason", "all is well")
     assert gateway.state(operator, user.id) == "blocked", "Keycloak still says disabled"
     keycloak.set_enabled(user, True)
-    web.eventually("lifted", lambda: gateway.state(operator, user.id) == "awaiting-sign-in", limit=2 * BOUND)
+    web.eventually("lifted", lambda: gateway.state(operator, user.id) == "awaiting_sign_in", limit=2 * BOUND)
     sign_in_until_it_counts(gateway, keycloak, user)
     at_once(gateway, "the old token", token)
 
@@ -74,11 +78,11 @@ def test_a_user_who_was_never_seen_can_be_blocked(gateway, keycloak, operator, u
 
 @pytest.mark.parametrize("subject", ["f:1:erin", "o'neil", "\u00fcn\u00ef c\u00f6d\u00e9/../x", "a%2Fb", "a" * 200])
 def test_a_user_id_with_odd_characters_is_blocked_like_any_other(gateway, operator, subject):
-    assert gateway.state(operator, subject) in ("known", "awaiting-sign-in")
+    assert gateway.state(operator, subject) in ("nothing_known", "awaiting_sign_in")
     gateway.operate(operator, "user", "block", "main", subject, "--reason", "odd")
     assert gateway.state(operator, subject) == "blocked"
-    gateway.operate(operator, "user", "unblock", "main", subject)
-    assert gateway.state(operator, subject) == "awaiting-sign-in"
+    gateway.operate(operator, "user", "unblock", "main", subject, "--reason", "even")
+    assert gateway.state(operator, subject) == "awaiting_sign_in"
 
 
 def test_what_makes_no_sense_is_refused(gateway, operator):
@@ -86,8 +90,12 @@ def test_what_makes_no_sense_is_refused(gateway, operator):
         ("user", "block", "no-such-issuer", "x", "--reason", "r"),
         ("user", "block", "main", "", "--reason", "r"),
         ("user", "block", "main", "x"),
-        ("token", "revoke", "--issuer", "main"),
-        ("token", "revoke", "--issuer", "main", "--issued-before", "yesterday"),
+        ("user", "block", "main", "x", "--reason", " "),
+        ("user", "unblock", "main", "nobody-has-blocked-this-one", "--reason", "r"),
+        ("token", "revoke", "--issuer", "main", "--reason", "r"),
+        ("token", "revoke", "--issuer", "main", "--reason", "r", "--issued-before", "yesterday"),
+        ("token", "revoke", "--issuer", "main", "--reason", "r", "--jti", "a", "--sid", "b"),
+        ("token", "revoke", "--issuer", "main", "--jti", "a"),
         ("cluster", "disable"),
     ):
         said = gateway.operate(operator, *arguments, succeeds=False)
@@ -122,7 +130,7 @@ def test_an_operators_commands_do_not_reach_the_public_listener(gateway, operato
 
 def test_one_token_is_revoked_and_its_session_lives(gateway, keycloak, operator, user, token):
     other = gateway.admitted(keycloak.refresh(token))
-    gateway.operate(operator, "token", "revoke", "--issuer", "main", "--jti", claims(token)["jti"])
+    revoke(gateway, operator, "--jti", claims(token)["jti"])
     at_once(gateway, "token revoke --jti", token)
     assert gateway.passes(other)
     gateway.stays_refused(token, seconds=PATIENCE)
@@ -131,7 +139,7 @@ def test_one_token_is_revoked_and_its_session_lives(gateway, keycloak, operator,
 
 def test_one_session_is_revoked_and_the_user_lives(gateway, keycloak, operator, user, token):
     refreshed, other = keycloak.refresh(token), gateway.admitted(keycloak.login(user))
-    gateway.operate(operator, "token", "revoke", "--issuer", "main", "--sid", claims(token)["sid"])
+    revoke(gateway, operator, "--sid", claims(token)["sid"])
     at_once(gateway, "token revoke --sid", token, refreshed)
     assert gateway.passes(other)
     gateway.stays_refused(token, refreshed)
@@ -142,7 +150,7 @@ def test_all_tokens_of_a_user_are_revoked_and_a_new_sign_in_passes(
     gateway, keycloak, operator, user, token, bystander
 ):
     other = gateway.admitted(keycloak.login(user))
-    gateway.operate(operator, "token", "revoke", "--issuer", "main", "--sub", user.id)
+    revoke(gateway, operator, "--sub", user.id)
     at_once(gateway, "token revoke --sub", token, other)
     sign_in_until_it_counts(gateway, keycloak, user)
     gateway.stays_refused(token, other)
@@ -155,7 +163,7 @@ def test_all_tokens_issued_before_a_moment_are_revoked(new_gateway, keycloak, op
     web.eventually("another second", lambda: time.time() >= claims(old)["iat"] + 2)
     moment = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     new = gateway.admitted(keycloak.login(user))
-    gateway.operate(operator, "token", "revoke", "--issuer", "main", "--issued-before", moment)
+    revoke(gateway, operator, "--issued-before", moment)
     at_once(gateway, "token revoke --issued-before", old)
     assert gateway.passes(new)
     gateway.stays_refused(old)
@@ -174,7 +182,7 @@ def test_the_cluster_switch_refuses_everybody_until_each_signs_in_again(new_gate
     gateway.start()
     at_once(gateway, "cluster disable, after kill -9", *tokens)
     # Who switched it off must be able to switch it on.
-    gateway.operate(holder, "cluster", "enable")
+    gateway.operate(holder, "cluster", "enable", "--reason", "paid")
     gateway.stays_refused(*tokens, seconds=PATIENCE)
     for user in users:
         sign_in_until_it_counts(gateway, keycloak, user)
