@@ -1,6 +1,6 @@
 //! `postern check FILE…`: says what is wrong with a configuration, all of it at once.
 
-use crate::config::{self, Config};
+use crate::config::{self, Config, Issuer, UserStatus};
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -25,7 +25,39 @@ pub fn check(files: &[PathBuf]) -> ExitCode {
 
 fn report(file: &Path, has_colour: bool) -> Result<String, String> {
     let config = config::load(file).map_err(|mistakes| mistakes.render(has_colour))?;
-    Ok(format!("{}: ok ({})", file.display(), summary(&config)))
+    let mut lines = vec![format!("{}: ok ({})", file.display(), summary(&config))];
+    lines.extend(config.issuers.iter().filter_map(|issuer| note(issuer)));
+    Ok(lines.join("\n"))
+}
+
+/// What is no mistake, and worth knowing.
+fn note(issuer: &Issuer) -> Option<String> {
+    let name = &issuer.name;
+    match &issuer.user_status {
+        UserStatus::Introspection(_) => Some(format!(
+            "  issuer `{name}`: source `introspection` knows the end of sessions only; source `keycloak` knows users too"
+        )),
+        UserStatus::Keycloak(keycloak) => Some(format!(
+            "  issuer `{name}`: up to {} tokens in use at bound {} and {} calls/s",
+            grouped(keycloak.tokens_in_use()),
+            humantime::format_duration(keycloak.introspection.bound),
+            grouped(keycloak.max_calls_per_second.into()),
+        )),
+        UserStatus::None => None,
+    }
+}
+
+/// With a comma before each three digits.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
 }
 
 fn summary(config: &Config) -> String {
@@ -50,6 +82,34 @@ mod tests {
     fn a_good_file_is_counted() {
         let line = report(&file("config/minimal.toml"), false).unwrap();
         assert!(line.ends_with("minimal.toml: ok (1 issuer, 1 upstream, 1 route)"), "{line}");
+    }
+
+    #[test]
+    fn what_introspection_alone_cannot_know_is_said() {
+        let shown = report(&file("config/dev.toml"), false).unwrap();
+        assert!(shown.contains("ok (1 issuer") && shown.contains("knows the end of sessions only"), "{shown}");
+    }
+
+    #[test]
+    fn for_how_many_tokens_the_bound_holds_is_said() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("postern.toml");
+        let text = std::fs::read_to_string(file("config/dev.toml")).unwrap();
+        let text = text
+            .replace("user_status.introspection", "user_status.keycloak")
+            .replace("bound = \"5s\"", "bound = \"30s\"");
+        std::fs::write(&path, text).unwrap();
+        let shown = report(&path, false).unwrap();
+        let expected = "issuer `main`: up to 1,125 tokens in use at bound 30s and 100 calls/s";
+        assert!(shown.lines().nth(1).is_some_and(|line| line.trim() == expected), "{shown}");
+    }
+
+    #[test]
+    fn numbers_are_grouped_by_thousands() {
+        for (number, text) in [(0, "0"), (999, "999"), (1125, "1,125"), (112_500, "112,500"), (1_000_000, "1,000,000")]
+        {
+            assert_eq!(grouped(number), text);
+        }
     }
 
     #[test]

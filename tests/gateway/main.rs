@@ -14,6 +14,8 @@ mod credential;
 mod forward;
 mod key_set;
 mod lifecycle;
+mod limit;
+mod operator;
 mod own_tokens;
 mod paths;
 mod protocols;

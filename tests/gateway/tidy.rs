@@ -8,8 +8,9 @@ const LEVELS: &[&[&str]] = &[
     &["base"],
     &["config", "telemetry"],
     &["issuer", "upstream", "token_service", "router"],
+    &["users"],
     &["identity"],
-    &["pipeline", "listener", "admin", "dev"],
+    &["pipeline", "listener", "admin", "operator", "dev"],
     &["app"],
     &["cli"],
 ];
