@@ -67,15 +67,15 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Opens the place and starts the thread; with [`config::AccessLog::Off`] neither.
+    /// Opens the place and starts the thread; with [`config::LogPlace::Off`] neither.
     ///
     /// # Errors
     /// The file cannot be opened.
-    pub fn start(place: &config::AccessLog) -> io::Result<Self> {
+    pub fn start(place: &config::LogPlace) -> io::Result<Self> {
         let (file, path) = match place {
-            config::AccessLog::Off => return Ok(Self { messages: None, thread: None }),
-            config::AccessLog::Stdout => (None, None),
-            config::AccessLog::File(path) => (Some(open(path)?), Some(path.clone())),
+            config::LogPlace::Off => return Ok(Self { messages: None, thread: None }),
+            config::LogPlace::Stdout => (None, None),
+            config::LogPlace::File(path) => (Some(open(path)?), Some(path.clone())),
         };
         let (messages, inbox) = sync_channel(QUEUE);
         let thread =
@@ -290,7 +290,7 @@ mod tests {
     fn lines_reach_the_file_and_go_on_after_it_was_moved() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("access.log");
-        let writer = Writer::start(&config::AccessLog::File(path.clone())).unwrap();
+        let writer = Writer::start(&config::LogPlace::File(path.clone())).unwrap();
         let log = writer.log(Counter::default());
         log.add(&line());
         log.flush();
