@@ -39,7 +39,7 @@
 //! | 3 | [`users`] |
 //! | 4 | [`watch`] |
 //! | 5 | [`identity`] |
-//! | 6 | [`pipeline`], [`listener`], [`admin`], [`dev`] |
+//! | 6 | [`pipeline`], [`listener`], [`admin`], [`operator`], [`dev`] |
 //! | 7 | [`app`] |
 //! | 8 | [`cli`] |
 //!
@@ -69,6 +69,7 @@ pub mod identity;
 pub mod admin;
 pub mod dev;
 pub mod listener;
+pub mod operator;
 pub mod pipeline;
 
 pub mod app;
