@@ -7,7 +7,7 @@
 //!
 //! - **Data plane**: worker threads, one runtime each. A worker owns its listening sockets, its connections to upstreams and its view
 //!   of the verified tokens; nothing that a request needs is locked or shared for writing.
-//! - **Control plane**: one thread. It fetches keys, asks about users, serves the admin listener, looks after signing keys, and
+//! - **Control plane**: one thread. It fetches keys, asks about users, watches what happens to them ([`watch`]), serves the admin listener, looks after signing keys, and
 //!   swaps the configuration. Workers read what it made as immutable snapshots.
 //!
 //! # The way of a request
@@ -38,10 +38,11 @@
 //! | 1 | [`config`], [`telemetry`] |
 //! | 2 | [`issuer`], [`upstream`], [`token_service`], [`router`] |
 //! | 3 | [`users`] |
-//! | 4 | [`identity`] |
-//! | 5 | [`pipeline`], [`listener`], [`admin`], [`operator`], [`dev`] |
-//! | 6 | [`app`] |
-//! | 7 | [`cli`] |
+//! | 4 | [`watch`] |
+//! | 5 | [`identity`] |
+//! | 6 | [`pipeline`], [`listener`], [`admin`], [`operator`], [`dev`] |
+//! | 7 | [`app`] |
+//! | 8 | [`cli`] |
 //!
 //! # What always holds
 //!
@@ -61,6 +62,8 @@ pub mod token_service;
 pub mod upstream;
 
 pub mod users;
+
+pub mod watch;
 
 pub mod identity;
 
