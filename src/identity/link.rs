@@ -2,16 +2,27 @@
 
 use super::ceiling::Ceiling;
 use crate::users::UserId;
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{broadcast, mpsc, oneshot};
+
+/// The links of all issuers, by name. One a process.
+#[derive(Debug, Default)]
+pub struct Links(Mutex<HashMap<String, Link>>);
 
 /// The verifier's end.
 #[derive(Debug, Clone)]
 pub struct Link {
     hints: broadcast::Sender<Hint>,
+    ceiling: Arc<Ceiling>,
+    watch: Arc<Mutex<Option<ToWatch>>>,
+}
+
+/// The ways to a watch that is there, or was.
+#[derive(Debug, Clone)]
+struct ToWatch {
     questions: mpsc::Sender<SignInQuestion>,
     rereads: mpsc::Sender<UserId>,
-    ceiling: Arc<Ceiling>,
 }
 
 /// The watch's end.
@@ -60,15 +71,38 @@ const HINTS: usize = 1024;
 /// Questions that may wait.
 const QUESTIONS: usize = 1024;
 
+impl Links {
+    /// The link of an issuer, which is made when first asked for; from now on at most so many calls a second are made to it.
+    pub fn of(&self, issuer: &str, most_calls: u32) -> Link {
+        let mut links = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let link = links.entry(issuer.to_owned()).or_insert_with(|| Link::new(most_calls));
+        link.ceiling.set_most(most_calls);
+        link.clone()
+    }
+
+    /// The link of an issuer, if its users are asked about.
+    pub fn get(&self, issuer: &str) -> Option<Link> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(issuer).cloned()
+    }
+}
+
 impl Link {
-    /// Both ends, over one ceiling of so many calls a second.
-    pub fn new(most_calls: u32) -> (Self, WatchEnd) {
-        let hints = broadcast::Sender::new(HINTS);
+    /// A link over a ceiling of so many calls a second, without a watch.
+    fn new(most_calls: u32) -> Self {
+        Self {
+            hints: broadcast::Sender::new(HINTS),
+            ceiling: Arc::new(Ceiling::new(most_calls)),
+            watch: Arc::default(),
+        }
+    }
+
+    /// The end of a watch that begins. A former watch is asked nothing any more; without one, nobody is.
+    pub fn watch_end(&self) -> WatchEnd {
         let (questions, asked) = mpsc::channel(QUESTIONS);
         let (rereads, wanted) = mpsc::channel(QUESTIONS);
-        let ceiling = Arc::new(Ceiling::new(most_calls));
-        let end = WatchEnd { hints: hints.clone(), questions: asked, rereads: wanted, ceiling: Arc::clone(&ceiling) };
-        (Self { hints, questions, rereads, ceiling }, end)
+        *self.watch.lock().unwrap_or_else(PoisonError::into_inner) = Some(ToWatch { questions, rereads });
+        let ceiling = Arc::clone(&self.ceiling);
+        WatchEnd { hints: self.hints.clone(), questions: asked, rereads: wanted, ceiling }
     }
 
     /// Where to send reasons to ask about tokens in use.
@@ -82,14 +116,20 @@ impl Link {
     }
 
     /// Has a user read again. Where the watch is behind with that, it reads all of them soon enough.
-    pub(super) fn reread(&self, user: &UserId) {
-        let _ = self.rereads.try_send(user.clone());
+    pub(super) fn reread(&self, user: UserId) {
+        if let Some(watch) = self.watch() {
+            let _ = watch.rereads.try_send(user);
+        }
     }
 
     /// Has the watch look for a user's sign-in. `None` if no watch answers.
-    pub(super) async fn ask_for_sign_in(&self, user: &UserId) -> Option<SignInReply> {
+    pub(super) async fn ask_for_sign_in(&self, user: UserId) -> Option<SignInReply> {
         let (reply, answer) = oneshot::channel();
-        self.questions.send(SignInQuestion { user: user.clone(), reply }).await.ok()?;
+        self.watch()?.questions.send(SignInQuestion { user, reply }).await.ok()?;
         answer.await.ok()
+    }
+
+    fn watch(&self) -> Option<ToWatch> {
+        self.watch.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
