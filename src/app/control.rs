@@ -1,23 +1,16 @@
 //! The control plane's thread, and the tasks that run on it.
 
+use super::upkeep::upkeep;
 use super::workers::until_drain;
 use super::{Gateway, StartError};
 use crate::admin::{self, View};
 use crate::pipeline::Pipeline;
-use crate::telemetry::metrics::Metrics;
 use arc_swap::ArcSwap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
 use tokio::runtime::Handle;
-
-/// How often expired tokens and the like are forgotten.
-const SWEEP_EVERY: Duration = Duration::from_secs(10);
-
-/// How often signing keys are looked after.
-const MAINTAIN_EVERY: Duration = Duration::from_secs(60);
 
 impl Gateway {
     pub(super) fn start_control(
@@ -67,27 +60,6 @@ pub(super) fn waits_for(pipeline: &ArcSwap<Pipeline>, is_draining: &AtomicBool) 
         missing.push("draining".into());
     }
     missing
-}
-
-/// Looks after what gets old.
-async fn upkeep(pipeline: Arc<ArcSwap<Pipeline>>, metrics: Arc<Metrics>) {
-    let mut since_maintained = Duration::ZERO;
-    loop {
-        tokio::time::sleep(SWEEP_EVERY).await;
-        let pipeline = pipeline.load_full();
-        pipeline.verifier().sweep();
-        since_maintained += SWEEP_EVERY;
-        if since_maintained >= MAINTAIN_EVERY {
-            since_maintained = Duration::ZERO;
-            let token_service = Arc::clone(pipeline.token_service());
-            // Files and, once a month, a new key: off the loop that answers probes.
-            if let Ok(Err(error)) = tokio::task::spawn_blocking(move || token_service.maintain()).await {
-                tracing::error!(error = &error as &dyn std::error::Error, "signing keys cannot be maintained");
-                metrics.key_maintenance_failures.inc();
-            }
-            pipeline.verifier().refresh_own_keys(pipeline.token_service());
-        }
-    }
 }
 
 pub(super) fn bind_admin(address: SocketAddr, handle: &Handle) -> Result<tokio::net::TcpListener, StartError> {

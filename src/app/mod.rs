@@ -7,13 +7,14 @@ mod control;
 mod error;
 mod observe;
 mod operators;
+mod upkeep;
 mod workers;
 
 pub use error::StartError;
 
 use crate::base::clock::Clock;
 use crate::config::{self, Config};
-use crate::identity::Verifier;
+use crate::identity::{Links, Shared, Verifier};
 use crate::issuer::Issuer;
 use crate::listener::tls::ServerTls;
 use crate::pipeline::Pipeline;
@@ -47,6 +48,7 @@ pub struct Gateway {
     control: Option<JoinHandle<()>>,
     operators: Option<JoinHandle<()>>,
     handle: Handle,
+    shared: Shared,
     clock: Clock,
     metrics: Arc<Metrics>,
     pipeline: Arc<ArcSwap<Pipeline>>,
@@ -81,8 +83,11 @@ impl Gateway {
         let token_service = Arc::new(TokenService::start(config.token_service.clone(), clock.clone())?);
         let issuers = issuers(&config, &clock, &[])?;
         let asked = Pipeline::claims_asked(&config);
-        let verifier = Verifier::new(issuers, asked, &token_service, clock.clone(), handle.clone(), TOKEN_CAPACITY)?;
-        let pipeline = Pipeline::new(&config, Arc::new(verifier), token_service, &metrics, clock.clone(), None)?;
+        let links = Arc::new(Links::default());
+        let shared = Shared { users: Arc::clone(&users), links, clock: clock.clone(), control: handle.clone() };
+        let verifier = Arc::new(Verifier::new(issuers, asked, &token_service, shared.clone(), TOKEN_CAPACITY)?);
+        upkeep::run_verifier(&verifier, &handle);
+        let pipeline = Pipeline::new(&config, verifier, token_service, &metrics, clock.clone(), None)?;
         let pipeline = Arc::new(ArcSwap::from_pointee(pipeline));
         observe::register(&metrics, &pipeline);
         let tls = config.server.tls.as_ref().map(ServerTls::load).transpose()?;
@@ -103,6 +108,7 @@ impl Gateway {
             control: None,
             operators: None,
             handle,
+            shared,
             clock,
             metrics,
             pipeline,
@@ -178,8 +184,10 @@ impl Gateway {
         } else {
             let former: Vec<_> = old.verifier().issuers().cloned().collect();
             let issuers = issuers(&config, &self.clock, &former)?;
-            let clock = self.clock.clone();
-            Arc::new(Verifier::new(issuers, asked, &token_service, clock, self.handle.clone(), TOKEN_CAPACITY)?)
+            let shared = self.shared.clone();
+            let verifier = Arc::new(Verifier::new(issuers, asked, &token_service, shared, TOKEN_CAPACITY)?);
+            upkeep::run_verifier(&verifier, &self.handle);
+            verifier
         };
         let new = Pipeline::new(&config, verifier, token_service, &self.metrics, self.clock.clone(), Some(&old))?;
         // The last that can fail, so that a reload takes effect as a whole or not at all.
