@@ -108,7 +108,7 @@ impl Account {
         arrived_ms: u64,
         timeout: Duration,
     ) -> Result<Held, KeycloakError> {
-        if state.failed_ms > arrived_ms {
+        if state.failed_ms >= arrived_ms {
             return Err(match state.was_refused {
                 true => KeycloakError::CredentialsRefused,
                 false => KeycloakError::NoToken,
