@@ -1,6 +1,7 @@
 //! The control plane's thread, and the tasks that run on it.
 
-use super::upkeep::upkeep;
+use super::observe_users::count_decisions;
+use super::upkeep::{tick_users, upkeep};
 use super::workers::until_drain;
 use super::{Gateway, StartError};
 use crate::admin::{self, View};
@@ -23,12 +24,15 @@ impl Gateway {
         let waits_for = Arc::new(move || waits_for(&pipeline, &is_draining));
         let view = View { metrics: Arc::clone(&self.metrics), waits_for };
         let (pipeline, metrics) = (Arc::clone(&self.pipeline), Arc::clone(&self.metrics));
+        let (users, counted) = (Arc::clone(&self.users), Arc::clone(&self.metrics));
         let run = move || {
             runtime.block_on(async {
                 if let Some(listener) = admin {
                     tokio::spawn(admin::serve(listener, view));
                 }
                 tokio::spawn(upkeep(pipeline, metrics));
+                tokio::spawn(count_decisions(Arc::clone(&users), counted));
+                tokio::spawn(tick_users(users));
                 // The admin listener answers as long as workers drain.
                 let deadline = until_drain(&mut phase).await;
                 let _ = tokio::time::timeout(deadline, phase.changed()).await;

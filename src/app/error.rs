@@ -32,6 +32,9 @@ pub enum StartError {
     /// What is known against users cannot be read.
     #[error("state")]
     State(#[from] StoreError),
+    /// A reload asks for a store.
+    #[error("the store is opened at the start only, and this configuration is the first that needs it: restart")]
+    NoStore,
     /// The operators' certificate.
     #[error("operator.tls")]
     Operator(#[source] TlsError),

@@ -6,8 +6,10 @@
 mod control;
 mod error;
 mod observe;
+mod observe_users;
 mod operators;
 mod upkeep;
+mod watches;
 mod workers;
 
 pub use error::StartError;
@@ -33,6 +35,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
+use watches::Watches;
 
 /// How many verified tokens are remembered at most.
 const TOKEN_CAPACITY: usize = 100_000;
@@ -57,6 +60,8 @@ pub struct Gateway {
     tls: Option<ServerTls>,
     config: Mutex<Config>,
     issuer_tasks: Mutex<HashMap<String, AbortHandle>>,
+    watches: Arc<Watches>,
+    audit: Audit,
     writer: Option<Writer>,
 }
 
@@ -79,7 +84,8 @@ impl Gateway {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::Thread)?;
         let handle = runtime.handle().clone();
         let metrics = Arc::new(Metrics::new());
-        let users = users(&config, &clock)?;
+        let (users, audit) = users(&config, &clock)?;
+        let watches = Arc::<Watches>::default();
         let token_service = Arc::new(TokenService::start(config.token_service.clone(), clock.clone())?);
         let issuers = issuers(&config, &clock, &[])?;
         let asked = Pipeline::claims_asked(&config);
@@ -89,7 +95,7 @@ impl Gateway {
         upkeep::run_verifier(&verifier, &handle);
         let pipeline = Pipeline::new(&config, verifier, token_service, &metrics, clock.clone(), None)?;
         let pipeline = Arc::new(ArcSwap::from_pointee(pipeline));
-        observe::register(&metrics, &pipeline);
+        observe::register(&metrics, &pipeline, &users, &watches);
         let tls = config.server.tls.as_ref().map(ServerTls::load).transpose()?;
         let count = config.server.workers.or_else(|| std::thread::available_parallelism().ok()).map_or(1, usize::from);
         let (sockets, addresses) = workers::bind(&config.server, count)?;
@@ -98,6 +104,7 @@ impl Gateway {
         let operator = operators::bind(config.operator.as_ref())?;
         let operator_address = operator.as_ref().and_then(|(listener, _)| listener.local_addr().ok());
         let phase = watch::Sender::new(Phase::Serve);
+        let cluster = config.cluster;
 
         let mut gateway = Self {
             addresses,
@@ -117,10 +124,14 @@ impl Gateway {
             tls,
             config: Mutex::new(config),
             issuer_tasks: Mutex::default(),
+            watches,
+            audit,
             writer: Some(writer),
         };
         gateway.control = Some(gateway.start_control(runtime, admin)?);
         gateway.run_issuers();
+        gateway.run_watches()?;
+        gateway.set_valid_until(cluster)?;
         gateway.operators = operator.map(|(listener, config)| gateway.start_operators(listener, config)).transpose()?;
         for (index, sockets) in sockets.into_iter().enumerate() {
             gateway.workers.push(gateway.start_worker(index, sockets)?);
@@ -167,6 +178,9 @@ impl Gateway {
 
     fn try_reload(&self, config: Config) -> Result<(), StartError> {
         let mut current = self.config.lock().unwrap_or_else(PoisonError::into_inner);
+        if config.has_state() && !current.has_state() {
+            return Err(StartError::NoStore);
+        }
         let old = self.pipeline.load_full();
         let asked = Pipeline::claims_asked(&config);
         let is_same_service = config.token_service == current.token_service;
@@ -204,10 +218,12 @@ impl Gateway {
         // What needs a restart is said at every reload until there is one.
         let (server, admin, log) = (current.server.clone(), current.admin.clone(), current.log.clone());
         let (operator, state) = (current.operator.clone(), current.state.clone());
+        let cluster = config.cluster;
         *current = Config { server, admin, operator, log, state, ..config };
         drop(current);
         self.run_issuers();
-        Ok(())
+        self.run_watches()?;
+        self.set_valid_until(cluster)
     }
 
     /// Counts a reload that failed before it came here: the file has mistakes.
@@ -215,11 +231,12 @@ impl Gateway {
         self.metrics.reloads.get_or_create(&OutcomeLabel { outcome: "failed" }).inc();
     }
 
-    /// Opens the access log's file again, after it was moved away.
+    /// Opens the files of access and audit log again, after they were moved away.
     pub fn reopen_log(&self) {
         if let Some(writer) = &self.writer {
             writer.reopen();
         }
+        self.audit.reopen();
     }
 
     /// Ends in good order: not ready, a while of serving on, then no new connection, then what runs is ended. Blocks.
@@ -283,10 +300,10 @@ fn issuers(config: &Config, clock: &Clock, former: &[Arc<Issuer>]) -> Result<Vec
 }
 
 /// What is known against users; kept in a file where there is anything to keep.
-fn users(config: &Config, clock: &Clock) -> Result<Arc<Users>, StartError> {
+fn users(config: &Config, clock: &Clock) -> Result<(Arc<Users>, Audit), StartError> {
     if !config.has_state() {
-        return Ok(Users::in_memory(clock.clone()));
+        return Ok((Users::in_memory(clock.clone()), Audit::off()));
     }
     let audit = Audit::start(&config.log.audit).map_err(StartError::AuditLog)?;
-    Ok(Users::open(&config.state.path, clock.clone(), audit)?)
+    Ok((Users::open(&config.state.path, clock.clone(), audit.clone())?, audit))
 }

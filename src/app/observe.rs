@@ -1,5 +1,7 @@
 //! Metrics that are read where they are kept: issuers, user status, cached tokens.
 
+use super::observe_users::Watched;
+use super::watches::Watches;
 use crate::base::clock::Now;
 use crate::identity::Verifier;
 use crate::identity::ceiling::Kind;
@@ -7,6 +9,7 @@ use crate::identity::source::Numbers;
 use crate::issuer::Issuer;
 use crate::pipeline::Pipeline;
 use crate::telemetry::metrics::Metrics;
+use crate::users::Users;
 use arc_swap::ArcSwap;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
@@ -19,9 +22,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Has the metrics of the pipeline in force shown.
-pub(super) fn register(metrics: &Metrics, pipeline: &Arc<ArcSwap<Pipeline>>) {
+/// Has the metrics of the pipeline in force shown, and those of what watches users.
+pub(super) fn register(
+    metrics: &Metrics,
+    pipeline: &Arc<ArcSwap<Pipeline>>,
+    users: &Arc<Users>,
+    watches: &Arc<Watches>,
+) {
     metrics.register_collector(Box::new(InForce(Arc::clone(pipeline))));
+    metrics.register_collector(Box::new(Watched::new(users, watches)));
 }
 
 #[derive(Debug)]

@@ -3,6 +3,7 @@
 use crate::identity::Verifier;
 use crate::pipeline::Pipeline;
 use crate::telemetry::metrics::Metrics;
+use crate::users::Users;
 use arc_swap::ArcSwap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +19,16 @@ const MAINTAIN_EVERY: Duration = Duration::from_secs(60);
 pub(super) fn run_verifier(verifier: &Arc<Verifier>, control: &Handle) {
     for task in verifier.tasks() {
         control.spawn(task);
+    }
+}
+
+/// Makes what is due of what is known against users, each second.
+pub(super) async fn tick_users(users: Arc<Users>) {
+    loop {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        if let Err(error) = users.tick() {
+            tracing::error!(error = &error as &dyn std::error::Error, "what is known against users cannot be stored");
+        }
     }
 }
 

@@ -24,6 +24,9 @@ pub struct Metrics {
     pub connections_refused: Counter,
     /// `postern_access_lines_dropped_total`: the writer could not keep up.
     pub access_lines_dropped: Counter,
+    /// `postern_user_block_delay_seconds`: from the moment an issuer knew to the decision, where an event told it.
+    pub user_block_delay: Histogram,
+    decisions: Family<DecisionLabels, Counter>,
     /// `postern_config_reloads_total` by outcome.
     pub reloads: Family<OutcomeLabel, Counter>,
     /// `postern_key_maintenance_failures_total`: signing keys that could not be read or rotated.
@@ -57,6 +60,12 @@ struct RouteLabel {
     route: String,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DecisionLabels {
+    kind: &'static str,
+    cause: &'static str,
+}
+
 /// `outcome` of something that can fail.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct OutcomeLabel {
@@ -78,6 +87,8 @@ impl Metrics {
             connections: Gauge::default(),
             connections_refused: Counter::default(),
             access_lines_dropped: Counter::default(),
+            user_block_delay: Histogram::default(),
+            decisions: Family::default(),
             reloads: Family::default(),
             key_maintenance_failures: Counter::default(),
         };
@@ -100,6 +111,13 @@ impl Metrics {
             "Access log lines lost because the writer could not keep up",
             metrics.access_lines_dropped.clone(),
         );
+        registry.register_with_unit(
+            "user_block_delay",
+            "From the moment an issuer knew that a user is out to the decision, where an event told it",
+            Unit::Seconds,
+            metrics.user_block_delay.clone(),
+        );
+        registry.register("user_decisions", "Changes of what is known against users", metrics.decisions.clone());
         registry.register("config_reloads", "Times that the configuration was read again", metrics.reloads.clone());
         registry.register(
             "key_maintenance_failures",
@@ -133,6 +151,11 @@ impl Metrics {
                 .collect(),
             duration,
         }
+    }
+
+    /// Counts one change of what is known against users.
+    pub fn count_decision(&self, kind: &'static str, cause: &'static str) {
+        self.decisions.get_or_create(&DecisionLabels { kind, cause }).inc();
     }
 
     /// All of it in OpenMetrics text.
