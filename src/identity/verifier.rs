@@ -193,7 +193,7 @@ impl Verifier {
 
     /// Whether the token is among the verified ones.
     pub fn is_known(&self, local: &LocalCache, token: &[u8]) -> bool {
-        let hash = self.cache.hash(token);
+        let hash = if jws::has_form(token) { self.cache.hash(token) } else { self.opaque_hash(token) };
         local.get(hash, token).is_some() || self.cache.get(hash, token).is_some()
     }
 
