@@ -5,6 +5,7 @@
 
 pub mod cache;
 pub mod claims;
+pub mod ended;
 pub mod json;
 pub mod jws;
 pub mod own;
@@ -15,6 +16,7 @@ pub mod verifier;
 mod tests;
 
 pub use cache::{LocalCache, TokenCache};
+pub use ended::Ended;
 pub use verifier::{TokenError, VerifiedToken, Verifier};
 
 use crate::config;

@@ -176,6 +176,10 @@ impl Verifier {
                 token.source.failed_ms.store(0, Ordering::Relaxed);
                 let verdict = self.verdict(token, answer, asked_ms);
                 token.standing.store(Some(Arc::new(Standing { asked_ms, verdict })));
+                if token.is_refused() {
+                    // After the answer is there to be seen.
+                    self.refusals.fetch_add(1, Ordering::Release);
+                }
             }
             Err(error) => {
                 // Said once when it begins to fail, not once a request.
@@ -287,6 +291,14 @@ impl VerifiedToken {
             Some(_) => None,
         }
         .filter(is_current)
+    }
+
+    /// Whether the last answer about it was no, for another reason than its expiry.
+    pub(super) fn is_refused(&self) -> bool {
+        matches!(
+            self.standing.load().as_deref(),
+            Some(Standing { verdict: Verdict::Inactive { is_past_expiry: false } | Verdict::Mismatch(_), .. })
+        )
     }
 
     /// The identity that `allow_for` lets pass although nothing young enough is known: the same user was active, and this

@@ -34,6 +34,8 @@ pub struct Verifier {
     pub(super) users: Sharded<(String, String), Arc<UserRecord>>,
     pub(super) hasher: RandomState,
     pub(super) counts: super::status::Counts,
+    /// Tokens that were refused after they had been let in.
+    pub(super) refusals: AtomicU64,
     pub(super) assumed: Option<super::status::Assumed>,
 }
 
@@ -138,6 +140,7 @@ impl Verifier {
             users: Sharded::default(),
             hasher: RandomState::new(),
             counts: super::status::Counts::default(),
+            refusals: AtomicU64::new(0),
             assumed: None,
         })
     }

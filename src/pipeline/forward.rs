@@ -4,7 +4,7 @@ use super::record::Record;
 use super::strip::Stripped;
 use super::{Pipeline, Rejection, Worker};
 use crate::telemetry::reason::Reason;
-use crate::upstream::{self, Answer, Body, OutgoingRequest, RequestBody};
+use crate::upstream::{self, Answer, Body, OutgoingRequest, RequestBody, Upstream};
 use http::header::{CONNECTION, TE, UPGRADE};
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Response, StatusCode, Version};
@@ -12,6 +12,12 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
 
 /// Sends a request that was decided about, and gives the upstream's answer.
 ///
@@ -25,6 +31,7 @@ pub async fn forward(
     record: &mut Record,
 ) -> Result<Response<Body>, Rejection> {
     let index = record.context.route.ok_or(Reason::NoRoute)?;
+    let body = request_body(body, record, pipeline, pipeline.routes[index].max_body_bytes)?;
     let parts = &mut record.request;
     let (route, upstream) = (&pipeline.routes[index], &pipeline.upstreams[index]);
     let on_upgrade = stripped.upgrade.as_ref().and_then(|_| parts.extensions.remove::<OnUpgrade>());
@@ -40,10 +47,10 @@ pub async fn forward(
         fields,
         answer_fields: std::mem::take(&mut parts.headers),
         upgrade: stripped.upgrade.filter(|_| on_upgrade.is_some()),
-        body: request_body(body, parts.version, route.max_body_bytes, pipeline)?,
+        body,
     };
     let timeout = route.response_timeout.unwrap_or(upstream.config.response_timeout);
-    let answer = worker.pools.send(upstream, &mut request, timeout).await?;
+    let answer = send(worker, pipeline, upstream, &mut request, timeout, record).await?;
     // Only a line in the log says it.
     record.answered_us = worker.log.is_on().then(|| pipeline.clock.monotonic_us());
     let mut response = Response::new(Body::Empty);
@@ -55,11 +62,13 @@ pub async fn forward(
         }
         Answer::Switched(io) => {
             let client = on_upgrade.ok_or(Reason::UpstreamFailed)?;
-            let idle = upstream.config.idle_timeout;
+            let (idle, open) = (upstream.config.idle_timeout, worker.open(pipeline, &record.context));
             tokio::task::spawn_local(async move {
+                // Where nobody had to say who they are, nobody is cut off.
+                let cut = open.as_ref().map(|open| Rc::clone(open.cut())).unwrap_or_default();
                 // A client that is gone by now needs no tunnel.
                 if let Ok(client) = client.await {
-                    upstream::tunnel(TokioIo::new(client), io, idle).await;
+                    upstream::tunnel(TokioIo::new(client), io, idle, &cut).await;
                 }
             });
             *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -70,11 +79,41 @@ pub async fn forward(
     Ok(response)
 }
 
+/// Sends the request, for as long as its user may. What comes back after that is not for them any more.
+async fn send(
+    worker: &Worker,
+    pipeline: &Pipeline,
+    upstream: &Arc<Upstream>,
+    request: &mut OutgoingRequest,
+    timeout: Duration,
+    record: &Record,
+) -> Result<Answer, Rejection> {
+    let generation = pipeline.verifier.generation();
+    let mut sent = pin!(worker.pools.send(upstream, request, timeout));
+    let answer = poll_fn(|cx| {
+        if let Some(open) = &record.open
+            && let Poll::Ready(reason) = open.cut().poll(cx)
+        {
+            return Poll::Ready(Err(reason.into()));
+        }
+        sent.as_mut().poll(cx).map_err(Rejection::from)
+    })
+    .await?;
+    match &record.context.token {
+        Some(token) if pipeline.verifier.generation() != generation => match pipeline.verifier.ended(token) {
+            Some(ended) => Err(ended.reason().into()),
+            None => Ok(answer),
+        },
+        _ => Ok(answer),
+    }
+}
+
+/// The body of the request. One that is still coming is listed among what its user has going on.
 fn request_body(
     body: Incoming,
-    version: Version,
-    max_bytes: Option<u64>,
+    record: &mut Record,
     pipeline: &Pipeline,
+    max_bytes: Option<u64>,
 ) -> Result<RequestBody, Rejection> {
     if body.is_end_stream() {
         return Ok(RequestBody::Empty);
@@ -87,6 +126,7 @@ fn request_body(
     }
     // h2 silently drops pseudo-header fields from trailers, which make a request malformed (RFC 9113 §8.1). Since they cannot be
     // seen, trailers of an HTTP/2 request are refused.
-    let keep_trailer = (version != Version::HTTP_2).then(|| pipeline.keep_trailer.clone());
-    Ok(RequestBody::Incoming { body, max_bytes, keep_trailer })
+    let keep_trailer = (record.request.version != Version::HTTP_2).then(|| pipeline.keep_trailer.clone());
+    let cut = record.list().map(|open| Rc::clone(open.cut())).unwrap_or_default();
+    Ok(RequestBody::Incoming { body, max_bytes, keep_trailer, cut })
 }

@@ -10,6 +10,7 @@ pub mod forward;
 pub mod inject;
 pub mod record;
 pub mod reject;
+pub mod streams;
 pub mod strip;
 pub mod worker;
 

@@ -137,6 +137,7 @@ impl From<SendError> for Rejection {
             SendError::Failed(_) => Reason::UpstreamFailed,
             SendError::RequestBody(RequestBodyError::TooLarge { .. }) => Reason::BodyTooLarge,
             SendError::RequestBody(RequestBodyError::Idle(_)) => Reason::RequestTimeout,
+            SendError::RequestBody(RequestBodyError::Cut(reason)) => *reason,
             SendError::RequestBody(
                 RequestBodyError::Client(_) | RequestBodyError::Length | RequestBodyError::Trailers,
             ) => Reason::MalformedRequest,

@@ -87,6 +87,7 @@ fn to_outgoing(request: Request<Incoming>, max_bytes: Option<u64>) -> OutgoingRe
             body,
             max_bytes,
             keep_trailer: Some(KeepTrailer::new(|name| name != "x-auth-user")),
+            cut: Rc::default(),
         },
     }
 }
