@@ -214,13 +214,17 @@ impl Gateway {
         if let (Some(tls), Some(files)) = (&self.tls, &config.server.tls) {
             tls.reload(files)?;
         }
-        if config.server != current.server || config.admin != current.admin || config.log != current.log {
-            tracing::warn!("changes of [server], [admin] and [log], but for certificates, need a restart");
+        let is_kept = config.server == current.server && config.admin == current.admin && config.log == current.log;
+        if !is_kept || config.operator != current.operator || config.state != current.state {
+            tracing::warn!(
+                "changes of [server], [admin], [operator], [log] and [state], but for certificates, need a restart"
+            );
         }
         self.pipeline.store(Arc::new(new));
         // What needs a restart is said at every reload until there is one.
         let (server, admin, log) = (current.server.clone(), current.admin.clone(), current.log.clone());
-        *current = Config { server, admin, log, ..config };
+        let (operator, state) = (current.operator.clone(), current.state.clone());
+        *current = Config { server, admin, operator, log, state, ..config };
         drop(current);
         self.run_issuers();
         Ok(())

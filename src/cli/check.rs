@@ -1,6 +1,6 @@
 //! `postern check FILE…`: says what is wrong with a configuration, all of it at once.
 
-use crate::config::{self, Config};
+use crate::config::{self, Config, Issuer, UserStatus};
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -25,7 +25,20 @@ pub fn check(files: &[PathBuf]) -> ExitCode {
 
 fn report(file: &Path, has_colour: bool) -> Result<String, String> {
     let config = config::load(file).map_err(|mistakes| mistakes.render(has_colour))?;
-    Ok(format!("{}: ok ({})", file.display(), summary(&config)))
+    let mut lines = vec![format!("{}: ok ({})", file.display(), summary(&config))];
+    lines.extend(config.issuers.iter().filter_map(|issuer| note(issuer)));
+    Ok(lines.join("\n"))
+}
+
+/// What is no mistake, and worth knowing.
+fn note(issuer: &Issuer) -> Option<String> {
+    let name = &issuer.name;
+    match &issuer.user_status {
+        UserStatus::Introspection(_) => Some(format!(
+            "  issuer `{name}`: source `introspection` knows the end of sessions only; source `keycloak` knows users too"
+        )),
+        UserStatus::Keycloak(_) | UserStatus::None => None,
+    }
 }
 
 fn summary(config: &Config) -> String {
@@ -50,6 +63,12 @@ mod tests {
     fn a_good_file_is_counted() {
         let line = report(&file("config/minimal.toml"), false).unwrap();
         assert!(line.ends_with("minimal.toml: ok (1 issuer, 1 upstream, 1 route)"), "{line}");
+    }
+
+    #[test]
+    fn what_introspection_alone_cannot_know_is_said() {
+        let shown = report(&file("config/dev.toml"), false).unwrap();
+        assert!(shown.contains("ok (1 issuer") && shown.contains("knows the end of sessions only"), "{shown}");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use crate::app::Gateway;
 use crate::base::clock::Clock;
-use crate::config::{self, Access, Config, Route, UserStatus};
+use crate::config::{self, Access, Config, Route};
 use crate::dev::echo::Echo;
 use crate::dev::tour::Tour;
 use crate::dev::{Client, Issuer};
@@ -109,7 +109,7 @@ fn start_issuers(config: &Config, clock: &Clock) -> Result<Vec<Issuer>> {
         };
         let realm = running.realm(&realm)?;
         let mut audiences = issuer.audiences.clone();
-        if let UserStatus::Introspection(introspection) = &issuer.user_status {
+        if let Some(introspection) = issuer.user_status.introspection() {
             audiences.push(introspection.client_id.clone());
             realm.add_client(Client::confidential(&introspection.client_id, introspection.client_secret.clone()));
         }
@@ -197,10 +197,7 @@ struct Guide {
 impl Guide {
     fn read(config: &Config) -> Self {
         let issuer = config.issuers.first();
-        let bound = issuer.and_then(|issuer| match &issuer.user_status {
-            UserStatus::Introspection(introspection) => Some(introspection.bound),
-            UserStatus::None => None,
-        });
+        let bound = issuer.and_then(|issuer| Some(issuer.user_status.introspection()?.bound));
         Self {
             issuer: issuer.map(|issuer| issuer.url.clone()).unwrap_or_default(),
             path: example_path(&config.routes),

@@ -1,7 +1,7 @@
 //! `postern explain`: runs the stages that the gateway runs on one request, offline, and prints how each came out.
 
 use crate::base::clock::Clock;
-use crate::config::{self, Access, Config, Credential, Requirements, Route, UserStatus};
+use crate::config::{self, Access, Config, Credential, Requirements, Route};
 use crate::identity::status::Assumed;
 use crate::identity::{LocalCache, Verifier};
 use crate::issuer::Issuer;
@@ -194,9 +194,9 @@ fn said(stage: Stage, route: Option<&Route>, context: &Context) -> String {
         }
         (Stage::UserStatus, _) => {
             let subject = context.caller.as_ref().map(|caller| caller.identity.subject.as_str()).unwrap_or_default();
-            match issuer.map(|issuer| &issuer.user_status) {
-                Some(UserStatus::Introspection(_)) => format!("`{subject}`: assumed (the gateway would introspect)"),
-                Some(UserStatus::None) | None => format!("`{subject}`: not asked: `user_status` is \"none\""),
+            match issuer.and_then(|issuer| issuer.user_status.introspection()) {
+                Some(_) => format!("`{subject}`: assumed (the gateway would introspect)"),
+                None => format!("`{subject}`: not asked: `user_status` is \"none\""),
             }
         }
         (Stage::Authorize, Some(Route { access: Access::Token(required), .. })) => required_text(required),

@@ -12,7 +12,9 @@ mod description;
 mod diagnostic;
 mod headers;
 mod issuer;
+mod limits;
 mod nearest;
+mod operator;
 mod reader;
 mod reference;
 mod route;
@@ -20,6 +22,7 @@ mod scalar;
 mod schema;
 mod secrets;
 mod server;
+mod state;
 mod token_service;
 mod tree;
 mod upstream;
@@ -29,15 +32,20 @@ mod web;
 mod tests;
 
 pub use diagnostic::{Diagnostics, Mistake};
-pub use issuer::{Algorithm, ClaimPath, Introspection, Issuer, KeyPolicy, UserStatus, WhenUnknown};
+pub use issuer::{
+    Algorithm, ClaimPath, EndSessions, Introspection, Issuer, KeyPolicy, Keycloak, UserStatus, WhenUnknown,
+};
+pub use limits::{Limits, Rate};
+pub use operator::{Operator, OperatorAccess};
 pub use reference::reference;
 pub use route::{
     Access, Credential, HeaderSource, HostRank, IdentityHeader, IssuerName, NamespaceToken, PathPattern,
     PathPatternError, Rank, Requirements, Route, SegmentRank, TargetNamespace,
 };
 pub use schema::schema;
-pub use server::{AccessLog, Admin, Log, LogFormat, Server, ServerTls};
-pub use token_service::{SigningAlgorithm, SigningKeys, TokenService};
+pub use server::{Admin, Log, LogFormat, LogPlace, Server, ServerTls};
+pub use state::{Cluster, State};
+pub use token_service::{Client, SigningAlgorithm, SigningKeys, TokenService};
 pub use upstream::{Protocol, Upstream, UpstreamTls};
 
 use description::{Key, Kind, Table};
@@ -45,6 +53,7 @@ use diagnostic::Span;
 use reader::Reader;
 use route::{Known, Surroundings};
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tree::{Placed, Section};
@@ -58,8 +67,16 @@ pub struct Config {
     pub server: Server,
     /// The admin listener: health and metrics.
     pub admin: Admin,
+    /// The operators' API; absent where it is off.
+    pub operator: Option<Operator>,
     /// What is logged, and where.
     pub log: Log,
+    /// What one address may ask for before it is known who is asking.
+    pub limits: Limits,
+    /// Where Postern remembers what it knows against users.
+    pub state: State,
+    /// Until when anybody is let in.
+    pub cluster: Cluster,
     /// The issuers whose tokens are accepted, in the order of the file.
     pub issuers: Vec<Arc<Issuer>>,
     /// The upstreams that requests go to, in the order of the file.
@@ -81,7 +98,22 @@ static ROOT: Table = Table::of(&[
     ),
     Key::default("server", Kind::Table(&server::SERVER), "{}", "The public listeners."),
     Key::default("admin", Kind::Table(&server::ADMIN), "{}", "Health and metrics, on a listener of their own."),
+    Key::default(
+        "operator",
+        Kind::Table(&operator::OPERATOR),
+        "{}",
+        "The API behind `postern user`, `postern token revoke` and `postern cluster`, on a listener of its own.",
+    ),
     Key::default("log", Kind::Table(&server::LOG), "{}", "What is logged, and where."),
+    Key::default(
+        "limits",
+        Kind::Table(&limits::LIMITS),
+        "{}",
+        "What one client address may ask for before it is known who is asking. IPv6 addresses are taken by their \
+         network of 64 bits.",
+    ),
+    Key::default("state", Kind::Table(&state::STATE), "{}", "What Postern remembers."),
+    Key::default("cluster", Kind::Table(&state::CLUSTER), "{}", "Whether anybody is let in at all."),
     Key::optional(
         "issuer",
         Kind::Named(&issuer::ISSUER),
@@ -123,25 +155,49 @@ pub fn parse(text: &str, origin: &Path) -> Result<Config, Diagnostics> {
     reader.finish(config)
 }
 
+impl Config {
+    /// Whether anything is to be remembered beyond the life of the process.
+    pub fn has_state(&self) -> bool {
+        let has_keycloak = self.issuers.iter().any(|issuer| issuer.user_status.keycloak().is_some());
+        has_keycloak || self.operator.is_some() || !self.token_service.clients.is_empty()
+    }
+}
+
 fn assemble(root: &Section, reader: &mut Reader<'_>) -> Option<Config> {
     let server_section = root.section("server");
     let server = server_section.and_then(|section| Server::read(section, reader));
     let admin = server_section.and_then(|server| Admin::read(root.section("admin")?, server, reader));
     let log = root.section("log").and_then(|section| Log::read(section, reader));
+    let limits = root.section("limits").and_then(Limits::read);
+    let state = root.section("state").and_then(State::read);
+    let cluster = root.section("cluster").and_then(|section| Cluster::read(section, reader));
     let token_service =
         server_section.and_then(|server| TokenService::read(root.section("token_service")?, server, reader));
     let issuers = read_issuers(root, token_service.as_ref(), reader);
+    let operator = root.section("operator").and_then(|section| {
+        let public = server_section.into_iter().flat_map(|server| server.texts("listen"));
+        let others: Vec<_> = public.chain(root.section("admin").and_then(|admin| admin.text("listen"))).collect();
+        Operator::read(section, &others, &issuers, reader)
+    });
     let upstreams = read_upstreams(root, token_service.as_ref(), reader);
     let surroundings = Surroundings { issuers: &issuers, upstreams: &upstreams, token_service: token_service.as_ref() };
     let routes = read_routes(root, &surroundings, reader);
+    check_clients(root, &upstreams, &routes, reader);
     if root.flag("dev") == Some(true) {
-        check_dev(root, server.as_ref(), admin.as_ref(), &issuers, reader);
+        let listen = server.iter().flat_map(|server| server.listen.iter().copied());
+        let admin = admin.iter().filter_map(|admin| admin.listen);
+        let operator = operator.iter().flatten().map(|operator| operator.listen);
+        check_dev(root, listen.chain(admin).chain(operator), &issuers, reader);
     }
     Some(Config {
         files: reader.files(),
         server: server?,
         admin: admin?,
+        operator: operator?,
         log: log?,
+        limits: limits?,
+        state: state?,
+        cluster: cluster?,
         issuers: issuers.all.into_iter().filter_map(|(_, issuer)| issuer).collect(),
         upstreams: upstreams.all.into_iter().filter_map(|(_, upstream)| upstream).collect(),
         routes,
@@ -152,19 +208,41 @@ fn assemble(root: &Section, reader: &mut Reader<'_>) -> Option<Config> {
 /// With `dev = true` nothing may be reached from elsewhere, and no secret may leave the machine.
 fn check_dev(
     root: &Section,
-    server: Option<&Server>,
-    admin: Option<&Admin>,
+    listen: impl Iterator<Item = SocketAddr>,
     issuers: &Known<Issuer>,
     reader: &mut Reader<'_>,
 ) {
-    let listen =
-        server.into_iter().flat_map(|server| &server.listen).chain(admin.and_then(|admin| admin.listen.as_ref()));
     let open = listen.filter(|address| !address.ip().is_loopback()).map(|address| format!("it listens on `{address}`"));
     let known = issuers.all.iter().filter_map(|(_, issuer)| issuer.as_ref());
-    let far = known.filter(|issuer| !web::is_on_loopback(&issuer.url)).map(|issuer| format!("`{}` is not", issuer.url));
+    let urls = known.flat_map(|issuer| {
+        let admin_url = issuer.user_status.keycloak().map(|keycloak| keycloak.admin_url.as_str());
+        [Some(issuer.url.as_str()), admin_url].into_iter().flatten()
+    });
+    let far = urls.filter(|url| !web::is_on_loopback(url)).map(|url| format!("`{url}` is not"));
     let labels: Vec<_> = open.chain(far).collect();
     for label in labels {
         reader.note(Mistake::at(root.value_span("dev"), "`dev = true` needs everything on loopback").label(label));
+    }
+}
+
+/// Holds the audiences of `[token_service.clients]` against those that tokens are minted for.
+fn check_clients(root: &Section, upstreams: &Known<Upstream>, routes: &[Arc<Route>], reader: &mut Reader<'_>) {
+    // Where a section has a mistake, its audience is not known.
+    let is_complete = upstreams.all.iter().all(|(_, upstream)| upstream.is_some());
+    if !is_complete || routes.len() < root.list("route").len() {
+        return;
+    }
+    let of_upstreams = upstreams.all.iter().filter_map(|(_, upstream)| Some(upstream.as_ref()?.audience.as_str()));
+    let of_routes = routes.iter().filter_map(|route| match &route.credential {
+        Credential::NamespaceToken(token) => Some(token.audience.as_str()),
+        Credential::Pass | Credential::Secret { .. } | Credential::None => None,
+    });
+    let mut known: Vec<_> = of_upstreams.collect();
+    known.extend(of_routes);
+    known.sort_unstable();
+    known.dedup();
+    if let Some(token_service) = root.section("token_service") {
+        Client::check_audiences(token_service, &known, reader);
     }
 }
 

@@ -62,7 +62,10 @@ pub struct Log {
     /// `format`: `text` or `json`. Default `text`. Of the log on standard error; access lines are always JSON.
     pub format: LogFormat,
     /// `access`: `"stdout"`, `"off"` or `{ file = "PATH" }`. Default `"stdout"`.
-    pub access: AccessLog,
+    pub access: LogPlace,
+    /// `audit`: one JSON line for each change of a user's status and each act of an operator; `"stdout"`, `"off"` or
+    /// `{ file = "PATH" }`. Default `"stdout"`.
+    pub audit: LogPlace,
 }
 
 /// The form of the operator's log.
@@ -74,9 +77,9 @@ pub enum LogFormat {
     Json,
 }
 
-/// Where access lines go.
+/// Where the lines of a log go.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum AccessLog {
+pub enum LogPlace {
     /// Nowhere.
     Off,
     /// Standard output.
@@ -85,7 +88,7 @@ pub enum AccessLog {
     File(PathBuf),
 }
 
-const ADDRESS: Kind = Kind::Text("an IP address and a port");
+pub(super) const ADDRESS: Kind = Kind::Text("an IP address and a port");
 
 /// `[server]`.
 pub(super) static SERVER: Table = Table::of(&[
@@ -150,7 +153,7 @@ pub(super) static SERVER: Table = Table::of(&[
     ),
 ]);
 
-static TLS: Table = Table::of(&[
+pub(super) static TLS: Table = Table::of(&[
     Key::required("certificate", Kind::File, "PEM file of the chain, leaf first; read again when it changes.")
         .example("\"tls/server.pem\""),
     Key::required(
@@ -186,13 +189,19 @@ pub(super) static LOG: Table = Table::of(&[
     ),
     Key::default(
         "access",
-        Kind::WordOr(&["stdout", "off"], &ACCESS),
+        Kind::WordOr(&["stdout", "off"], &PLACE),
         "\"stdout\"",
         "Where access lines go, one a request.",
     ),
+    Key::default(
+        "audit",
+        Kind::WordOr(&["stdout", "off"], &PLACE),
+        "\"stdout\"",
+        "Where audit lines go, one for each change of a user's status and each act of an operator.",
+    ),
 ]);
 
-static ACCESS: Table = Table::of(&[Key::required(
+static PLACE: Table = Table::of(&[Key::required(
     "file",
     Kind::Path,
     "The file that lines are appended to. It is opened again on SIGHUP.",
@@ -220,7 +229,7 @@ impl Server {
 }
 
 impl ServerTls {
-    fn read(section: &Section) -> Option<Self> {
+    pub(super) fn read(section: &Section) -> Option<Self> {
         Some(Self { certificate: section.path("certificate")?, key: section.path("key")? })
     }
 }
@@ -248,16 +257,29 @@ impl Admin {
 impl Log {
     pub(super) fn read(section: &Section, reader: &mut Reader<'_>) -> Option<Self> {
         let level = reader.parse(section, "level", level);
-        let access = match section.section("access") {
-            Some(access) => AccessLog::File(access.path("file")?),
-            None if section.text("access")?.value == "off" => AccessLog::Off,
-            None => AccessLog::Stdout,
-        };
+        let [access, audit] = ["access", "audit"].map(|key| LogPlace::read(section, key));
+        if let (Some(LogPlace::File(one)), Some(LogPlace::File(other))) = (&access, &audit)
+            && one == other
+        {
+            let mistake = Mistake::at(section.value_span("audit"), "access and audit lines go to the same file");
+            reader
+                .note(mistake.related(section.value_span("access"), "given here").help("give each a file of its own"));
+        }
         let format = match section.text("format")?.value {
             "json" => LogFormat::Json,
             _ => LogFormat::Text,
         };
-        Some(Self { level: level?, format, access })
+        Some(Self { level: level?, format, access: access?, audit: audit? })
+    }
+}
+
+impl LogPlace {
+    fn read(section: &Section, key: &str) -> Option<Self> {
+        Some(match section.section(key) {
+            Some(place) => Self::File(place.path("file")?),
+            None if section.text(key)?.value == "off" => Self::Off,
+            None => Self::Stdout,
+        })
     }
 }
 

@@ -2,9 +2,12 @@
 
 use super::description::{Key, Kind, Table};
 use super::diagnostic::Mistake;
+use super::named;
+use super::nearest::did_you_mean;
 use super::reader::Reader;
 use super::tree::Section;
 use super::web;
+use crate::base::secret::Secret;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -22,6 +25,19 @@ pub struct TokenService {
     pub lifetime: Duration,
     /// `signing_keys`.
     pub signing_keys: SigningKeys,
+    /// `[token_service.clients.NAME]`: who may introspect Postern's tokens and read its feed of events.
+    pub clients: Vec<Client>,
+}
+
+/// One caller of Postern's introspection endpoint and of its feed of events: an upstream that wants to ask or be told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Client {
+    /// NAME of the section, and its `client_id`. Unique.
+    pub name: String,
+    /// `secret` that it authenticates with.
+    pub secret: Secret,
+    /// `audience`: it sees tokens for this audience, and what befalls their users; nothing else.
+    pub audience: String,
 }
 
 /// Algorithms that Postern signs with.
@@ -86,6 +102,23 @@ pub(super) static TOKEN_SERVICE: Table = Table::of(&[
         "Where signing keys come from: a `directory` in which Postern makes and rotates them, or \
          `files` of yours.",
     ),
+    Key::optional(
+        "clients",
+        Kind::Named(&CLIENT),
+        "none",
+        "Who may introspect Postern's tokens and read its feed of events: upstreams that want to ask or be told. NAME \
+         is the client id.",
+    ),
+]);
+
+static CLIENT: Table = Table::of(&[
+    Key::required("secret", Kind::Secret, "What it authenticates with.").example("{ file = \"/run/secrets/orders\" }"),
+    Key::required(
+        "audience",
+        Kind::Text("an audience"),
+        "It sees tokens for this audience, and what befalls their users; nothing else. Some upstream must have it.",
+    )
+    .example("\"orders\""),
 ]);
 
 static SIGNING_KEYS: Table = Table::of(&[
@@ -108,6 +141,7 @@ static SIGNING_KEYS: Table = Table::of(&[
 impl TokenService {
     pub(super) fn read(section: &Section, server: &Section, reader: &mut Reader<'_>) -> Option<Self> {
         let signing_keys = section.section("signing_keys").and_then(|keys| SigningKeys::read(keys, reader));
+        let clients = Client::read_all(section, reader);
         let issuer = match section.text("issuer") {
             Some(text) => reader.parse(section, "issuer", web::issuer_url).map(|_| text.value.to_owned()),
             None if section.is_given("issuer") => None,
@@ -124,7 +158,34 @@ impl TokenService {
             algorithm,
             lifetime: section.duration("lifetime")?,
             signing_keys: signing_keys?,
+            clients,
         })
+    }
+}
+
+impl Client {
+    fn read_all(section: &Section, reader: &mut Reader<'_>) -> Vec<Self> {
+        let clients = named(section, "clients", reader).into_iter().filter_map(|(name, client)| {
+            Some(Self {
+                name: name.value.clone(),
+                secret: client.secret("secret")?,
+                audience: client.text("audience")?.value.to_owned(),
+            })
+        });
+        clients.collect()
+    }
+
+    /// Each sees the tokens of one audience: one that no upstream has would see nothing, ever.
+    pub(super) fn check_audiences(section: &Section, known: &[&str], reader: &mut Reader<'_>) {
+        for (_, client) in section.map("clients") {
+            let Some(audience) = client.section().and_then(|client| client.text("audience")) else { continue };
+            if !known.contains(&audience.value) {
+                let meant = did_you_mean(audience.value, known.iter().copied());
+                let message = format!("no token is minted for the audience `{}`{meant}", audience.value);
+                let mistake = Mistake::at(audience.span, message);
+                reader.note(mistake.help(format!("audiences of upstreams: {}", known.join(", "))).absence());
+            }
+        }
     }
 }
 

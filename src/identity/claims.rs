@@ -191,6 +191,7 @@ pub(super) mod tests {
             ca: None,
             endpoint_origins: Vec::new(),
             lightweight: false,
+            opaque: false,
             roles_claims: vec![claim("realm_access.roles"), claim("roles")],
             groups_claim: claim("groups"),
             namespace_claim: claim("namespace"),

@@ -40,6 +40,7 @@ fn config(service: &config::TokenService) -> config::Issuer {
         ca: None,
         endpoint_origins: Vec::new(),
         lightweight: false,
+        opaque: false,
         roles_claims: vec![claim("roles")],
         groups_claim: claim("groups"),
         namespace_claim: claim("namespace"),
@@ -73,7 +74,7 @@ impl Verifier {
     /// within the bound, and still has what this token says.
     pub(super) fn confirm_own(&self, token: &VerifiedToken, now: Now) -> Result<Arc<Identity>, StatusError> {
         let stated = token.stated.clone().ok_or(StatusError::Unknown)?;
-        let UserStatus::Introspection(settings) = &stated.issuer.user_status else {
+        let Some(settings) = stated.issuer.user_status.introspection() else {
             return Ok(stated);
         };
         let user = token.user.get().ok_or(StatusError::Unknown)?;

@@ -8,7 +8,7 @@ use super::verifier::{VerifiedToken, Verifier};
 use super::{Identity, json, jws};
 use crate::base::clock::Now;
 use crate::base::tick::Deadline;
-use crate::config::{Introspection, UserStatus, WhenUnknown};
+use crate::config::{Introspection, WhenUnknown};
 use crate::issuer::{Introspected, Issuer};
 use arc_swap::ArcSwapOption;
 use std::hash::BuildHasher;
@@ -117,9 +117,8 @@ impl Verifier {
         if Arc::ptr_eq(&token.source, &self.own) {
             return self.confirm_own(token, now);
         }
-        let settings = match &token.issuer().config().user_status {
-            UserStatus::None => return token.stated.clone().ok_or(StatusError::Unknown),
-            UserStatus::Introspection(settings) => settings,
+        let Some(settings) = token.issuer().config().user_status.introspection() else {
+            return token.stated.clone().ok_or(StatusError::Unknown);
         };
         if let Some(assumed) = self.assumed {
             return match assumed {
@@ -237,9 +236,9 @@ impl Verifier {
 
     /// Forgets users who hold no token and whose last active answer no longer prolongs anything.
     pub(super) fn sweep_users(&self, now: Now) {
-        let longest = self.issuers().map(|issuer| match &issuer.config().user_status {
-            UserStatus::Introspection(Introspection { when_unknown: WhenUnknown::AllowFor(most), .. }) => *most,
-            UserStatus::Introspection(_) | UserStatus::None => Duration::ZERO,
+        let longest = self.issuers().map(|issuer| match issuer.config().user_status.introspection() {
+            Some(Introspection { when_unknown: WhenUnknown::AllowFor(most), .. }) => *most,
+            Some(_) | None => Duration::ZERO,
         });
         let longest = longest.max().unwrap_or_default();
         for mut shard in self.users.shards() {

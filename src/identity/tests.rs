@@ -34,6 +34,7 @@ fn own() -> TokenService {
         algorithm: SigningAlgorithm::Es256,
         lifetime: Duration::from_secs(1800),
         signing_keys: SigningKeys::Files(Vec::new()),
+        clients: Vec::new(),
     };
     TokenService::ephemeral(config, Clock::system()).unwrap()
 }

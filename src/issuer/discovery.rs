@@ -56,7 +56,7 @@ impl Discovery {
             origin: issuer.origin(),
             address: config.address.clone(),
             further_origins: Vec::new(),
-            introspects: matches!(config.user_status, config::UserStatus::Introspection(_)),
+            introspects: config.user_status.introspection().is_some(),
         };
         for origin in &config.endpoint_origins {
             discovery.further_origins.push(parse(origin)?.origin());

@@ -44,13 +44,10 @@ pub(super) struct Introspection {
 
 impl Introspection {
     pub(super) fn new(user_status: &UserStatus) -> Option<Self> {
-        match user_status {
-            UserStatus::None => None,
-            UserStatus::Introspection(config) => Some(Self {
-                credentials: BasicCredentials::new(&config.client_id, &config.client_secret),
-                timeout: config.timeout,
-            }),
-        }
+        user_status.introspection().map(|config| Self {
+            credentials: BasicCredentials::new(&config.client_id, &config.client_secret),
+            timeout: config.timeout,
+        })
     }
 }
 

@@ -123,7 +123,7 @@ impl Issuer {
     pub fn adopt(&self, former: &Self) {
         let way = |config: &'_ config::Issuer| {
             let config::Issuer { url, address, ca, endpoint_origins, .. } = config.clone();
-            let introspects = matches!(config.user_status, config::UserStatus::Introspection(_));
+            let introspects = config.user_status.introspection().is_some();
             (url, address, ca, endpoint_origins, introspects)
         };
         if way(&self.config) == way(&former.config) && self.remote.is_some() && former.remote.is_some() {

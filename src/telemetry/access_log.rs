@@ -69,15 +69,15 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Opens the place and starts the thread; with [`config::AccessLog::Off`] neither.
+    /// Opens the place and starts the thread; with [`config::LogPlace::Off`] neither.
     ///
     /// # Errors
     /// The file cannot be opened.
-    pub fn start(place: &config::AccessLog) -> io::Result<Self> {
+    pub fn start(place: &config::LogPlace) -> io::Result<Self> {
         let (file, path) = match place {
-            config::AccessLog::Off => return Ok(Self { messages: None, thread: None }),
-            config::AccessLog::Stdout => (None, None),
-            config::AccessLog::File(path) => (Some(open(path)?), Some(path.clone())),
+            config::LogPlace::Off => return Ok(Self { messages: None, thread: None }),
+            config::LogPlace::Stdout => (None, None),
+            config::LogPlace::File(path) => (Some(open(path)?), Some(path.clone())),
         };
         let (messages, inbox) = sync_channel(QUEUE);
         let thread =
@@ -108,7 +108,7 @@ impl Drop for Writer {
     }
 }
 
-fn open(path: &PathBuf) -> io::Result<File> {
+pub(super) fn open(path: &PathBuf) -> io::Result<File> {
     File::options().create(true).append(true).open(path)
 }
 
@@ -226,7 +226,7 @@ thread_local! {
     static SECOND: RefCell<(u64, String)> = const { RefCell::new((u64::MAX, String::new())) };
 }
 
-fn write_time(out: &mut String, unix_ms: u64) -> std::fmt::Result {
+pub(super) fn write_time(out: &mut String, unix_ms: u64) -> std::fmt::Result {
     let second = unix_ms / 1000;
     SECOND.with_borrow_mut(|(last, text)| {
         if *last != second {
@@ -240,7 +240,7 @@ fn write_time(out: &mut String, unix_ms: u64) -> std::fmt::Result {
 }
 
 /// A JSON string (RFC 8259 §7).
-fn write_text(out: &mut String, text: &str) {
+pub(super) fn write_text(out: &mut String, text: &str) {
     out.push('"');
     let mut rest = text;
     while let Some(at) = rest.bytes().position(|byte| byte < 0x20 || byte == b'"' || byte == b'\\' || byte == 0x7f) {
@@ -299,7 +299,7 @@ mod tests {
     fn lines_reach_the_file_and_go_on_after_it_was_moved() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("access.log");
-        let writer = Writer::start(&config::AccessLog::File(path.clone())).unwrap();
+        let writer = Writer::start(&config::LogPlace::File(path.clone())).unwrap();
         let log = writer.log(Counter::default());
         log.add(&line());
         log.flush();

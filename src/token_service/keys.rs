@@ -214,6 +214,7 @@ pub(super) mod tests {
                 path: folder.join("keys"),
                 rotate_every: Duration::from_secs(30 * 86_400),
             },
+            clients: Vec::new(),
         }
     }
 

@@ -1,10 +1,12 @@
 //! `[issuer.NAME]`: who may issue tokens, and how they are checked.
 
 mod read;
+mod user_status;
+
+pub use user_status::{EndSessions, Introspection, Keycloak, UserStatus, WhenUnknown};
 
 pub(super) use read::{ISSUER, claim};
 
-use crate::base::secret::Secret;
 use std::path::PathBuf;
 use std::time::Duration;
 use url::Url;
@@ -34,6 +36,9 @@ pub struct Issuer {
     /// `lightweight`: accept tokens without `sub` and `aud`, which introspection then supplies.
     /// Needs a `user_status` that introspects. Default false.
     pub lightweight: bool,
+    /// `opaque`: accept tokens that are no JWT, judged by introspection alone. Needs a `user_status` that introspects; of the
+    /// issuers that one route accepts at most one may be opaque, since such a token names none. Default false.
+    pub opaque: bool,
     /// `roles_claims`: where a token holds roles. Default `["realm_access.roles", "roles"]`.
     pub roles_claims: Vec<ClaimPath>,
     /// `groups_claim`. Default `groups`.
@@ -59,39 +64,6 @@ pub struct KeyPolicy {
     pub max_stale: Duration,
     /// `timeout` of one fetch. Default `5s`.
     pub timeout: Duration,
-}
-
-/// `user_status`: how it is known that a token's user is still enabled.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum UserStatus {
-    /// The word `"none"`: it is not known; a token is good until it expires.
-    None,
-    /// `{ introspection = { … } }`: any RFC 7662 server, Keycloak among them.
-    Introspection(Introspection),
-}
-
-/// `user_status.introspection`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Introspection {
-    /// `client_id` that Postern introspects with. For Keycloak it must be in the tokens' `aud`.
-    pub client_id: String,
-    /// `client_secret`: `{ file = "…" }` or `{ env = "…" }`.
-    pub client_secret: Secret,
-    /// `bound`: no request passes on an answer that was asked for longer ago. Default `30s`.
-    pub bound: Duration,
-    /// `timeout`: how long a request waits for an answer at most. Default `2s`.
-    pub timeout: Duration,
-    /// `when_unknown`. Default `"deny"`.
-    pub when_unknown: WhenUnknown,
-}
-
-/// What happens to a request whose user's status cannot be learnt.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum WhenUnknown {
-    /// `"deny"`: 503.
-    Deny,
-    /// `{ allow_for = "5m" }`: the last *active* answer for the same user holds this long, counted from that answer.
-    AllowFor(Duration),
 }
 
 /// A JWS algorithm (RFC 7518 §3.1, RFC 8037). `none` and HMAC do not exist here.

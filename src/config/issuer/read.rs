@@ -1,6 +1,7 @@
 //! The keys of `[issuer.NAME]`, and how they become an [`Issuer`].
 
-use super::{Algorithm, ClaimPath, Introspection, Issuer, KeyPolicy, UserStatus, WhenUnknown};
+use super::user_status::{Place, USER_STATUS};
+use super::{Algorithm, ClaimPath, Issuer, KeyPolicy, UserStatus};
 use crate::config::description::{Key, Kind, Table};
 use crate::config::diagnostic::Mistake;
 use crate::config::reader::Reader;
@@ -73,6 +74,13 @@ pub(in crate::config) static ISSUER: Table = Table::of(&[
         "Accept tokens without `sub` and `aud`, which introspection then supplies. Needs such a `user_status`.",
     ),
     Key::default(
+        "opaque",
+        Kind::Flag,
+        "false",
+        "Accept tokens that are no JWT, judged by introspection alone. Needs a `user_status` that introspects, and no \
+         route may accept two such issuers.",
+    ),
+    Key::default(
         "roles_claims",
         Kind::list(&CLAIM),
         r#"["realm_access.roles", "roles"]"#,
@@ -108,43 +116,6 @@ static KEYS: Table = Table::of(&[
     Key::default("timeout", Kind::DURATION, "\"5s\"", "How long one fetch may take."),
 ]);
 
-static USER_STATUS: Table = Table::one_of(&[Key::optional(
-    "introspection",
-    Kind::Table(&INTROSPECTION),
-    "",
-    "Asks an RFC 7662 server, Keycloak among them.",
-)]);
-
-static INTROSPECTION: Table = Table::of(&[
-    Key::required(
-        "client_id",
-        Kind::Text("a client"),
-        "The client that Postern introspects as. For Keycloak it must be in the tokens' `aud`.",
-    )
-    .example("\"gateway\""),
-    Key::required("client_secret", Kind::Secret, "Its secret.").example("{ file = \"/run/secrets/keycloak\" }"),
-    Key::default(
-        "bound",
-        Kind::at_least(Duration::from_secs(1)),
-        "\"30s\"",
-        "No request passes on an answer that was asked for longer ago.",
-    ),
-    Key::default("timeout", Kind::DURATION, "\"2s\"", "How long a request waits for an answer at most."),
-    Key::default(
-        "when_unknown",
-        Kind::WordOr(&["deny"], &WHEN_UNKNOWN),
-        "\"deny\"",
-        "What happens when no answer is to be had: `deny` is 503.",
-    ),
-]);
-
-static WHEN_UNKNOWN: Table = Table::of(&[Key::required(
-    "allow_for",
-    Kind::DURATION,
-    "The last *active* answer for the same user holds this long, counted from that answer. Longer than `bound`.",
-)
-.example("\"5m\"")]);
-
 impl Issuer {
     pub(in crate::config) fn read(name: &str, section: &Section, reader: &mut Reader<'_>) -> Option<Self> {
         let url = reader.parse(section, "url", |text| web::issuer_url(text).map(|_| text.to_owned()));
@@ -155,13 +126,18 @@ impl Issuer {
         let [groups_claim, namespace_claim, username_claim, email_claim] =
             ["groups_claim", "namespace_claim", "username_claim", "email_claim"].map(&mut one_claim);
         let keys = section.section("keys").and_then(|keys| KeyPolicy::read(keys, reader));
-        let user_status = UserStatus::read(section, reader);
-        let lightweight = section.flag("lightweight")?;
-        if lightweight && matches!(user_status, Some(UserStatus::None)) {
-            let mistake = Mistake::at(section.value_span("lightweight"), "`lightweight` needs introspection")
-                .label("such tokens hold neither `sub` nor `aud`")
-                .related(section.value_span("user_status"), "which would supply them");
-            reader.note(mistake);
+        let origins: Vec<_> = endpoint_origins.iter().map(|url| url.origin().ascii_serialization()).collect();
+        let place = Place { url: url.as_deref(), address: address.as_ref(), endpoint_origins: &origins };
+        let user_status = UserStatus::read(section, &place, reader);
+        for (key, label) in
+            [("lightweight", "such tokens hold neither `sub` nor `aud`"), ("opaque", "such tokens hold nothing")]
+        {
+            if section.flag(key)? && matches!(user_status, Some(UserStatus::None)) {
+                let mistake = Mistake::at(section.value_span(key), format!("`{key}` needs introspection"))
+                    .label(label)
+                    .related(section.value_span("user_status"), "which would supply what they lack");
+                reader.note(mistake);
+            }
         }
         Some(Self {
             name: name.to_owned(),
@@ -172,8 +148,9 @@ impl Issuer {
             max_token_age: section.duration("max_token_age"),
             address,
             ca: section.path("ca"),
-            endpoint_origins: endpoint_origins.iter().map(|url| url.origin().ascii_serialization()).collect(),
-            lightweight,
+            endpoint_origins: origins,
+            lightweight: section.flag("lightweight")?,
+            opaque: section.flag("opaque")?,
             roles_claims,
             groups_claim: groups_claim?,
             namespace_claim: namespace_claim?,
@@ -195,40 +172,6 @@ impl KeyPolicy {
             reader.note(mistake);
         }
         Some(Self { refresh, max_stale, timeout: section.duration("timeout")? })
-    }
-}
-
-impl UserStatus {
-    fn read(section: &Section, reader: &mut Reader<'_>) -> Option<Self> {
-        match section.section("user_status") {
-            None => section.text("user_status").map(|_| Self::None),
-            Some(status) => Introspection::read(status.section("introspection")?, reader).map(Self::Introspection),
-        }
-    }
-}
-
-impl Introspection {
-    fn read(section: &Section, reader: &mut Reader<'_>) -> Option<Self> {
-        let bound = section.duration("bound")?;
-        let when_unknown = match section.section("when_unknown") {
-            None => section.text("when_unknown").map(|_| WhenUnknown::Deny),
-            Some(allow) => allow.duration("allow_for").map(|allow_for| {
-                if allow_for <= bound {
-                    let mistake = Mistake::at(allow.value_span("allow_for"), "`allow_for` is not longer than `bound`")
-                        .label("an answer is as good as new until it is `bound` old")
-                        .related(section.value_span("bound"), format!("`bound` is `{}`", duration_text(bound)));
-                    reader.note(mistake);
-                }
-                WhenUnknown::AllowFor(allow_for)
-            }),
-        };
-        Some(Self {
-            client_id: section.text("client_id")?.value.to_owned(),
-            client_secret: section.secret("client_secret")?,
-            bound,
-            timeout: section.duration("timeout")?,
-            when_unknown: when_unknown?,
-        })
     }
 }
 

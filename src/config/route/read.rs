@@ -104,7 +104,7 @@ impl<T> Known<T> {
         Self { what, all: Vec::new(), is_complete: root.value(what).is_some() || !root.is_given(what) }
     }
 
-    fn find(&self, name: &Placed<&str>, reader: &mut Reader<'_>) -> Option<Arc<T>> {
+    pub(in crate::config) fn find(&self, name: &Placed<&str>, reader: &mut Reader<'_>) -> Option<Arc<T>> {
         if let Some((_, found)) = self.all.iter().find(|(known, _)| known == name.value) {
             return found.clone();
         }
@@ -145,6 +145,9 @@ impl Route {
         let methods = section.is_given("methods").then(|| reader.parse_all(section, "methods", method));
         let access = Access::read(section, reader);
         let issuers = read_issuers(section, access.as_ref(), surroundings.issuers, reader);
+        if matches!(access, Some(Access::Token(_))) {
+            check_opaque(section, &issuers, reader);
+        }
         let upstream = section.text("upstream").and_then(|name| surroundings.upstreams.find(&name, reader));
         let credential = match (&access, &upstream) {
             (Some(access), Some(upstream)) => {
@@ -200,6 +203,21 @@ fn read_issuers(
         reader.note(mistake.help("write an `[issuer.NAME]`, or `access = \"public\"` to let everybody pass").absence());
     }
     known.all.iter().filter_map(|(_, issuer)| issuer.clone().map(IssuerName::Configured)).collect()
+}
+
+/// An opaque token names no issuer: it could be shown to one only by showing it to another first.
+fn check_opaque(section: &Section, issuers: &[IssuerName], reader: &mut Reader<'_>) {
+    let opaque = issuers.iter().filter_map(|issuer| match issuer {
+        IssuerName::Configured(issuer) if issuer.opaque => Some(issuer.name.as_str()),
+        IssuerName::Configured(_) | IssuerName::Own => None,
+    });
+    let names: Vec<_> = opaque.collect();
+    if let [first, second, ..] = names.as_slice() {
+        let place = if section.is_given("issuers") { "issuers" } else { "path" };
+        let message = format!("this route accepts opaque tokens of both `{first}` and `{second}`");
+        let mistake = Mistake::at(section.value_span(place), message).label("an opaque token names no issuer");
+        reader.note(mistake.help("let `issuers` name at most one issuer with `opaque = true`"));
+    }
 }
 
 fn read_headers(section: &Section, credential: Option<&Credential>, reader: &mut Reader<'_>) -> Vec<IdentityHeader> {

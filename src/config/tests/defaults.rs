@@ -2,6 +2,7 @@
 //! because a change of one is a change for everybody.
 
 use super::{GOOD, parse};
+use crate::base::secret::Secret;
 use crate::config::*;
 use std::time::Duration;
 
@@ -27,7 +28,11 @@ fn the_listeners_and_the_log() {
     };
     assert_eq!(config.server, expected);
     assert_eq!(config.admin, Admin { listen: Some("127.0.0.1:9901".parse().unwrap()) });
-    assert_eq!(config.log, Log { level: "info".into(), format: LogFormat::Text, access: AccessLog::Stdout });
+    let expected =
+        Log { level: "info".into(), format: LogFormat::Text, access: LogPlace::Stdout, audit: LogPlace::Stdout };
+    assert_eq!(config.log, expected);
+    assert_eq!((config.operator, config.cluster), (None, Cluster { valid_until: None }));
+    assert_eq!(config.state, State { path: "postern-state".into() });
 }
 
 #[test]
@@ -44,6 +49,7 @@ fn an_issuer() {
         ca: None,
         endpoint_origins: Vec::new(),
         lightweight: false,
+        opaque: false,
         roles_claims: vec![claim("realm_access.roles"), claim("roles")],
         groups_claim: claim("groups"),
         namespace_claim: claim("namespace"),
@@ -63,6 +69,33 @@ fn introspection() {
     assert_eq!(introspection.client_secret.expose(), env!("CARGO_MANIFEST_DIR"));
     assert_eq!((introspection.bound, introspection.timeout), (seconds(30), seconds(2)));
     assert_eq!(introspection.when_unknown, WhenUnknown::Deny);
+}
+
+#[test]
+fn keycloak() {
+    let status = r#"{ keycloak = { client_id = "gateway", client_secret = { env = "CARGO_PKG_NAME" } } }"#;
+    let config = parse(&GOOD.replace("\"none\"", status)).unwrap();
+    let expected = Keycloak {
+        introspection: Introspection {
+            client_id: "gateway".into(),
+            client_secret: Secret::new(env!("CARGO_PKG_NAME")),
+            bound: seconds(30),
+            timeout: seconds(2),
+            when_unknown: WhenUnknown::Deny,
+        },
+        admin_url: "https://keycloak.example.com/admin/realms/demo".parse().unwrap(),
+        max_calls_per_second: 100,
+        end_sessions: None,
+        backchannel_clients: None,
+    };
+    assert_eq!(config.issuers[0].user_status.keycloak(), Some(&expected));
+    assert!(config.has_state() && !parse(GOOD).unwrap().has_state());
+}
+
+#[test]
+fn limits_by_address() {
+    let failed = Rate { per_second: 100, burst: 1000 };
+    assert_eq!(parse(GOOD).unwrap().limits, Limits { address: None, failed_authentications: Some(failed) });
 }
 
 #[test]
@@ -110,6 +143,7 @@ fn the_token_service() {
         algorithm: SigningAlgorithm::Es256,
         lifetime: seconds(30 * 60),
         signing_keys: SigningKeys::Directory { path: "postern-keys".into(), rotate_every: seconds(30 * 86_400) },
+        clients: Vec::new(),
     };
     assert_eq!(parse(GOOD).unwrap().token_service, expected);
 }

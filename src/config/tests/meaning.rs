@@ -92,7 +92,75 @@ fn issuers_upstreams_and_routes_keep_the_order_of_the_file() {
 #[test]
 fn the_admin_listener_and_the_access_log_can_be_off() {
     let config = parse(&format!("{GOOD}[admin]\nlisten = \"off\"\n[log]\naccess = \"off\"")).unwrap();
-    assert_eq!((config.admin.listen, config.log.access), (None, AccessLog::Off));
+    assert_eq!((config.admin.listen, config.log.access), (None, LogPlace::Off));
+}
+
+#[test]
+fn keycloak_is_read_with_all_that_it_may_have() {
+    let status =
+        r#"{ keycloak = { client_id = "gateway", client_secret = { env = "CARGO_PKG_NAME" }, end_sessions = true,
+bound = "10s", admin_url = "https://admin.example.com/admin/realms/demo/", max_calls_per_second = 7,
+end_sessions_client = { client_id = "manager", client_secret = { env = "CARGO_MANIFEST_DIR" } },
+backchannel_logout = { clients = ["cli", "web"] } } }
+endpoint_origins = ["https://admin.example.com"]
+opaque = true"#
+            .replace(",\n", ", ");
+    let config = parse(&GOOD.replace("\"none\"", &status)).unwrap();
+    let keycloak = config.issuers[0].user_status.keycloak().unwrap();
+    assert_eq!((keycloak.introspection.bound, keycloak.max_calls_per_second), (Duration::from_secs(10), 7));
+    assert_eq!(keycloak.admin_url.as_str(), "https://admin.example.com/admin/realms/demo");
+    let manager = keycloak.end_sessions.as_ref().unwrap();
+    assert_eq!((manager.client_id.as_str(), manager.client_secret.expose()), ("manager", env!("CARGO_MANIFEST_DIR")));
+    assert_eq!(keycloak.backchannel_clients.as_ref().unwrap(), &["cli", "web"]);
+    assert!(config.issuers[0].opaque);
+}
+
+#[test]
+fn sessions_are_ended_by_the_same_client_unless_another_is_named() {
+    let status =
+        r#"{ keycloak = { client_id = "g", client_secret = { env = "CARGO_PKG_NAME" }, end_sessions = true } }"#;
+    let config = parse(&GOOD.replace("\"none\"", status)).unwrap();
+    let ends = config.issuers[0].user_status.keycloak().unwrap().end_sessions.as_ref().unwrap();
+    assert_eq!((ends.client_id.as_str(), ends.client_secret.expose()), ("g", "postern"));
+}
+
+#[test]
+fn the_sections_of_operation_are_read() {
+    let text = format!(
+        r#"{GOOD}
+[operator]
+listen = "127.0.0.1:9902"
+access = {{ issuer = "main", role = "operator", audience = "ops" }}
+[log]
+audit = {{ file = "audit.log" }}
+[limits]
+address = {{ rate = 200 }}
+failed_authentications = "off"
+[state]
+path = "/var/lib/postern"
+[cluster]
+valid_until = "2027-01-01T00:00:00Z"
+[token_service.clients.orders]
+secret = {{ env = "CARGO_PKG_NAME" }}
+audience = "orders"
+"#
+    );
+    let config = parse(&text).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+    let access = OperatorAccess::Role { issuer: "main".into(), role: "operator".into(), audience: "ops".into() };
+    let operator = Operator { listen: "127.0.0.1:9902".parse().unwrap(), tls: None, access };
+    assert_eq!(config.operator, Some(operator));
+    assert_eq!(config.log.audit, LogPlace::File("audit.log".into()));
+    let address = Some(Rate { per_second: 200, burst: 200 });
+    assert_eq!(config.limits, Limits { address, failed_authentications: None });
+    assert_eq!(config.state.path, Path::new("/var/lib/postern"));
+    let until = config.cluster.valid_until.unwrap().duration_since(std::time::UNIX_EPOCH).unwrap();
+    assert_eq!(until.as_secs(), 1_798_761_600);
+    let [client] = config.token_service.clients.as_slice() else { panic!("{:?}", config.token_service.clients) };
+    assert_eq!(
+        (client.name.as_str(), client.secret.expose(), client.audience.as_str()),
+        ("orders", "postern", "orders")
+    );
+    assert!(config.has_state());
 }
 
 #[test]

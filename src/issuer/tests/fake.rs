@@ -28,6 +28,7 @@ pub(in crate::issuer) fn config(url: &str) -> config::Issuer {
         ca: None,
         endpoint_origins: Vec::new(),
         lightweight: false,
+        opaque: false,
         roles_claims: vec![claim("realm_access.roles")],
         groups_claim: claim("groups"),
         namespace_claim: claim("namespace"),
