@@ -2,37 +2,50 @@
 
 use super::verifier::{VerifiedToken, Verifier};
 use crate::telemetry::reason::Reason;
+use crate::users::Cause;
 use std::sync::atomic::Ordering;
 
 /// Why something that was let in may not go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ended {
-    /// The user is blocked.
-    User,
-    /// The session that the token belongs to has ended, or the token itself was revoked.
-    Session,
+    /// Of what is known against users or sessions.
+    Known(Cause),
+    /// The issuer says that the token is not active, or no longer for us. It gives no reason.
+    Inactive,
     /// The token expired.
-    Token,
+    Expired,
 }
 
 impl Ended {
-    /// Every cause.
-    pub const ALL: [Self; 3] = [Self::User, Self::Session, Self::Token];
+    /// Every one that there is a word for.
+    pub const ALL: [Self; 11] = [
+        Self::Known(Cause::Disabled),
+        Self::Known(Cause::LockedOut),
+        Self::Known(Cause::Deleted),
+        Self::Known(Cause::NotBefore),
+        Self::Known(Cause::Operator),
+        Self::Known(Cause::LoggedOut),
+        Self::Known(Cause::SessionGone),
+        Self::Known(Cause::ClusterClosed),
+        Self::Known(Cause::ClusterExpired),
+        Self::Inactive,
+        Self::Expired,
+    ];
 
     /// The word for metrics.
     pub fn cause(self) -> &'static str {
         match self {
-            Self::User => "user_block",
-            Self::Session => "session_end",
-            Self::Token => "token_expiry",
+            Self::Known(cause) => cause.code(),
+            Self::Inactive => "inactive",
+            Self::Expired => "expired",
         }
     }
 
     /// What a request with this token would be refused with.
     pub fn reason(self) -> Reason {
         match self {
-            Self::User | Self::Session => Reason::UserInactive,
-            Self::Token => Reason::TokenExpired,
+            Self::Known(_) | Self::Inactive => Reason::UserInactive,
+            Self::Expired => Reason::TokenExpired,
         }
     }
 }
@@ -45,6 +58,6 @@ impl Verifier {
 
     /// Why something that was let in with this token may not go on. That nothing is known any more ends nothing.
     pub fn ended(&self, token: &VerifiedToken) -> Option<Ended> {
-        token.is_refused().then_some(Ended::Session)
+        token.is_refused().then_some(Ended::Inactive)
     }
 }

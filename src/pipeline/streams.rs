@@ -56,6 +56,7 @@ const TIMED_EVERY_MS: u64 = 1000;
 impl Streams {
     /// None yet. Workers share the metrics.
     pub fn new(metrics: &Metrics) -> Rc<Self> {
+        // There from the start, so that the first is an increase.
         for ended in Ended::ALL {
             drop(metrics.streams_ended.get_or_create(&CauseLabel { cause: ended.cause() }));
         }
@@ -116,7 +117,7 @@ impl Streams {
 impl Entry {
     fn expired(&self, now: Now) -> Option<Ended> {
         let is_over = || matches!(self.token.check(now), Err(TokenError::Expired | TokenError::TooOld));
-        (self.ends_with_token && is_over()).then_some(Ended::Token)
+        (self.ends_with_token && is_over()).then_some(Ended::Expired)
     }
 }
 

@@ -17,6 +17,7 @@ mod lifecycle;
 mod own_tokens;
 mod paths;
 mod protocols;
+mod streams;
 mod strip;
 mod support;
 mod tidy;
