@@ -9,7 +9,7 @@ mod workers;
 use crate::admin::{self, View};
 use crate::base::clock::Clock;
 use crate::config::{self, Config};
-use crate::identity::Verifier;
+use crate::identity::{Links, Shared, Verifier};
 use crate::issuer::{Issuer, IssuerError, JwksError};
 use crate::listener::tls::{ServerTls, TlsError};
 use crate::pipeline::Pipeline;
@@ -17,6 +17,7 @@ use crate::telemetry::access_log::Writer;
 use crate::telemetry::metrics::{Metrics, OutcomeLabel};
 use crate::token_service::{KeyError, TokenService};
 use crate::upstream::UpstreamError;
+use crate::users::Users;
 use arc_swap::ArcSwap;
 use std::collections::HashMap;
 use std::io;
@@ -47,6 +48,7 @@ pub struct Gateway {
     workers: Vec<JoinHandle<()>>,
     control: Option<JoinHandle<()>>,
     handle: Handle,
+    shared: Shared,
     clock: Clock,
     metrics: Arc<Metrics>,
     pipeline: Arc<ArcSwap<Pipeline>>,
@@ -120,8 +122,11 @@ impl Gateway {
         let token_service = Arc::new(TokenService::start(config.token_service.clone(), clock.clone())?);
         let issuers = issuers(&config, &clock, &[])?;
         let asked = Pipeline::claims_asked(&config);
-        let verifier = Verifier::new(issuers, asked, &token_service, clock.clone(), handle.clone(), TOKEN_CAPACITY)?;
-        let pipeline = Pipeline::new(&config, Arc::new(verifier), token_service, &metrics, clock.clone(), None)?;
+        let users = Users::in_memory(clock.clone());
+        let shared = Shared { users, links: Arc::new(Links::default()), clock: clock.clone(), control: handle.clone() };
+        let verifier = Arc::new(Verifier::new(issuers, asked, &token_service, shared.clone(), TOKEN_CAPACITY)?);
+        run_verifier(&verifier, &handle);
+        let pipeline = Pipeline::new(&config, verifier, token_service, &metrics, clock.clone(), None)?;
         let pipeline = Arc::new(ArcSwap::from_pointee(pipeline));
         observe::register(&metrics, &pipeline);
         let tls = config.server.tls.as_ref().map(ServerTls::load).transpose()?;
@@ -138,6 +143,7 @@ impl Gateway {
             workers: Vec::new(),
             control: None,
             handle,
+            shared,
             clock,
             metrics,
             pipeline,
@@ -206,8 +212,10 @@ impl Gateway {
         } else {
             let former: Vec<_> = old.verifier().issuers().cloned().collect();
             let issuers = issuers(&config, &self.clock, &former)?;
-            let clock = self.clock.clone();
-            Arc::new(Verifier::new(issuers, asked, &token_service, clock, self.handle.clone(), TOKEN_CAPACITY)?)
+            let shared = self.shared.clone();
+            let verifier = Arc::new(Verifier::new(issuers, asked, &token_service, shared, TOKEN_CAPACITY)?);
+            run_verifier(&verifier, &self.handle);
+            verifier
         };
         let new = Pipeline::new(&config, verifier, token_service, &self.metrics, self.clock.clone(), Some(&old))?;
         // The last that can fail, so that a reload takes effect as a whole or not at all.
@@ -348,6 +356,13 @@ fn issuers(config: &Config, clock: &Clock, former: &[Arc<Issuer>]) -> Result<Vec
         Ok(Arc::new(issuer))
     };
     config.issuers.iter().map(make).collect()
+}
+
+/// Starts the loops of a verifier, which end with it.
+fn run_verifier(verifier: &Arc<Verifier>, control: &Handle) {
+    for task in verifier.tasks() {
+        control.spawn(task);
+    }
 }
 
 /// Looks after what gets old.

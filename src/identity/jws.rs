@@ -74,6 +74,11 @@ pub fn parse(token: &[u8]) -> Result<Jws<'_>, Malformed> {
     Ok(Jws { algorithm, kid, message: &token[..second], payload, signature })
 }
 
+/// Whether a token is three parts with dots between them, whatever they hold.
+pub fn has_form(token: &[u8]) -> bool {
+    token.iter().filter(|byte| **byte == b'.').count() == 2
+}
+
 fn parse_header(header: &[u8]) -> Result<(Algorithm, Option<String>), Malformed> {
     let mut header = json::parse_object(header).ok_or(Malformed::Header)?;
     let algorithm = match header.get("alg") {

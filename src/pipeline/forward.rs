@@ -99,13 +99,12 @@ async fn send(
         sent.as_mut().poll(cx).map_err(Rejection::from)
     })
     .await?;
-    match &record.context.token {
-        Some(token) if pipeline.verifier.generation() != generation => match pipeline.verifier.ended(token) {
-            Some(ended) => Err(ended.reason().into()),
-            None => Ok(answer),
-        },
-        _ => Ok(answer),
+    if let Some(token) = &record.context.token
+        && pipeline.verifier.generation() != generation
+    {
+        pipeline.verifier.may_go_on(token, pipeline.clock.now())?;
     }
+    Ok(answer)
 }
 
 /// The body of the request. One that is still coming is listed among what its user has going on.

@@ -212,7 +212,8 @@ impl Pipeline {
         let route = self.route(parts, &stripped, context)?;
         if let Access::Token(required) = &route.access {
             context.stage = Stage::Authenticate;
-            let token = authenticate(&self.verifier, tokens, &stripped.authorization, route, context.now).await?;
+            let presented = &stripped.authorization;
+            let token = authenticate(&self.verifier, tokens, presented, route, context.client, context.now).await?;
             let token = context.token.insert(token);
             context.stage = Stage::UserStatus;
             let identity = self.verifier.confirm(token, context.now).await?;

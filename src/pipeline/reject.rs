@@ -105,6 +105,7 @@ impl From<TokenError> for Rejection {
             | TokenError::Key { .. }
             | TokenError::Signature
             | TokenError::KeyWithdrawn
+            | TokenError::NotActive
             | TokenError::Claims(ClaimError::Unusable(_) | ClaimError::Type | ClaimError::Bound) => {
                 Reason::InvalidToken
             }
@@ -112,6 +113,7 @@ impl From<TokenError> for Rejection {
             TokenError::Expired | TokenError::TooOld => Reason::TokenExpired,
             TokenError::NotYetValid => Reason::TokenNotYetValid,
             TokenError::KeysUnavailable { .. } => Reason::KeysUnavailable,
+            TokenError::Unknown => Reason::UserStatusUnknown,
         };
         Self::because(reason, error)
     }
@@ -119,13 +121,17 @@ impl From<TokenError> for Rejection {
 
 impl From<StatusError> for Rejection {
     fn from(error: StatusError) -> Self {
-        let reason = match &error {
-            StatusError::Inactive => Reason::UserInactive,
-            StatusError::Mismatch(ClaimError::Audience) => Reason::WrongAudience,
-            StatusError::Mismatch(_) => Reason::InvalidToken,
-            StatusError::Unknown => Reason::UserStatusUnknown,
-        };
-        Self::because(reason, error)
+        Self::because(of_status(&error), error)
+    }
+}
+
+/// What a client is told whose user or token does not pass.
+pub(super) fn of_status(error: &StatusError) -> Reason {
+    match error {
+        StatusError::Inactive | StatusError::Refused(_) => Reason::UserInactive,
+        StatusError::Mismatch(ClaimError::Audience) => Reason::WrongAudience,
+        StatusError::Mismatch(_) => Reason::InvalidToken,
+        StatusError::Unknown => Reason::UserStatusUnknown,
     }
 }
 

@@ -4,11 +4,14 @@
 //! A worker lists them, and has each judged again on the tick after something became known against anybody. Answers that are
 //! complete at once never come here.
 
+use super::reject::of_status;
 use crate::base::clock::Now;
-use crate::identity::{Ended, TokenError, VerifiedToken, Verifier};
+use crate::identity::status::StatusError;
+use crate::identity::{TokenError, VerifiedToken, Verifier};
 use crate::telemetry::metrics::{CauseLabel, Metrics};
 use crate::telemetry::reason::Reason;
 use crate::upstream::{Body, BodyError, Cut};
+use crate::users::Cause;
 use bytes::Bytes;
 use http_body::{Body as _, Frame, SizeHint};
 use prometheus_client::metrics::counter::Counter;
@@ -26,7 +29,7 @@ pub struct Streams {
     open: RefCell<Slab<Entry>>,
     /// How much was known when all were judged last.
     judged: Cell<u64>,
-    /// When they were last held against the time, in milliseconds of the monotonic clock.
+    /// When that was, in milliseconds of the monotonic clock.
     timed_ms: Cell<u64>,
     opened: Counter,
     ended: Family<CauseLabel, Counter>,
@@ -50,15 +53,41 @@ pub struct Open {
     cut: Rc<Cut>,
 }
 
-/// How often streams that end with their token are held against the time.
+/// How often all are judged, though nothing became known: time alone may end them, and their tokens stay in use.
 const TIMED_EVERY_MS: u64 = 1000;
+
+/// Why a stream is ended.
+#[derive(Debug, Clone, Copy)]
+struct Ended {
+    /// What a request would be refused with.
+    reason: Reason,
+    /// The word for metrics.
+    cause: &'static str,
+}
+
+/// What may be known against a user or a session.
+const CAUSES: [Cause; 9] = [
+    Cause::Disabled,
+    Cause::LockedOut,
+    Cause::Deleted,
+    Cause::NotBefore,
+    Cause::Operator,
+    Cause::LoggedOut,
+    Cause::SessionGone,
+    Cause::ClusterClosed,
+    Cause::ClusterExpired,
+];
+
+const INACTIVE: &str = "inactive";
+const MISMATCH: &str = "mismatch";
+const EXPIRED: &str = "expired";
 
 impl Streams {
     /// None yet. Workers share the metrics.
     pub fn new(metrics: &Metrics) -> Rc<Self> {
         // There from the start, so that the first is an increase.
-        for ended in Ended::ALL {
-            drop(metrics.streams_ended.get_or_create(&CauseLabel { cause: ended.cause() }));
+        for cause in CAUSES.map(Cause::code).into_iter().chain([INACTIVE, MISMATCH, EXPIRED]) {
+            drop(metrics.streams_ended.get_or_create(&CauseLabel { cause }));
         }
         Rc::new(Self {
             open: RefCell::default(),
@@ -70,34 +99,33 @@ impl Streams {
     }
 
     /// Lists a stream of the token's user; one that may not go on is cut already.
-    pub fn open(self: &Rc<Self>, verifier: &Verifier, token: &Arc<VerifiedToken>, ends_with_token: bool) -> Open {
+    pub fn open(
+        self: &Rc<Self>,
+        verifier: &Verifier,
+        token: &Arc<VerifiedToken>,
+        ends_with_token: bool,
+        now: Now,
+    ) -> Open {
         let cut = Rc::new(Cut::default());
         let entry = Entry { token: Arc::clone(token), ends_with_token, cut: Rc::clone(&cut), body: Body::Empty };
         // What became known before is judged here, whatever comes later by a tick.
-        self.end(&entry, verifier.ended(token));
+        self.judge(&entry, verifier, now);
         self.opened.inc();
         Open { key: self.open.borrow_mut().insert(entry), streams: Rc::clone(self), cut }
     }
 
-    /// Ends those whose user or session is out. Called on every tick; does nothing where nothing became known.
+    /// Ends those whose user or session is out. Called on every tick; on most it reads two numbers.
     pub fn sweep(&self, verifier: &Verifier, now: Now) {
         let generation = verifier.generation();
         let has_moved = self.judged.replace(generation) != generation;
         let is_time = now.monotonic_ms.saturating_sub(self.timed_ms.get()) >= TIMED_EVERY_MS;
-        if is_time {
-            self.timed_ms.set(now.monotonic_ms);
-        }
         if !has_moved && !is_time {
             return;
         }
+        self.timed_ms.set(now.monotonic_ms);
         let mut bodies = Vec::new();
         for (_, entry) in self.open.borrow_mut().iter_mut() {
-            if entry.cut.reason().is_some() {
-                continue;
-            }
-            let ended = if has_moved { verifier.ended(&entry.token) } else { None };
-            let ended = ended.or_else(|| is_time.then(|| entry.expired(now)).flatten());
-            if self.end(entry, ended) {
+            if entry.cut.reason().is_none() && self.judge(entry, verifier, now) {
                 bodies.push(std::mem::take(&mut entry.body));
             }
         }
@@ -105,19 +133,29 @@ impl Streams {
         drop(bodies);
     }
 
-    fn end(&self, entry: &Entry, ended: Option<Ended>) -> bool {
-        if let Some(ended) = ended {
-            entry.cut.set(ended.reason());
-            self.ended.get_or_create(&CauseLabel { cause: ended.cause() }).inc();
-        }
-        ended.is_some()
+    /// Whether a stream had to be ended.
+    fn judge(&self, entry: &Entry, verifier: &Verifier, now: Now) -> bool {
+        let Some(Ended { reason, cause }) = entry.ended(verifier, now) else { return false };
+        entry.cut.set(reason);
+        self.ended.get_or_create(&CauseLabel { cause }).inc();
+        true
     }
 }
 
 impl Entry {
-    fn expired(&self, now: Now) -> Option<Ended> {
+    fn ended(&self, verifier: &Verifier, now: Now) -> Option<Ended> {
+        if let Err(error) = verifier.may_go_on(&self.token, now) {
+            let cause = match &error {
+                StatusError::Refused(cause) => cause.code(),
+                StatusError::Inactive => INACTIVE,
+                StatusError::Mismatch(_) => MISMATCH,
+                // What is not known ends nothing.
+                StatusError::Unknown => return None,
+            };
+            return Some(Ended { reason: of_status(&error), cause });
+        }
         let is_over = || matches!(self.token.check(now), Err(TokenError::Expired | TokenError::TooOld));
-        (self.ends_with_token && is_over()).then_some(Ended::Expired)
+        (self.ends_with_token && is_over()).then_some(Ended { reason: Reason::TokenExpired, cause: EXPIRED })
     }
 }
 

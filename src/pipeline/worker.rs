@@ -97,7 +97,7 @@ impl Worker {
     /// Lists a stream of the caller; none where nobody had to say who they are.
     pub(super) fn open(&self, pipeline: &Pipeline, context: &Context) -> Option<Open> {
         let token = context.token.as_ref()?;
-        Some(self.streams.open(&pipeline.verifier, token, false))
+        Some(self.streams.open(&pipeline.verifier, token, false, pipeline.clock.now()))
     }
 
     /// Ends what users have going on who are out. Called on every tick.
