@@ -4,6 +4,7 @@ use super::inject::X_REQUEST_ID;
 use super::record::{Record, Recorded};
 use super::streams::{Open, Streams};
 use super::{Connection, Context, Pipeline, Rejection, forward};
+use crate::config::StreamEnds;
 use crate::identity::LocalCache;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::metrics::Metrics;
@@ -96,8 +97,9 @@ impl Worker {
 
     /// Lists a stream of the caller; none where nobody had to say who they are.
     pub(super) fn open(&self, pipeline: &Pipeline, context: &Context) -> Option<Open> {
-        let token = context.token.as_ref()?;
-        Some(self.streams.open(&pipeline.verifier, token, false, pipeline.clock.now()))
+        let (token, route) = (context.token.as_ref()?, &pipeline.routes[context.route?]);
+        let ends_with_token = route.stream_ends == StreamEnds::Token;
+        Some(self.streams.open(&pipeline.verifier, token, ends_with_token, pipeline.clock.now()))
     }
 
     /// Ends what users have going on who are out. Called on every tick.

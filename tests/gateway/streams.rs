@@ -4,6 +4,7 @@ use crate::support::h2::{H2Client, body, request};
 use crate::support::{
     ANY, Client, File, Gate, Gateway, Peer, Seen, Stage, Upstream, bearer, eventually, head, introspection,
 };
+use postern::dev::TokenSpec;
 use serde_json::Value;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
@@ -83,6 +84,30 @@ fn an_event_stream_breaks_off_when_its_session_ends_and_others_live_on() {
         (&200.into(), &false.into(), &"user_inactive".into())
     );
     assert_eq!((&line["bytes_sent"], line.get("reason")), (&9.into(), None));
+}
+
+#[test]
+fn a_stream_outlives_its_token_unless_its_route_says_otherwise() {
+    let stage = Stage::with(watched(events).0);
+    let route = |name: &str, more: &str| {
+        ANY.replace("'any'", &format!("'{name}'")).replace("/**", &format!("/{name}")) + more + "\n"
+    };
+    let rest = route("session", "") + &route("token", "stream_ends = 'token'");
+    let gateway = stage.gateway(File { rest: &rest, ..File::default() });
+    let token = stage.issuer.issue(&TokenSpec::user("alice").lifetime(60));
+    let mut clients = ["/session", "/token"].map(|path| {
+        let mut client = gateway.connect();
+        client.send(head("GET", path, &[&bearer(&token)]));
+        assert_eq!(client.read_head().status, 200);
+        assert!(client.read_chunk().is_some());
+        client
+    });
+    eventually("both are streams", || gateway.metric("postern_streams_total") == 2);
+    stage.clock.advance(Duration::from_secs(90));
+    assert_eq!(clients[1].read_rest(), b"");
+    assert_eq!(gateway.metric("postern_streams_ended_total{cause=\"expired\"}"), 1);
+    gateway.call("/session", &token).refused(401, "token_expired");
+    drop(clients);
 }
 
 #[test]

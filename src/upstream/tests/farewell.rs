@@ -43,13 +43,10 @@ impl Scene {
     }
 
     /// Reads exactly this.
-    #[track_caller]
-    fn reads(&mut self, expected: &[u8]) -> impl Future<Output = ()> {
-        async move {
-            let mut read = vec![0; expected.len()];
-            self.client.read_exact(&mut read).await.unwrap();
-            assert_eq!(read, expected);
-        }
+    async fn reads(&mut self, expected: &[u8]) {
+        let mut read = vec![0; expected.len()];
+        self.client.read_exact(&mut read).await.unwrap();
+        assert_eq!(read, expected);
     }
 
     /// How long it takes until the tunnel has ended, and what the client still got.
