@@ -39,7 +39,7 @@
 //! | 2 | [`issuer`], [`upstream`], [`token_service`], [`router`] |
 //! | 3 | [`users`] |
 //! | 4 | [`identity`] |
-//! | 5 | [`pipeline`], [`listener`], [`admin`], [`dev`] |
+//! | 5 | [`pipeline`], [`listener`], [`admin`], [`operator`], [`dev`] |
 //! | 6 | [`app`] |
 //! | 7 | [`cli`] |
 //!
@@ -67,6 +67,7 @@ pub mod identity;
 pub mod admin;
 pub mod dev;
 pub mod listener;
+pub mod operator;
 pub mod pipeline;
 
 pub mod app;

@@ -4,20 +4,24 @@
 //! that serves requests. Only this module starts threads and long-lived tasks. Dropping the [`Gateway`] ends them all.
 
 mod observe;
+mod operators;
+mod upkeep;
 mod workers;
 
 use crate::admin::{self, View};
 use crate::base::clock::Clock;
+use crate::base::tls::TlsError;
 use crate::config::{self, Config};
 use crate::identity::{Links, Shared, Verifier};
 use crate::issuer::{Issuer, IssuerError, JwksError};
-use crate::listener::tls::{ServerTls, TlsError};
+use crate::listener::tls::ServerTls;
 use crate::pipeline::Pipeline;
 use crate::telemetry::access_log::Writer;
+use crate::telemetry::audit_log::Audit;
 use crate::telemetry::metrics::{Metrics, OutcomeLabel};
 use crate::token_service::{KeyError, TokenService};
 use crate::upstream::UpstreamError;
-use crate::users::Users;
+use crate::users::{StoreError, Users};
 use arc_swap::ArcSwap;
 use std::collections::HashMap;
 use std::io;
@@ -33,25 +37,22 @@ use tokio::task::AbortHandle;
 /// How many verified tokens are remembered at most.
 const TOKEN_CAPACITY: usize = 100_000;
 
-/// How often expired tokens and the like are forgotten.
-const SWEEP_EVERY: Duration = Duration::from_secs(10);
-
-/// How often signing keys are looked after.
-const MAINTAIN_EVERY: Duration = Duration::from_secs(60);
-
 /// A running gateway.
 #[derive(Debug)]
 pub struct Gateway {
     addresses: Vec<SocketAddr>,
     admin_address: Option<SocketAddr>,
+    operator_address: Option<SocketAddr>,
     phase: watch::Sender<Phase>,
     workers: Vec<JoinHandle<()>>,
     control: Option<JoinHandle<()>>,
+    operators: Option<JoinHandle<()>>,
     handle: Handle,
     shared: Shared,
     clock: Clock,
     metrics: Arc<Metrics>,
     pipeline: Arc<ArcSwap<Pipeline>>,
+    users: Arc<Users>,
     is_draining: Arc<AtomicBool>,
     tls: Option<ServerTls>,
     config: Mutex<Config>,
@@ -86,6 +87,15 @@ pub enum StartError {
     /// The access log cannot be opened.
     #[error("cannot open the access log")]
     AccessLog(#[source] io::Error),
+    /// The audit log cannot be opened.
+    #[error("cannot open the audit log")]
+    AuditLog(#[source] io::Error),
+    /// What is known against users cannot be read.
+    #[error("state")]
+    State(#[from] StoreError),
+    /// The operators' certificate.
+    #[error("operator.tls")]
+    Operator(#[source] TlsError),
     /// An issuer cannot be asked.
     #[error("issuer `{name}`")]
     Issuer {
@@ -119,13 +129,14 @@ impl Gateway {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::Thread)?;
         let handle = runtime.handle().clone();
         let metrics = Arc::new(Metrics::new());
+        let users = users(&config, &clock)?;
         let token_service = Arc::new(TokenService::start(config.token_service.clone(), clock.clone())?);
         let issuers = issuers(&config, &clock, &[])?;
         let asked = Pipeline::claims_asked(&config);
-        let users = Users::in_memory(clock.clone());
-        let shared = Shared { users, links: Arc::new(Links::default()), clock: clock.clone(), control: handle.clone() };
+        let links = Arc::new(Links::default());
+        let shared = Shared { users: Arc::clone(&users), links, clock: clock.clone(), control: handle.clone() };
         let verifier = Arc::new(Verifier::new(issuers, asked, &token_service, shared.clone(), TOKEN_CAPACITY)?);
-        run_verifier(&verifier, &handle);
+        upkeep::run_verifier(&verifier, &handle);
         let pipeline = Pipeline::new(&config, verifier, token_service, &metrics, clock.clone(), None)?;
         let pipeline = Arc::new(ArcSwap::from_pointee(pipeline));
         observe::register(&metrics, &pipeline);
@@ -134,19 +145,24 @@ impl Gateway {
         let (sockets, addresses) = workers::bind(&config.server, count)?;
         let admin = config.admin.listen.map(|address| bind_admin(address, &handle)).transpose()?;
         let admin_address = admin.as_ref().and_then(|listener| listener.local_addr().ok());
+        let operator = operators::bind(config.operator.as_ref())?;
+        let operator_address = operator.as_ref().and_then(|(listener, _)| listener.local_addr().ok());
         let phase = watch::Sender::new(Phase::Serve);
 
         let mut gateway = Self {
             addresses,
             admin_address,
+            operator_address,
             phase,
             workers: Vec::new(),
             control: None,
+            operators: None,
             handle,
             shared,
             clock,
             metrics,
             pipeline,
+            users,
             is_draining: Arc::default(),
             tls,
             config: Mutex::new(config),
@@ -155,6 +171,7 @@ impl Gateway {
         };
         gateway.control = Some(gateway.start_control(runtime, admin)?);
         gateway.run_issuers();
+        gateway.operators = operator.map(|(listener, config)| gateway.start_operators(listener, config)).transpose()?;
         for (index, sockets) in sockets.into_iter().enumerate() {
             gateway.workers.push(gateway.start_worker(index, sockets)?);
         }
@@ -169,6 +186,11 @@ impl Gateway {
     /// The admin listener's address.
     pub fn admin_address(&self) -> Option<SocketAddr> {
         self.admin_address
+    }
+
+    /// The address of the operators' API.
+    pub fn operator_address(&self) -> Option<SocketAddr> {
+        self.operator_address
     }
 
     /// Whether every issuer's keys are there.
@@ -214,7 +236,7 @@ impl Gateway {
             let issuers = issuers(&config, &self.clock, &former)?;
             let shared = self.shared.clone();
             let verifier = Arc::new(Verifier::new(issuers, asked, &token_service, shared, TOKEN_CAPACITY)?);
-            run_verifier(&verifier, &self.handle);
+            upkeep::run_verifier(&verifier, &self.handle);
             verifier
         };
         let new = Pipeline::new(&config, verifier, token_service, &self.metrics, self.clock.clone(), Some(&old))?;
@@ -275,8 +297,8 @@ impl Gateway {
         }
         // The control plane waits for the workers, and no longer.
         self.phase.send_replace(Phase::Drain(Duration::ZERO));
-        if let Some(control) = self.control.take() {
-            let _ = control.join();
+        for thread in [self.control.take(), self.operators.take()].into_iter().flatten() {
+            let _ = thread.join();
         }
         self.writer = None;
     }
@@ -296,7 +318,7 @@ impl Gateway {
                 if let Some(listener) = admin {
                     tokio::spawn(admin::serve(listener, view));
                 }
-                tokio::spawn(upkeep(pipeline, metrics));
+                tokio::spawn(upkeep::upkeep(pipeline, metrics));
                 // The admin listener answers as long as workers drain.
                 let deadline = workers::until_drain(&mut phase).await;
                 let _ = tokio::time::timeout(deadline, phase.changed()).await;
@@ -358,32 +380,13 @@ fn issuers(config: &Config, clock: &Clock, former: &[Arc<Issuer>]) -> Result<Vec
     config.issuers.iter().map(make).collect()
 }
 
-/// Starts the loops of a verifier, which end with it.
-fn run_verifier(verifier: &Arc<Verifier>, control: &Handle) {
-    for task in verifier.tasks() {
-        control.spawn(task);
+/// What is known against users; kept in a file where there is anything to keep.
+fn users(config: &Config, clock: &Clock) -> Result<Arc<Users>, StartError> {
+    if !config.has_state() {
+        return Ok(Users::in_memory(clock.clone()));
     }
-}
-
-/// Looks after what gets old.
-async fn upkeep(pipeline: Arc<ArcSwap<Pipeline>>, metrics: Arc<Metrics>) {
-    let mut since_maintained = Duration::ZERO;
-    loop {
-        tokio::time::sleep(SWEEP_EVERY).await;
-        let pipeline = pipeline.load_full();
-        pipeline.verifier().sweep();
-        since_maintained += SWEEP_EVERY;
-        if since_maintained >= MAINTAIN_EVERY {
-            since_maintained = Duration::ZERO;
-            let token_service = Arc::clone(pipeline.token_service());
-            // Files and, once a month, a new key: off the loop that answers probes.
-            if let Ok(Err(error)) = tokio::task::spawn_blocking(move || token_service.maintain()).await {
-                tracing::error!(error = &error as &dyn std::error::Error, "signing keys cannot be maintained");
-                metrics.key_maintenance_failures.inc();
-            }
-            pipeline.verifier().refresh_own_keys(pipeline.token_service());
-        }
-    }
+    let audit = Audit::start(&config.log.audit).map_err(StartError::AuditLog)?;
+    Ok(Users::open(&config.state.path, clock.clone(), audit)?)
 }
 
 fn bind_admin(address: SocketAddr, handle: &Handle) -> Result<tokio::net::TcpListener, StartError> {

@@ -10,7 +10,7 @@ const LEVELS: &[&[&str]] = &[
     &["issuer", "upstream", "token_service", "router"],
     &["users"],
     &["identity"],
-    &["pipeline", "listener", "admin", "dev"],
+    &["pipeline", "listener", "admin", "operator", "dev"],
     &["app"],
     &["cli"],
 ];
