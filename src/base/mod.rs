@@ -1,7 +1,9 @@
 //! Small things that every module may use, and that use nothing of ours.
 
+pub mod bytes;
 pub mod clock;
 pub mod http_client;
 pub mod secret;
+pub mod sharded;
 pub mod tick;
 pub mod tls;

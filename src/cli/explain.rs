@@ -1,10 +1,11 @@
 //! `postern explain`: runs the stages that the gateway runs on one request, offline, and prints how each came out.
 
 use crate::base::clock::Clock;
-use crate::config::{self, Access, Config, Credential, Requirements, Route};
+use crate::config::{self, Access, Config, Credential, Rate, Requirements, Route};
 use crate::identity::status::Assumed;
 use crate::identity::{LocalCache, Shared, Verifier};
 use crate::issuer::Issuer;
+use crate::pipeline::limit::Limits;
 use crate::pipeline::{Connection, Context, Pipeline, Rejection, Stage, Stripped};
 use crate::telemetry::metrics::Metrics;
 use crate::token_service::TokenService;
@@ -71,7 +72,9 @@ pub fn explain(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let pipeline = pipeline(&config, arguments, &clock, runtime.handle())?;
     let (mut parts, ()) = arguments.request()?.into_parts();
     let mut context = context(&clock);
-    let outcome = runtime.block_on(pipeline.decide(&LocalCache::default(), &mut parts, &mut context));
+    let (tokens, mut stripped) = (LocalCache::default(), Stripped::default());
+    let decided = pipeline.decide(&tokens, &mut parts, &mut context, &mut stripped);
+    let outcome = runtime.block_on(decided).map(|()| stripped);
     let mut out = std::io::stdout().lock();
     write_steps(&mut out, &pipeline, &context, &outcome)?;
     Ok(if outcome.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -151,11 +154,12 @@ fn write_steps(
     out: &mut impl Write,
     pipeline: &Pipeline,
     context: &Context,
-    outcome: &Result<Box<Stripped>, Rejection>,
+    outcome: &Result<Stripped, Rejection>,
 ) -> anyhow::Result<()> {
-    const STAGES: [(Stage, &str); 6] = [
+    const STAGES: [(Stage, &str); 7] = [
         (Stage::Strip, "strip"),
         (Stage::Route, "route"),
+        (Stage::Limit, "limit"),
         (Stage::Authenticate, "authenticate"),
         (Stage::UserStatus, "user status"),
         (Stage::Authorize, "authorize"),
@@ -170,7 +174,7 @@ fn write_steps(
             }
             Err(rejection) if stage == context.stage => writeln!(out, "  refused  {name:<13} {}", cause(rejection))?,
             _ if stage < context.stage => {
-                writeln!(out, "  ok       {name:<13} {}", said(stage, route.map(Arc::as_ref), context))?
+                writeln!(out, "  ok       {name:<13} {}", said(stage, route.map(Arc::as_ref), pipeline, context))?
             }
             _ => writeln!(out, "  -        {name}")?,
         }
@@ -188,10 +192,11 @@ fn write_steps(
 }
 
 /// What a stage that passed found.
-fn said(stage: Stage, route: Option<&Route>, context: &Context) -> String {
+fn said(stage: Stage, route: Option<&Route>, pipeline: &Pipeline, context: &Context) -> String {
     let issuer = context.token.as_ref().map(|token| token.issuer().config());
     match (stage, route) {
         (Stage::Route, Some(route)) => format!("`{}` ({})", route.name, route.path.text),
+        (Stage::Limit, _) => limits_text(pipeline.limits()),
         (Stage::Authenticate, _) => {
             format!("a token of issuer `{}`", issuer.map(|issuer| issuer.name.as_str()).unwrap_or_default())
         }
@@ -206,6 +211,15 @@ fn said(stage: Stage, route: Option<&Route>, context: &Context) -> String {
         (Stage::Inject, Some(route)) => injected(route, context),
         _ => "identity, forwarding and hop-by-hop fields are gone".into(),
     }
+}
+
+/// What the gateway would count; here nothing was counted before.
+fn limits_text(limits: &Limits) -> String {
+    let text = |rate: Option<Rate>| match rate {
+        Some(Rate { per_second, burst }) => format!("{per_second}/s, {burst} at once"),
+        None => "no limit".to_owned(),
+    };
+    format!("requests of one address: {}; failed authentications: {}", text(limits.requests()), text(limits.failures()))
 }
 
 fn required_text(required: &Requirements) -> String {

@@ -11,6 +11,7 @@ use crate::base::clock::Now;
 use crate::base::tick::Deadline;
 use crate::users::{Cause, Judgement, TokenClaims};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 impl Verifier {
     /// Whether nothing is known against the token. Waits only where its user was blocked, and may have signed in since.

@@ -1,4 +1,4 @@
-//! Stage 3: exactly one bearer token (RFC 6750 §2.1), from the `Authorization` header alone, of an issuer that the route accepts.
+//! Stage 4: exactly one bearer token (RFC 6750 §2.1), from the `Authorization` header alone, of an issuer that the route accepts.
 
 use super::reject::Rejection;
 use super::strip::Presented;
@@ -60,10 +60,19 @@ fn opaque_issuer(route: &Route) -> Option<&str> {
     })
 }
 
+/// Whether the request shows a token that was verified before. It may have ended since.
+pub fn is_known(verifier: &Verifier, tokens: &LocalCache, presented: &Presented) -> bool {
+    match presented {
+        Presented::One(header) => bearer(header.as_bytes()).is_some_and(|token| verifier.is_known(tokens, token)),
+        Presented::Nothing | Presented::Several => false,
+    }
+}
+
 /// What follows the scheme, which is compared without case (RFC 9110 §11.1).
 fn bearer(header: &[u8]) -> Option<&[u8]> {
     let (scheme, rest) = header.split_at_checked(7)?;
-    if !scheme.eq_ignore_ascii_case(b"bearer ") {
+    // Nearly all spell it like this.
+    if scheme != b"Bearer " && !scheme.eq_ignore_ascii_case(b"bearer ") {
         return None;
     }
     let token = rest.trim_ascii_start();

@@ -1,13 +1,12 @@
 //! Stage 7, the only one that sees the body: the request goes to its upstream, the answer comes back as it streams.
 
 use super::record::Record;
-use super::strip::Stripped;
-use super::{Pipeline, Rejection, Worker};
+use super::{Context, Pipeline, Rejection, Worker};
 use crate::telemetry::reason::Reason;
-use crate::upstream::{self, Answer, Body, OutgoingRequest, RequestBody, Upstream};
+use crate::upstream::{self, Answer, OutgoingRequest, RequestBody};
 use http::header::{CONNECTION, TE, UPGRADE};
 use http::uri::PathAndQuery;
-use http::{HeaderValue, Response, StatusCode, Version};
+use http::{HeaderValue, StatusCode, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
@@ -15,51 +14,54 @@ use hyper_util::rt::TokioIo;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
 
-/// Sends a request that was decided about, and gives the upstream's answer.
+/// What a target without a path asks for.
+static ROOT: PathAndQuery = PathAndQuery::from_static("/");
+
+/// Sends a request that was decided about, and puts the upstream's answer into `record`.
 ///
 /// # Errors
 /// [`Rejection`] where the upstream cannot be reached, breaks HTTP or is late, or the body is too large.
 pub async fn forward(
     worker: &Worker,
     pipeline: &Pipeline,
-    stripped: Box<Stripped>,
     body: Incoming,
     record: &mut Record,
-) -> Result<Response<Body>, Rejection> {
+) -> Result<(), Rejection> {
     let index = record.context.route.ok_or(Reason::NoRoute)?;
-    let body = request_body(body, record, pipeline, pipeline.routes[index].max_body_bytes)?;
-    let parts = &mut record.request;
     let (route, upstream) = (&pipeline.routes[index], &pipeline.upstreams[index]);
+    let body = request_body(body, record, route.max_body_bytes, pipeline)?;
+    let (parts, stripped) = (&mut record.request, &mut record.stripped);
     let on_upgrade = stripped.upgrade.as_ref().and_then(|_| parts.extensions.remove::<OnUpgrade>());
-    let mut fields = stripped.fields;
     if stripped.takes_trailers {
         // The HTTP/1.1 client leaves it out: it concerns one hop.
-        fields.push((TE, HeaderValue::from_static("trailers")));
+        stripped.fields.push((TE, HeaderValue::from_static("trailers")));
     }
-    let mut request = OutgoingRequest {
-        method: parts.method.clone(),
-        target: parts.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/")),
-        host: upstream.host.clone(),
-        fields,
-        answer_fields: std::mem::take(&mut parts.headers),
-        upgrade: stripped.upgrade.filter(|_| on_upgrade.is_some()),
-        body,
+    let request = OutgoingRequest {
+        method: &parts.method,
+        target: parts.uri.path_and_query().unwrap_or(&ROOT),
+        host: &upstream.host,
+        fields: &stripped.fields,
+        upgrade: stripped.upgrade.as_ref().filter(|_| on_upgrade.is_some()),
     };
     let timeout = route.response_timeout.unwrap_or(upstream.config.response_timeout);
-    let answer = send(worker, pipeline, upstream, &mut request, timeout, record).await?;
+    let generation = pipeline.verifier.generation();
+    let answer = {
+        let mut sent = pin!(worker.pools.send(upstream, &request, body, &mut parts.headers, timeout));
+        poll_fn(|cx| match record.open.as_ref().map(|open| open.cut().poll(cx)) {
+            Some(Poll::Ready(reason)) => Poll::Ready(Err(reason.into())),
+            Some(Poll::Pending) | None => sent.as_mut().poll(cx).map_err(Rejection::from),
+        })
+        .await?
+    };
+    may_have(pipeline, &record.context, generation)?;
+    // An answer may take long.
+    stripped.fields = Vec::new();
     // Only a line in the log says it.
     record.answered_us = worker.log.is_on().then(|| pipeline.clock.monotonic_us());
-    let mut response = Response::new(Body::Empty);
-    *response.headers_mut() = request.answer_fields;
     match answer {
-        Answer::Response { status, body } => {
-            *response.status_mut() = status;
-            *response.body_mut() = body;
-        }
+        Answer::Response { status, body } => (record.status, record.body) = (Some(status), body),
         Answer::Switched(io) => {
             let client = on_upgrade.ok_or(Reason::UpstreamFailed)?;
             let (idle, open) = (upstream.config.idle_timeout, worker.open(pipeline, &record.context));
@@ -71,48 +73,30 @@ pub async fn forward(
                     upstream::tunnel(TokioIo::new(client), io, idle, &cut).await;
                 }
             });
-            *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
-            response.headers_mut().insert(UPGRADE, HeaderValue::from_static("websocket"));
+            record.status = Some(StatusCode::SWITCHING_PROTOCOLS);
+            parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+            parts.headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
         }
     }
-    Ok(response)
+    Ok(())
 }
 
-/// Sends the request, for as long as its user may. What comes back after that is not for them any more.
-async fn send(
-    worker: &Worker,
-    pipeline: &Pipeline,
-    upstream: &Arc<Upstream>,
-    request: &mut OutgoingRequest,
-    timeout: Duration,
-    record: &Record,
-) -> Result<Answer, Rejection> {
-    let generation = pipeline.verifier.generation();
-    let mut sent = pin!(worker.pools.send(upstream, request, timeout));
-    let answer = poll_fn(|cx| {
-        if let Some(open) = &record.open
-            && let Poll::Ready(reason) = open.cut().poll(cx)
-        {
-            return Poll::Ready(Err(reason.into()));
+/// Whether an answer is for the caller still, if something became known while it was waited for.
+fn may_have(pipeline: &Pipeline, context: &Context, generation: u64) -> Result<(), Rejection> {
+    match &context.token {
+        Some(token) if pipeline.verifier.generation() != generation => {
+            Ok(pipeline.verifier.may_go_on(token, pipeline.clock.now())?)
         }
-        sent.as_mut().poll(cx).map_err(Rejection::from)
-    })
-    .await?;
-    if let Some(token) = &record.context.token
-        && pipeline.verifier.generation() != generation
-    {
-        pipeline.verifier.may_go_on(token, pipeline.clock.now())?;
+        _ => Ok(()),
     }
-    Ok(answer)
 }
 
 /// The body of the request. One that is still coming is listed among what its user has going on.
 fn request_body(
     body: Incoming,
     record: &mut Record,
-    pipeline: &Pipeline,
     max_bytes: Option<u64>,
+    pipeline: &Pipeline,
 ) -> Result<RequestBody, Rejection> {
     if body.is_end_stream() {
         return Ok(RequestBody::Empty);

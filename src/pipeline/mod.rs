@@ -1,4 +1,4 @@
-//! The way of a request: strip → route → authenticate → user status → authorize → inject → forward.
+//! The way of a request: strip → route → limit by address → authenticate → user status → authorize → inject → forward.
 //!
 //! [`Pipeline::decide`] is all of it but the last step, in one visible order; the gateway and `postern explain` run the same
 //! function. Only [`forward`] touches the body and the upstream.
@@ -8,6 +8,7 @@ pub mod authorize;
 pub mod forbidden;
 pub mod forward;
 pub mod inject;
+pub mod limit;
 pub mod record;
 pub mod reject;
 pub mod streams;
@@ -26,12 +27,13 @@ use crate::telemetry::metrics::{Metrics, RouteMetrics};
 use crate::telemetry::reason::Reason;
 use crate::token_service::{Minted, TokenService};
 use crate::upstream::{KeepTrailer, Upstream, UpstreamError};
-use authenticate::authenticate;
+use authenticate::{authenticate, is_known};
 use authorize::authorize;
 use http::HeaderValue;
 use http::request::Parts;
 use inject::inject;
 use ipnet::IpNet;
+use limit::Limits;
 use std::collections::HashSet;
 use std::fmt;
 use std::net::IpAddr;
@@ -50,6 +52,7 @@ pub struct Pipeline {
     no_route: RouteMetrics,
     verifier: Arc<Verifier>,
     token_service: Arc<TokenService>,
+    limits: Limits,
     /// Folded names that only Postern may send, of all routes: a header that one route adds must not come from a client on another.
     identity_headers: HashSet<String>,
     /// What may pass as a trailer: what may pass in the head, but for headers that carry a secret on some route.
@@ -79,7 +82,7 @@ pub struct Context {
     pub token: Option<Arc<VerifiedToken>>,
     /// The caller, once it is known that they are still enabled.
     pub caller: Option<Caller>,
-    /// The host asked for, as sent.
+    /// The host asked for, as sent; empty where none was.
     pub host: HeaderValue,
     /// The namespace token that the upstream is given.
     pub minted: Option<Arc<Minted>>,
@@ -91,6 +94,7 @@ pub struct Context {
 pub enum Stage {
     Strip,
     Route,
+    Limit,
     Authenticate,
     UserStatus,
     Authorize,
@@ -176,6 +180,7 @@ impl Pipeline {
             routes: config.routes.clone(),
             verifier,
             token_service,
+            limits: Limits::new(&config.limits, former.map(|former| &former.limits)),
             keep_trailer: KeepTrailer::new(move |name| !forbidden::is_forbidden(name.as_str(), &forbidden_trailers)),
             identity_headers,
             realm: HeaderValue::from_static("Bearer realm=\"postern\""),
@@ -196,7 +201,7 @@ impl Pipeline {
         asked
     }
 
-    /// Decides about one request: what may go to the upstream, or why nothing goes.
+    /// Decides about one request: what may go to the upstream, which is left in `stripped`, or why nothing goes.
     ///
     /// # Errors
     /// [`Rejection`]; the context then shows how far the request came.
@@ -205,30 +210,38 @@ impl Pipeline {
         tokens: &LocalCache,
         parts: &mut Parts,
         context: &mut Context,
-    ) -> Result<Box<Stripped>, Rejection> {
-        let mut stripped = strip(parts, &self.identity_headers)?;
-        context.keep(&stripped);
+        stripped: &mut Stripped,
+    ) -> Result<(), Rejection> {
+        strip(parts, &self.identity_headers, stripped)?;
+        context.keep(stripped);
         context.stage = Stage::Route;
-        let route = self.route(parts, &stripped, context)?;
+        let route = self.route(parts, context)?;
+        context.stage = Stage::Limit;
+        let (client, now) = (context.client, context.now);
+        self.limits.admit(client, now)?;
         if let Access::Token(required) = &route.access {
+            if self.limits.is_over_failures(client, now) && !is_known(&self.verifier, tokens, &stripped.authorization) {
+                return Err(Reason::TooManyFailedAuthentications.into());
+            }
+            let count = |refused: &Rejection| self.limits.refused(client, refused.reason, now);
             context.stage = Stage::Authenticate;
             let presented = &stripped.authorization;
-            let token = authenticate(&self.verifier, tokens, presented, route, context.client, context.now).await?;
-            let token = context.token.insert(token);
+            let token = authenticate(&self.verifier, tokens, presented, route, client, now).await;
+            let token = context.token.insert(token.inspect_err(count)?);
             context.stage = Stage::UserStatus;
-            let identity = self.verifier.confirm(token, context.now).await?;
+            let identity = self.verifier.confirm(token, now).await.map_err(Rejection::from).inspect_err(count)?;
             let caller = context.caller.insert(Caller { identity });
             context.stage = Stage::Authorize;
             authorize(required, &caller.identity)?;
         }
         context.stage = Stage::Inject;
-        inject(self, route, &mut stripped, context)?;
+        inject(self, route, stripped, context)?;
         context.stage = Stage::Forward;
-        Ok(stripped)
+        Ok(())
     }
 
     /// Stage 2: the route, for a path that every server reads alike.
-    fn route(&self, parts: &Parts, stripped: &Stripped, context: &mut Context) -> Result<&Arc<Route>, Rejection> {
+    fn route(&self, parts: &Parts, context: &mut Context) -> Result<&Arc<Route>, Rejection> {
         let refused = |error| Rejection::because(Reason::PathNotCanonical, error);
         let path = parts.uri.path();
         let canonical = path::canonical(path).map_err(refused)?;
@@ -236,7 +249,7 @@ impl Pipeline {
         if !parts.uri.query().unwrap_or_default().bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(Reason::MalformedRequest.into());
         }
-        let host = if self.router.has_hosts() { host_name(&stripped.host) } else { String::new() };
+        let host = if self.router.has_hosts() { host_name(&context.host) } else { String::new() };
         let index = self.router.find(&host, &parts.method, path)?;
         let route = &self.routes[index];
         context.route = Some(index);
@@ -261,6 +274,11 @@ impl Pipeline {
     /// Who mints them.
     pub fn token_service(&self) -> &Arc<TokenService> {
         &self.token_service
+    }
+
+    /// What one address may ask for.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
     }
 
     /// The time by the pipeline's clock.
@@ -306,8 +324,10 @@ impl Context {
     }
 
     /// A client's own ids are kept where they are harmless.
-    fn keep(&mut self, stripped: &Stripped) {
-        self.host = stripped.host.clone();
+    fn keep(&mut self, stripped: &mut Stripped) {
+        if let Some(host) = stripped.host.take() {
+            self.host = host;
+        }
         if let Some(chain) = &stripped.forwarded_for
             && self.connection.trusts(self.connection.peer)
         {

@@ -2,13 +2,13 @@
 
 use super::streams::Open;
 use super::worker::InForce;
-use super::{Connection, Context, Worker};
+use super::{Connection, Context, Stripped, Worker};
 use crate::telemetry::access_log::Line;
 use crate::telemetry::reason::Reason;
 use crate::upstream::{Body, BodyError};
 use bytes::Bytes;
 use http::request::Parts;
-use http::{Method, StatusCode};
+use http::{Method, Response, StatusCode};
 use http_body::{Body as _, Frame, SizeHint};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -19,14 +19,16 @@ use std::task::{Context as TaskContext, Poll};
 pub struct Record {
     worker: Rc<Worker>,
     pipeline: InForce,
-    /// The request's head; its fields are gone once it was decided about.
+    /// The request's head. Once it was decided about its fields are gone, and those of the answer take their room.
     pub request: Parts,
     /// What is known about the request.
     pub context: Context,
+    /// What is left of its fields, until it is forwarded.
+    pub(super) stripped: Stripped,
     /// Of the answer; none if the client was gone before there was one.
     pub status: Option<StatusCode>,
     /// The rest of the answer, unless it is a stream.
-    body: Body,
+    pub(super) body: Body,
     /// The stream that this is, from the moment that it turns out to be one.
     pub open: Option<Open>,
     /// Why it was refused.
@@ -38,17 +40,14 @@ pub struct Record {
 }
 
 impl Record {
-    pub(super) fn new(
-        worker: &Rc<Worker>,
-        pipeline: &InForce,
-        connection: Rc<Connection>,
-        request: Parts,
-    ) -> Box<Self> {
+    pub(super) fn new(worker: Rc<Worker>, pipeline: InForce, connection: Rc<Connection>, request: Parts) -> Box<Self> {
+        let context = worker.context(&pipeline, connection);
         Box::new(Self {
-            worker: Rc::clone(worker),
-            pipeline: Rc::clone(pipeline),
+            worker,
+            pipeline,
             request,
-            context: worker.context(pipeline, connection),
+            context,
+            stripped: Stripped::default(),
             status: None,
             body: Body::Empty,
             open: None,
@@ -57,6 +56,12 @@ impl Record {
             bytes_sent: 0,
             is_complete: false,
         })
+    }
+
+    /// Takes an answer of Postern's own, in place of any other.
+    pub(super) fn put(&mut self, answer: Response<Body>) {
+        let (head, body) = answer.into_parts();
+        (self.status, self.request.headers, self.body) = (Some(head.status), head.headers, body);
     }
 
     /// Lists this as a stream of its user, who may be cut off from now on. Nothing to do for a route without users.
@@ -143,13 +148,13 @@ pub struct Recorded<H> {
 }
 
 impl<H> Recorded<H> {
-    pub(super) fn new(body: Body, mut record: Box<Record>, held: H) -> Self {
-        record.is_complete = body.is_end_stream();
-        match &record.open {
-            Some(open) if !record.is_complete => open.keep(body),
+    pub(super) fn new(mut record: Box<Record>, held: H) -> Self {
+        record.is_complete = record.body.is_end_stream();
+        if record.is_complete {
             // A request that was listed for its upload has its whole answer.
-            Some(_) => record.open = None,
-            None => record.body = body,
+            record.open = None;
+        } else if let Some(open) = &record.open {
+            open.keep(std::mem::take(&mut record.body));
         }
         Self { record, _held: held }
     }

@@ -66,7 +66,7 @@ struct Ended {
 }
 
 /// What may be known against a user or a session.
-const CAUSES: [Cause; 9] = [
+const CAUSES: [Cause; 10] = [
     Cause::Disabled,
     Cause::LockedOut,
     Cause::Deleted,
@@ -74,6 +74,7 @@ const CAUSES: [Cause; 9] = [
     Cause::Operator,
     Cause::LoggedOut,
     Cause::SessionGone,
+    Cause::SignInTooOld,
     Cause::ClusterClosed,
     Cause::ClusterExpired,
 ];
