@@ -5,7 +5,7 @@ use crate::support::{
     ANY, Client, File, Gate, Gateway, Peer, Seen, Stage, Upstream, bearer, eventually, head, introspection,
 };
 use postern::dev::TokenSpec;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
@@ -268,6 +268,47 @@ fn both_sides_of_a_websocket_are_told_and_others_live_on() {
     his.send(b"\x81\x80\0\0\0\0");
     assert_eq!(his.read_bytes(2), b"\x81\0");
     assert_eq!(gateway.metric("postern_streams_ended_total{cause=\"inactive\"}"), 1);
+}
+
+/// Has alice, who may, do something to users or tokens of issuer `main`.
+fn act(stage: &Stage, gateway: &Gateway, path: &str, mut body: Value) {
+    body["issuer"] = "main".into();
+    body["reason"] = "r".into();
+    let (body, token) = (body.to_string(), bearer(&stage.issuer.token("alice")));
+    let mut operator = Client::connect(gateway.inner.operator_address().unwrap());
+    let length = format!("content-length: {}", body.len());
+    operator.send(head("POST", path, &[&token, "content-type: application/json", &length]) + &body);
+    let answer = operator.read();
+    assert_eq!(answer.status, 200, "{}", answer.text());
+}
+
+#[test]
+fn a_block_ends_all_that_its_user_has_open_and_a_session_only_its_own() {
+    let (upstream, ends) = watched(echo_frames);
+    let stage = Stage::with(upstream);
+    let operator = "[operator]\nlisten = '127.0.0.1:0'\n\
+                    access = { issuer = 'main', role = 'writer', audience = 'gateway' }\n";
+    let gateway = stage.gateway(File { rest: &format!("{operator}{ANY}"), ..File::default() });
+    let tokens = ["bob"; 3].map(|name| stage.issuer.token(name));
+    let [mut first, mut second, mut third] = tokens.each_ref().map(|token| upgrade(&gateway, token));
+    let mut hers = upgrade(&gateway, &stage.issuer.token("alice"));
+    let ended = || gateway.metric("postern_streams_ended_total{cause=\"operator\"}");
+    let told = |client: &mut Client| {
+        assert_eq!(client.read_bytes(TOLD.len()), TOLD);
+        client.send(b"\x88\x82\0\0\0\0\x03\xf0");
+        assert_eq!(client.read_rest(), b"");
+        assert_eq!(ends.recv_timeout(crate::support::PATIENCE), Ok("closed"));
+    };
+    let claims = |token: &str| postern::dev::decode(token).unwrap().1;
+    act(&stage, &gateway, "/v1/tokens/revoke", json!({ "sid": claims(&tokens[0])["sid"] }));
+    told(&mut first);
+    assert_eq!(ended(), 1);
+    act(&stage, &gateway, "/v1/user/block", json!({ "subject": claims(&tokens[1])["sub"] }));
+    told(&mut second);
+    told(&mut third);
+    assert_eq!(ended(), 3);
+    hers.send(b"\x81\x80\0\0\0\0");
+    assert_eq!(hers.read_bytes(2), b"\x81\0");
 }
 
 #[test]
