@@ -23,6 +23,7 @@
 //!    6. [`pipeline::authorize`]: the route's own demands. Else 403.
 //!    7. [`pipeline::inject`]: the credential ([`token_service`]) and the headers for the upstream.
 //! 3. [`pipeline::forward`] sends head and body through [`upstream`], and the answer streams back.
+//!    What does not end at once is listed in [`pipeline::streams`], which ends it when its user is out.
 //! 4. [`pipeline::record`] writes the access line and counts ([`telemetry`]) when the answer ends.
 //!
 //! A refusal is made in one place, [`pipeline::reject`]; its reason is the same word in answer, log and metric

@@ -11,6 +11,7 @@ use crate::base::clock::Now;
 use crate::base::tick::Deadline;
 use crate::users::{Cause, Judgement, TokenClaims};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 impl Verifier {
     /// Whether nothing is known against the token. Waits only where its user was blocked, and may have signed in since.
@@ -57,6 +58,12 @@ impl Verifier {
             Judgement::Refused(cause) => Err(StatusError::Refused(cause)),
             Judgement::NeedsSignInProof => Err(StatusError::Refused(Cause::SignInTooOld)),
         }
+    }
+
+    /// Grows with everything that may end an open stream. While it stands still, only time can.
+    #[inline]
+    pub fn generation(&self) -> u64 {
+        self.users.generation().wrapping_add(self.refusals.load(Ordering::Acquire))
     }
 
     /// Whether an open stream may go on: nothing is known against its user, and its token was not ended. Counts as use of the token.

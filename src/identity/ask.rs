@@ -34,6 +34,10 @@ impl Verifier {
             Verdict::Inactive { .. } | Verdict::Mismatch(_) => Answered::Ended,
         };
         token.status.standing.store(Some(Arc::new(Standing { asked_ms, verdict })));
+        if answered == Answered::Ended {
+            // Not before the answer is there to be seen.
+            self.refusals.fetch_add(1, Ordering::Release);
+        }
         // A block that came while this was worked out has made it void.
         self.renew(token);
         answered

@@ -16,6 +16,7 @@ use arc_swap::ArcSwapOption;
 use serde_json::{Map, Value};
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Weak};
 use tokio::runtime::Handle;
 use zeroize::Zeroizing;
@@ -38,6 +39,8 @@ pub struct Verifier {
     pub(super) strangers: Arc<Strangers>,
     pub(super) hasher: RandomState,
     pub(super) counts: super::status::Counts,
+    /// Answers by which a token ended.
+    pub(super) refusals: AtomicU64,
     pub(super) assumed: Option<super::status::Assumed>,
 }
 
@@ -151,6 +154,7 @@ impl Verifier {
             strangers: Arc::default(),
             hasher: RandomState::new(),
             counts: super::status::Counts::default(),
+            refusals: AtomicU64::new(0),
             assumed: None,
         })
     }

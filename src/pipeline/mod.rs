@@ -11,6 +11,7 @@ pub mod inject;
 pub mod limit;
 pub mod record;
 pub mod reject;
+pub mod streams;
 pub mod strip;
 pub mod worker;
 

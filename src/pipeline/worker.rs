@@ -2,9 +2,12 @@
 
 use super::inject::X_REQUEST_ID;
 use super::record::{Record, Recorded};
+use super::streams::{Open, Streams};
 use super::{Connection, Context, Pipeline, Rejection, forward};
+use crate::config::StreamEnds;
 use crate::identity::LocalCache;
 use crate::telemetry::access_log::AccessLog;
+use crate::telemetry::metrics::Metrics;
 use crate::token_service::publish::Document;
 use crate::upstream::{Body, Pools};
 use arc_swap::{ArcSwap, Cache};
@@ -31,6 +34,8 @@ pub struct Worker {
     pub tokens: LocalCache,
     /// Connections to upstreams.
     pub pools: Pools,
+    /// What users have going on.
+    streams: Rc<Streams>,
     /// Access lines.
     pub log: AccessLog,
     ids: Ids,
@@ -38,13 +43,14 @@ pub struct Worker {
 
 impl Worker {
     /// A worker that answers with whatever pipeline is in force.
-    pub fn new(pipeline: Arc<ArcSwap<Pipeline>>, log: AccessLog) -> Self {
+    pub fn new(pipeline: Arc<ArcSwap<Pipeline>>, log: AccessLog, metrics: &Metrics) -> Self {
         let current = Rc::new(pipeline.load_full());
         Self {
             pipeline: RefCell::new(Cache::new(pipeline)),
             current: RefCell::new(current),
             tokens: LocalCache::default(),
             pools: Pools::new(),
+            streams: Streams::new(metrics),
             log,
             ids: Ids::new(),
         }
@@ -100,6 +106,19 @@ impl Worker {
         Context::new(pipeline.clock.now(), connection, request_id, traceparent)
     }
 
+    /// Lists a stream of the caller; none where nobody had to say who they are.
+    pub(super) fn open(&self, pipeline: &Pipeline, context: &Context) -> Option<Open> {
+        let (token, route) = (context.token.as_ref()?, &pipeline.routes[context.route?]);
+        let ends_with_token = route.stream_ends == StreamEnds::Token;
+        Some(self.streams.open(&pipeline.verifier, token, ends_with_token, pipeline.clock.now()))
+    }
+
+    /// Ends what users have going on who are out. Called on every tick.
+    pub fn judge_streams(&self) {
+        let pipeline = self.pipeline();
+        self.streams.sweep(&pipeline.verifier, pipeline.clock.now());
+    }
+
     /// Lets go of what is no longer needed. Called twice a second.
     pub fn sweep(&self) {
         self.log.flush();
@@ -111,6 +130,8 @@ impl Worker {
 
 fn refuse(pipeline: &Pipeline, rejection: Rejection, record: &mut Record) -> Response<Body> {
     record.reason = Some(rejection.reason);
+    // What is said now is for whoever was cut off.
+    record.open = None;
     let request_id = record.context.request_id.to_str().unwrap_or_default();
     if let Some(cause) = &rejection.cause {
         let reason = rejection.reason.code();

@@ -31,6 +31,10 @@ pub struct Metrics {
     pub reloads: Family<OutcomeLabel, Counter>,
     /// `postern_key_maintenance_failures_total`: signing keys that could not be read or rotated.
     pub key_maintenance_failures: Counter,
+    /// `postern_streams_total`: uploads, answers that did not come at once, and upgraded connections, of users.
+    pub streams: Counter,
+    /// `postern_streams_ended_total`: those that were ended because of their user or token.
+    pub streams_ended: Family<CauseLabel, Counter>,
 }
 
 /// The handles of one route.
@@ -73,6 +77,13 @@ pub struct OutcomeLabel {
     pub outcome: &'static str,
 }
 
+/// `cause` of something that Postern did by itself.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct CauseLabel {
+    /// One of a few words.
+    pub cause: &'static str,
+}
+
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
 impl Metrics {
@@ -91,6 +102,8 @@ impl Metrics {
             decisions: Family::default(),
             reloads: Family::default(),
             key_maintenance_failures: Counter::default(),
+            streams: Counter::default(),
+            streams_ended: Family::default(),
         };
         registry.register("requests", "Requests answered, by route and class of status", metrics.requests.clone());
         registry.register("refusals", "Requests refused, by route and reason", metrics.refusals.clone());
@@ -124,6 +137,10 @@ impl Metrics {
             "Times that signing keys could not be read or rotated",
             metrics.key_maintenance_failures.clone(),
         );
+        let help = "Uploads, answers that did not come at once, and upgraded connections, of users";
+        registry.register("streams", help, metrics.streams.clone());
+        let help = "Those that were ended because of their user or token";
+        registry.register("streams_ended", help, metrics.streams_ended.clone());
         // Both are there from the start, so that the first failure is an increase.
         for outcome in ["ok", "failed"] {
             drop(metrics.reloads.get_or_create(&OutcomeLabel { outcome }));

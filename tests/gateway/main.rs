@@ -20,6 +20,7 @@ mod operator;
 mod own_tokens;
 mod paths;
 mod protocols;
+mod streams;
 mod strip;
 mod support;
 mod tidy;
