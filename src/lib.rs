@@ -36,10 +36,11 @@
 //! | 0 | [`base`] |
 //! | 1 | [`config`], [`telemetry`] |
 //! | 2 | [`issuer`], [`upstream`], [`token_service`], [`router`] |
-//! | 3 | [`identity`] |
-//! | 4 | [`pipeline`], [`listener`], [`admin`], [`dev`] |
-//! | 5 | [`app`] |
-//! | 6 | [`cli`] |
+//! | 3 | [`users`] |
+//! | 4 | [`identity`] |
+//! | 5 | [`pipeline`], [`listener`], [`admin`], [`dev`] |
+//! | 6 | [`app`] |
+//! | 7 | [`cli`] |
 //!
 //! # What always holds
 //!
@@ -57,6 +58,8 @@ pub mod issuer;
 pub mod router;
 pub mod token_service;
 pub mod upstream;
+
+pub mod users;
 
 pub mod identity;
 

@@ -106,7 +106,7 @@ impl Drop for Writer {
     }
 }
 
-fn open(path: &PathBuf) -> io::Result<File> {
+pub(super) fn open(path: &PathBuf) -> io::Result<File> {
     File::options().create(true).append(true).open(path)
 }
 
@@ -218,7 +218,7 @@ thread_local! {
     static SECOND: RefCell<(u64, String)> = const { RefCell::new((u64::MAX, String::new())) };
 }
 
-fn write_time(out: &mut String, unix_ms: u64) -> std::fmt::Result {
+pub(super) fn write_time(out: &mut String, unix_ms: u64) -> std::fmt::Result {
     let second = unix_ms / 1000;
     SECOND.with_borrow_mut(|(last, text)| {
         if *last != second {
@@ -232,7 +232,7 @@ fn write_time(out: &mut String, unix_ms: u64) -> std::fmt::Result {
 }
 
 /// A JSON string (RFC 8259 §7).
-fn write_text(out: &mut String, text: &str) {
+pub(super) fn write_text(out: &mut String, text: &str) {
     out.push('"');
     let mut rest = text;
     while let Some(at) = rest.bytes().position(|byte| byte < 0x20 || byte == b'"' || byte == b'\\' || byte == 0x7f) {

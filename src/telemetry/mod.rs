@@ -1,6 +1,7 @@
-//! What is seen from outside: metrics, one access line a request, the operator's log.
+//! What is seen from outside: metrics, one access line a request, the audit log, the operator's log.
 
 pub mod access_log;
+pub mod audit_log;
 pub mod histogram;
 pub mod metrics;
 pub mod reason;

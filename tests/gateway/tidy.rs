@@ -8,6 +8,7 @@ const LEVELS: &[&[&str]] = &[
     &["base"],
     &["config", "telemetry"],
     &["issuer", "upstream", "token_service", "router"],
+    &["users"],
     &["identity"],
     &["pipeline", "listener", "admin", "dev"],
     &["app"],

@@ -1,0 +1,191 @@
+//! What is known against users: who is blocked, who has to sign in again, which sessions and tokens ended. Outlives restarts.
+//!
+//! Two levels, never mixed. A **session end** concerns tokens: one, or those of a session. A **user block** needs proof about the
+//! user, and everything of theirs ends with it. A blocked user who is enabled again gets in only by a session that began since.
+//!
+//! Every change is stored durably first, then remembered, then [`Users::generation`] moves, then it is told
+//! ([`Users::subscribe`]) and written to the audit log. Requests read one atomic number as long as nothing changed.
+
+mod change;
+mod decide;
+mod decision;
+mod memory;
+mod state;
+mod terms;
+
+pub use decision::{Decision, Kind, Target};
+pub use terms::{
+    Act, Cause, ClusterView, IssuerCause, IssuerClock, IssuerTime, Judgement, Lift, Lifted, Proof, Revocation,
+    SessionScope, State, TokenClaims, Tokens, UserId, UserView,
+};
+
+use crate::base::clock::{Clock, Now};
+use crate::telemetry::audit_log::Audit;
+use memory::Memory;
+use state::Record;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
+use tokio::sync::broadcast;
+
+/// What is known against users. One a process; it outlives every reload of the configuration.
+#[derive(Debug)]
+pub struct Users {
+    memory: RwLock<Memory>,
+    /// Held by the one change that is under way.
+    changing: Mutex<()>,
+    generation: AtomicU64,
+    /// `cluster.valid_until`; `u64::MAX` if there is none.
+    valid_until_ms: AtomicU64,
+    decisions: broadcast::Sender<Arc<Decision>>,
+    clock: Clock,
+    audit: Audit,
+}
+
+/// Why the store cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Another process holds it.
+    #[error("`{0}` is in use by another process")]
+    InUse(PathBuf),
+}
+
+/// The generation at which a token was last found admissible. One in each verified token.
+#[derive(Debug, Default)]
+pub struct Seen(AtomicU64);
+
+/// Decisions that a listener may lag behind before it has to look at the whole.
+const LAG: usize = 4096;
+
+impl Users {
+    /// What the store holds, which is made if it is not there.
+    ///
+    /// # Errors
+    /// [`StoreError`]: nothing is ever begun anew because something is wrong with what is there.
+    pub fn open(_path: &Path, clock: Clock, audit: Audit) -> Result<Arc<Self>, StoreError> {
+        Ok(Self::new(Memory::default(), clock, audit))
+    }
+
+    /// Forgets everything with the process: for `explain`, for tests, and where no issuer's users are watched.
+    pub fn in_memory(clock: Clock) -> Arc<Self> {
+        Self::new(Memory::default(), clock, Audit::off())
+    }
+
+    fn new(memory: Memory, clock: Clock, audit: Audit) -> Arc<Self> {
+        Arc::new(Self {
+            memory: RwLock::new(memory),
+            changing: Mutex::new(()),
+            // 0 is what a token has that was never looked at.
+            generation: AtomicU64::new(1),
+            valid_until_ms: AtomicU64::new(u64::MAX),
+            decisions: broadcast::channel(LAG).0,
+            clock,
+            audit,
+        })
+    }
+
+    // ---- What requests ask.
+
+    /// Whether a token passes. Without a lock while nothing changed since it was last admitted.
+    #[inline]
+    pub fn admit<'a>(&self, seen: &Seen, now: Now, claims: impl FnOnce() -> TokenClaims<'a>) -> Judgement {
+        if self.is_current(seen, now) {
+            return Judgement::Admitted;
+        }
+        // Read before the judgement: a change that comes meanwhile is looked at next time.
+        let generation = self.generation();
+        let judgement = self.judge(&claims(), now);
+        if judgement == Judgement::Admitted {
+            seen.0.store(generation, Ordering::Relaxed);
+        }
+        judgement
+    }
+
+    /// Whether nothing changed since the token was last admitted: two loads and two comparisons.
+    #[inline]
+    pub fn is_current(&self, seen: &Seen, now: Now) -> bool {
+        seen.0.load(Ordering::Relaxed) == self.generation.load(Ordering::Acquire)
+            && now.unix_ms < self.valid_until_ms.load(Ordering::Relaxed)
+    }
+
+    /// Grows with every change after which an admitted token may be refused. Never 0.
+    #[inline]
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// Holds a token against everything that is known, under a lock that is held for look-ups only. Does not allocate.
+    pub fn judge(&self, claims: &TokenClaims<'_>, now: Now) -> Judgement {
+        let is_expired = now.unix_ms >= self.valid_until_ms.load(Ordering::Relaxed);
+        self.memory().judge(claims, is_expired)
+    }
+
+    /// Grows with each block of the user, of everybody of the issuer, of everybody. What was made under a lower one is void.
+    pub fn epoch(&self, issuer: &str, subject: &str) -> u64 {
+        self.memory().epoch(issuer, subject)
+    }
+
+    // ---- What is seen from outside.
+
+    /// Every decision from now on. Who lags too far behind looks at [`Users::list`] instead.
+    pub fn subscribe(&self) -> broadcast::Receiver<Arc<Decision>> {
+        self.decisions.subscribe()
+    }
+
+    /// What is known about a user; `None` if nothing was ever held against them.
+    pub fn state(&self, user: &UserId) -> Option<UserView> {
+        let memory = self.memory();
+        let record = memory.record(user).filter(|record| **record != Record::default())?;
+        Some(view(&memory, user.clone(), record))
+    }
+
+    /// Every user about whom something is known, in no order.
+    pub fn list(&self) -> Vec<UserView> {
+        let memory = self.memory();
+        let known = memory.users().filter(|(_, record)| **record != Record::default());
+        known.map(|(user, record)| view(&memory, user, record)).collect()
+    }
+
+    /// The users of an issuer whom it blocks; deleted ones too.
+    pub fn blocked_by_issuer(&self, issuer: &str) -> Vec<UserId> {
+        let memory = self.memory();
+        let blocked = memory.users().filter(|(user, record)| **user.issuer() == *issuer && record.by_issuer.is_some());
+        blocked.map(|(user, _)| user).collect()
+    }
+
+    /// How many users are blocked or removed.
+    pub fn blocked_users(&self) -> usize {
+        let is_out = |record: &&Record| matches!(record.state(0), State::Blocked | State::Removed);
+        self.memory().records().filter(is_out).count()
+    }
+
+    /// The cluster switch.
+    pub fn cluster(&self) -> ClusterView {
+        let until = self.valid_until_ms.load(Ordering::Relaxed);
+        let memory = self.memory();
+        ClusterView {
+            closed: memory.cluster.closed.clone(),
+            valid_until_ms: (until < u64::MAX).then_some(until),
+            is_expired: memory.cluster.is_expired || self.clock.now().unix_ms >= until,
+        }
+    }
+
+    fn memory(&self) -> RwLockReadGuard<'_, Memory> {
+        // Writes are replacements of whole values: a panic leaves none half done.
+        self.memory.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn view(memory: &Memory, user: UserId, record: &Record) -> UserView {
+    let floor = memory.floor(user.issuer());
+    UserView {
+        state: record.state(floor),
+        by_issuer: record.by_issuer,
+        by_operator: record.by_operator.clone(),
+        threshold_ms: record.threshold_ms.max(floor),
+        epoch: memory.epoch(user.issuer(), user.subject()),
+        changed_ms: record.changed_ms,
+        sessions: record.sessions.iter().map(|known| (known.session.clone(), known.began_ms)).collect(),
+        user,
+    }
+}
