@@ -54,11 +54,11 @@ impl Audit {
     ///
     /// # Errors
     /// The file cannot be opened.
-    pub fn start(place: &config::AccessLog) -> io::Result<Self> {
+    pub fn start(place: &config::LogPlace) -> io::Result<Self> {
         let (path, file) = match place {
-            config::AccessLog::Off => return Ok(Self::off()),
-            config::AccessLog::Stdout => (None, None),
-            config::AccessLog::File(path) => (Some(path.clone()), Some(open(path)?)),
+            config::LogPlace::Off => return Ok(Self::off()),
+            config::LogPlace::Stdout => (None, None),
+            config::LogPlace::File(path) => (Some(path.clone()), Some(open(path)?)),
         };
         Ok(Self(Some(Arc::new(Place { path, file: Mutex::new(file) }))))
     }
@@ -146,7 +146,7 @@ mod tests {
     fn a_record_is_one_line_of_json_and_is_there_at_once() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("audit.log");
-        let audit = Audit::start(&config::AccessLog::File(path.clone())).unwrap();
+        let audit = Audit::start(&config::LogPlace::File(path.clone())).unwrap();
         let record = Record {
             unix_ms: 1_800_000_000_007,
             event: "user_block",
@@ -175,7 +175,7 @@ mod tests {
     fn a_file_that_was_moved_is_opened_again() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("audit.log");
-        let audit = Audit::start(&config::AccessLog::File(path.clone())).unwrap();
+        let audit = Audit::start(&config::LogPlace::File(path.clone())).unwrap();
         audit.clone().write(&Record::default());
         std::fs::rename(&path, folder.path().join("old.log")).unwrap();
         audit.reopen();
