@@ -4,9 +4,13 @@
 //! moment, on every request; [`status`] asks whether its user is still enabled. A **user** is the pair (issuer, `sub`).
 
 pub mod cache;
+pub mod ceiling;
 pub mod claims;
+mod fair;
+mod in_use;
 pub mod json;
 pub mod jws;
+pub mod link;
 pub mod own;
 pub mod status;
 pub mod verifier;
