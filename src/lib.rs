@@ -16,11 +16,12 @@
 //! 2. [`pipeline::worker`] makes the [`pipeline::Context`] and calls [`pipeline::Pipeline::decide`], which is, in this order:
 //!    1. [`pipeline::strip`]: what a client may not say is gone. First, and without a condition.
 //!    2. [`router`]: the one route, for a path that every server reads alike ([`router::path`]); else 404 or 400.
-//!    3. [`pipeline::authenticate`]: exactly one bearer token, verified or found among the verified ([`identity::Verifier`],
+//!    3. [`pipeline::limit`]: what the client's address may still ask for. Else 429.
+//!    4. [`pipeline::authenticate`]: exactly one bearer token, verified or found among the verified ([`identity::Verifier`],
 //!       [`identity::cache`]); time and key are checked on every use. Keys come from [`issuer`]. Else 401, or 503.
-//!    4. [`identity::status`]: the user is still enabled, by an answer younger than the bound. Else 401, or 503.
-//!    5. [`pipeline::authorize`]: the route's own demands. Else 403.
-//!    6. [`pipeline::inject`]: the credential ([`token_service`]) and the headers for the upstream.
+//!    5. [`identity::status`]: the user is still enabled, by an answer younger than the bound. Else 401, or 503.
+//!    6. [`pipeline::authorize`]: the route's own demands. Else 403.
+//!    7. [`pipeline::inject`]: the credential ([`token_service`]) and the headers for the upstream.
 //! 3. [`pipeline::forward`] sends head and body through [`upstream`], and the answer streams back.
 //! 4. [`pipeline::record`] writes the access line and counts ([`telemetry`]) when the answer ends.
 //!

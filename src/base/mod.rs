@@ -3,5 +3,6 @@
 pub mod clock;
 pub mod http_client;
 pub mod secret;
+pub mod sharded;
 pub mod tick;
 pub mod tls;

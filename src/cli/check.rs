@@ -37,8 +37,27 @@ fn note(issuer: &Issuer) -> Option<String> {
         UserStatus::Introspection(_) => Some(format!(
             "  issuer `{name}`: source `introspection` knows the end of sessions only; source `keycloak` knows users too"
         )),
-        UserStatus::Keycloak(_) | UserStatus::None => None,
+        UserStatus::Keycloak(keycloak) => Some(format!(
+            "  issuer `{name}`: up to {} tokens in use at bound {} and {} calls/s",
+            grouped(keycloak.tokens_in_use()),
+            humantime::format_duration(keycloak.introspection.bound),
+            grouped(keycloak.max_calls_per_second.into()),
+        )),
+        UserStatus::None => None,
     }
+}
+
+/// With a comma before each three digits.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
 }
 
 fn summary(config: &Config) -> String {
@@ -69,6 +88,28 @@ mod tests {
     fn what_introspection_alone_cannot_know_is_said() {
         let shown = report(&file("config/dev.toml"), false).unwrap();
         assert!(shown.contains("ok (1 issuer") && shown.contains("knows the end of sessions only"), "{shown}");
+    }
+
+    #[test]
+    fn for_how_many_tokens_the_bound_holds_is_said() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("postern.toml");
+        let text = std::fs::read_to_string(file("config/dev.toml")).unwrap();
+        let text = text
+            .replace("user_status.introspection", "user_status.keycloak")
+            .replace("bound = \"5s\"", "bound = \"30s\"");
+        std::fs::write(&path, text).unwrap();
+        let shown = report(&path, false).unwrap();
+        let expected = "issuer `main`: up to 1,125 tokens in use at bound 30s and 100 calls/s";
+        assert!(shown.lines().nth(1).is_some_and(|line| line.trim() == expected), "{shown}");
+    }
+
+    #[test]
+    fn numbers_are_grouped_by_thousands() {
+        for (number, text) in [(0, "0"), (999, "999"), (1125, "1,125"), (112_500, "112,500"), (1_000_000, "1,000,000")]
+        {
+            assert_eq!(grouped(number), text);
+        }
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! `postern explain`: runs the stages that the gateway runs on one request, offline, and prints how each came out.
 
 use crate::base::clock::Clock;
-use crate::config::{self, Access, Config, Credential, Requirements, Route};
+use crate::config::{self, Access, Config, Credential, Rate, Requirements, Route};
 use crate::identity::status::Assumed;
 use crate::identity::{LocalCache, Verifier};
 use crate::issuer::Issuer;
+use crate::pipeline::limit::Limits;
 use crate::pipeline::{Connection, Context, Pipeline, Rejection, Stage, Stripped};
 use crate::telemetry::metrics::Metrics;
 use crate::token_service::TokenService;
@@ -150,9 +151,10 @@ fn write_steps(
     context: &Context,
     outcome: &Result<Box<Stripped>, Rejection>,
 ) -> anyhow::Result<()> {
-    const STAGES: [(Stage, &str); 6] = [
+    const STAGES: [(Stage, &str); 7] = [
         (Stage::Strip, "strip"),
         (Stage::Route, "route"),
+        (Stage::Limit, "limit"),
         (Stage::Authenticate, "authenticate"),
         (Stage::UserStatus, "user status"),
         (Stage::Authorize, "authorize"),
@@ -167,7 +169,7 @@ fn write_steps(
             }
             Err(rejection) if stage == context.stage => writeln!(out, "  refused  {name:<13} {}", cause(rejection))?,
             _ if stage < context.stage => {
-                writeln!(out, "  ok       {name:<13} {}", said(stage, route.map(Arc::as_ref), context))?
+                writeln!(out, "  ok       {name:<13} {}", said(stage, route.map(Arc::as_ref), pipeline, context))?
             }
             _ => writeln!(out, "  -        {name}")?,
         }
@@ -185,10 +187,11 @@ fn write_steps(
 }
 
 /// What a stage that passed found.
-fn said(stage: Stage, route: Option<&Route>, context: &Context) -> String {
+fn said(stage: Stage, route: Option<&Route>, pipeline: &Pipeline, context: &Context) -> String {
     let issuer = context.token.as_ref().map(|token| token.issuer().config());
     match (stage, route) {
         (Stage::Route, Some(route)) => format!("`{}` ({})", route.name, route.path.text),
+        (Stage::Limit, _) => limits_text(pipeline.limits()),
         (Stage::Authenticate, _) => {
             format!("a token of issuer `{}`", issuer.map(|issuer| issuer.name.as_str()).unwrap_or_default())
         }
@@ -203,6 +206,15 @@ fn said(stage: Stage, route: Option<&Route>, context: &Context) -> String {
         (Stage::Inject, Some(route)) => injected(route, context),
         _ => "identity, forwarding and hop-by-hop fields are gone".into(),
     }
+}
+
+/// What the gateway would count; here nothing was counted before.
+fn limits_text(limits: &Limits) -> String {
+    let text = |rate: Option<Rate>| match rate {
+        Some(Rate { per_second, burst }) => format!("{per_second}/s, {burst} at once"),
+        None => "no limit".to_owned(),
+    };
+    format!("requests of one address: {}; failed authentications: {}", text(limits.requests()), text(limits.failures()))
 }
 
 fn required_text(required: &Requirements) -> String {

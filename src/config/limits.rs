@@ -33,8 +33,8 @@ pub(super) static LIMITS: Table = Table::of(&[
         "failed_authentications",
         Kind::WordOr(&["off"], &RATE),
         "{ rate = 100, burst = 1000 }",
-        "Requests of one client address whose token is not valid. An address beyond it is answered with 429, before its \
-         token is looked at.",
+        "Requests of one client address whose token is not valid. An address beyond it is answered with 429, \
+         unless it shows a token that was verified before.",
     ),
 ]);
 

@@ -5,40 +5,15 @@
 //! choose; it only finds the entry. What admits is the comparison of every byte, so a collision costs time and no more, and only
 //! verified tokens are ever stored, so strangers cannot fill the maps.
 
+pub(super) use crate::base::sharded::Sharded;
+
 use super::verifier::VerifiedToken;
 use crate::base::clock::Now;
+use crate::base::sharded::SHARDS;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
-/// A map in 64 parts, each under a lock of its own that is held for single look-ups only. Off the request path's fast way.
-#[derive(Debug)]
-pub(super) struct Sharded<K, V, S = RandomState> {
-    shards: Vec<Mutex<HashMap<K, V, S>>>,
-}
-
-const SHARDS: usize = 64;
-
-impl<K, V, S: Default> Default for Sharded<K, V, S> {
-    fn default() -> Self {
-        Self { shards: std::iter::repeat_with(Mutex::default).take(SHARDS).collect() }
-    }
-}
-
-impl<K, V, S> Sharded<K, V, S> {
-    /// The part that `hash` falls into.
-    pub(super) fn shard(&self, hash: u64) -> MutexGuard<'_, HashMap<K, V, S>> {
-        let at = usize::try_from(hash >> 32).unwrap_or(0) % SHARDS;
-        // A panic between two look-ups leaves a map that is still sound.
-        self.shards[at].lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Every part in turn.
-    pub(super) fn shards(&self) -> impl Iterator<Item = MutexGuard<'_, HashMap<K, V, S>>> {
-        self.shards.iter().map(|shard| shard.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
+use std::sync::Arc;
 
 /// Keys are hashes already.
 #[derive(Debug, Default)]

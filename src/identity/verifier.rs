@@ -176,6 +176,12 @@ impl Verifier {
         Ok(verified)
     }
 
+    /// Whether the token is among the verified ones.
+    pub fn is_known(&self, local: &LocalCache, token: &[u8]) -> bool {
+        let hash = self.cache.hash(token);
+        local.get(hash, token).is_some() || self.cache.get(hash, token).is_some()
+    }
+
     async fn first_sight(&self, token: &[u8]) -> Result<VerifiedToken, TokenError> {
         let jws = jws::parse(token)?;
         let claims = json::parse_object(&jws.payload).ok_or(TokenError::Payload)?;

@@ -1,4 +1,4 @@
-//! Stage 3: exactly one bearer token (RFC 6750 §2.1), from the `Authorization` header alone, of an issuer that the route accepts.
+//! Stage 4: exactly one bearer token (RFC 6750 §2.1), from the `Authorization` header alone, of an issuer that the route accepts.
 
 use super::reject::Rejection;
 use super::strip::Presented;
@@ -42,6 +42,14 @@ pub async fn authenticate(
         accepted == verified.issuer().config().name
     };
     if route.issuers.iter().any(is_accepted) { Ok(verified) } else { Err(Reason::WrongIssuer.into()) }
+}
+
+/// Whether the request shows a token that was verified before. It may have ended since.
+pub fn is_known(verifier: &Verifier, tokens: &LocalCache, presented: &Presented) -> bool {
+    match presented {
+        Presented::One(header) => bearer(header.as_bytes()).is_some_and(|token| verifier.is_known(tokens, token)),
+        Presented::Nothing | Presented::Several => false,
+    }
 }
 
 /// What follows the scheme, which is compared without case (RFC 9110 §11.1).

@@ -1,4 +1,4 @@
-//! Stage 5: the route's own demands, held against the caller as the issuer describes them now. Pure.
+//! Stage 6: the route's own demands, held against the caller as the issuer describes them now. Pure.
 
 use super::reject::Rejection;
 use crate::config::Requirements;

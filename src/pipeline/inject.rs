@@ -1,4 +1,4 @@
-//! Stage 6: what the upstream is told about the caller: a credential, identity headers, where the request came from.
+//! Stage 7: what the upstream is told about the caller: a credential, identity headers, where the request came from.
 
 use super::forbidden::fold;
 use super::reject::Rejection;

@@ -1,4 +1,4 @@
-//! The way of a request: strip → route → authenticate → user status → authorize → inject → forward.
+//! The way of a request: strip → route → limit by address → authenticate → user status → authorize → inject → forward.
 //!
 //! [`Pipeline::decide`] is all of it but the last step, in one visible order; the gateway and `postern explain` run the same
 //! function. Only [`forward`] touches the body and the upstream.
@@ -8,6 +8,7 @@ pub mod authorize;
 pub mod forbidden;
 pub mod forward;
 pub mod inject;
+pub mod limit;
 pub mod record;
 pub mod reject;
 pub mod strip;
@@ -25,12 +26,13 @@ use crate::telemetry::metrics::{Metrics, RouteMetrics};
 use crate::telemetry::reason::Reason;
 use crate::token_service::{Minted, TokenService};
 use crate::upstream::{KeepTrailer, Upstream, UpstreamError};
-use authenticate::authenticate;
+use authenticate::{authenticate, is_known};
 use authorize::authorize;
 use http::HeaderValue;
 use http::request::Parts;
 use inject::inject;
 use ipnet::IpNet;
+use limit::Limits;
 use std::collections::HashSet;
 use std::fmt;
 use std::net::IpAddr;
@@ -49,6 +51,7 @@ pub struct Pipeline {
     no_route: RouteMetrics,
     verifier: Arc<Verifier>,
     token_service: Arc<TokenService>,
+    limits: Limits,
     /// Folded names that only Postern may send, of all routes: a header that one route adds must not come from a client on another.
     identity_headers: HashSet<String>,
     /// What may pass as a trailer: what may pass in the head, but for headers that carry a secret on some route.
@@ -90,6 +93,7 @@ pub struct Context {
 pub enum Stage {
     Strip,
     Route,
+    Limit,
     Authenticate,
     UserStatus,
     Authorize,
@@ -175,6 +179,7 @@ impl Pipeline {
             routes: config.routes.clone(),
             verifier,
             token_service,
+            limits: Limits::new(&config.limits, former.map(|former| &former.limits)),
             keep_trailer: KeepTrailer::new(move |name| !forbidden::is_forbidden(name.as_str(), &forbidden_trailers)),
             identity_headers,
             realm: HeaderValue::from_static("Bearer realm=\"postern\""),
@@ -209,12 +214,19 @@ impl Pipeline {
         context.keep(&stripped);
         context.stage = Stage::Route;
         let route = self.route(parts, &stripped, context)?;
+        context.stage = Stage::Limit;
+        let (client, now) = (context.client, context.now);
+        self.limits.admit(client, now)?;
         if let Access::Token(required) = &route.access {
+            if self.limits.is_over_failures(client, now) && !is_known(&self.verifier, tokens, &stripped.authorization) {
+                return Err(Reason::TooManyFailedAuthentications.into());
+            }
+            let count = |refused: &Rejection| self.limits.refused(client, refused.reason, now);
             context.stage = Stage::Authenticate;
-            let token = authenticate(&self.verifier, tokens, &stripped.authorization, route, context.now).await?;
-            let token = context.token.insert(token);
+            let token = authenticate(&self.verifier, tokens, &stripped.authorization, route, now).await;
+            let token = context.token.insert(token.inspect_err(count)?);
             context.stage = Stage::UserStatus;
-            let identity = self.verifier.confirm(token, context.now).await?;
+            let identity = self.verifier.confirm(token, now).await.map_err(Rejection::from).inspect_err(count)?;
             let caller = context.caller.insert(Caller { identity });
             context.stage = Stage::Authorize;
             authorize(required, &caller.identity)?;
@@ -259,6 +271,11 @@ impl Pipeline {
     /// Who mints them.
     pub fn token_service(&self) -> &Arc<TokenService> {
         &self.token_service
+    }
+
+    /// What one address may ask for.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
     }
 
     /// The time by the pipeline's clock.

@@ -22,6 +22,9 @@ pub struct Rejection {
 /// When to come back after a 503, in seconds.
 const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("5");
 
+/// When to come back after a 429: every limit is at least one a second.
+const RETRY_AFTER_LIMIT: HeaderValue = HeaderValue::from_static("1");
+
 impl Rejection {
     /// A refusal with what led to it.
     pub fn because(reason: Reason, cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
@@ -55,6 +58,9 @@ impl Rejection {
             }
             StatusCode::SERVICE_UNAVAILABLE => {
                 headers.insert(RETRY_AFTER, RETRY_AFTER_SECONDS);
+            }
+            StatusCode::TOO_MANY_REQUESTS => {
+                headers.insert(RETRY_AFTER, RETRY_AFTER_LIMIT);
             }
             StatusCode::METHOD_NOT_ALLOWED => {
                 // An empty list is allowed (RFC 9110 §10.2.1); the route's methods are nobody's business before a token.
@@ -168,6 +174,8 @@ mod tests {
         check(Reason::RoleMissing, 403, Some("Bearer realm=\"postern\", error=\"insufficient_scope\""), false);
         check(Reason::MalformedAuthorization, 400, Some("Bearer realm=\"postern\", error=\"invalid_request\""), false);
         check(Reason::UserStatusUnknown, 503, None, true);
+        check(Reason::TooManyRequests, 429, None, true);
+        check(Reason::TooManyFailedAuthentications, 429, None, true);
         check(Reason::NoRoute, 404, None, false);
     }
 }

@@ -67,6 +67,11 @@ reasons! {
     ClaimMissing, "claim_missing", FORBIDDEN, "A claim is missing";
     /// A namespace is needed, and the user has none or another.
     NamespaceMissing, "namespace_missing", FORBIDDEN, "The user has no such namespace";
+    /// The address asks more often than `limits.address` lets it.
+    TooManyRequests, "too_many_requests", TOO_MANY_REQUESTS, "Too many requests from this address";
+    /// The address showed more bad tokens than `limits.failed_authentications` lets it.
+    TooManyFailedAuthentications, "too_many_failed_authentications", TOO_MANY_REQUESTS,
+        "Too many failed authentications from this address";
     /// The request's body is over the route's limit.
     BodyTooLarge, "body_too_large", PAYLOAD_TOO_LARGE, "The request body is too large";
     /// The client stopped sending the request's body.

@@ -128,6 +128,7 @@ fn explain_shows_each_step_of_a_request_that_is_let_in() {
     let stage = explained();
     let expected = r#"  ok       strip         identity, forwarding and hop-by-hop fields are gone
   ok       route         `orders` (/orders/**)
+  ok       limit         requests of one address: no limit; failed authentications: 100/s, 1000 at once
   ok       authenticate  a token of issuer `main`
   ok       user status   `u-1`: not asked: `user_status` is "none"
   ok       authorize     any valid token
@@ -148,6 +149,7 @@ fn explain_shows_where_a_request_is_refused_and_why() {
     let stage = explained();
     let expected = r#"  ok       strip         identity, forwarding and hop-by-hop fields are gone
   ok       route         `admin` (/admin)
+  ok       limit         requests of one address: no limit; failed authentications: 100/s, 1000 at once
   ok       authenticate  a token of issuer `main`
   ok       user status   `u-1`: not asked: `user_status` is "none"
   refused  authorize     role_missing
@@ -157,6 +159,7 @@ fn explain_shows_where_a_request_is_refused_and_why() {
     assert_eq!(explain(&stage, &["/admin", "-t", "good"]), (1, expected.into(), String::new()));
     let expected = r#"  ok       strip         identity, forwarding and hop-by-hop fields are gone
   ok       route         `orders` (/orders/**)
+  ok       limit         requests of one address: no limit; failed authentications: 100/s, 1000 at once
   refused  authenticate  token_expired: the token expired
   -        user status
   -        authorize

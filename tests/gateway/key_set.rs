@@ -1,6 +1,6 @@
 //! The keys of issuers: rotation under load, withdrawn keys, strangers' key ids, outages.
 
-use crate::support::{ANY, File, Stage, bearer, eventually};
+use crate::support::{ANY, ANY_UNLIMITED, File, Stage, bearer, eventually};
 use postern::config::Algorithm;
 use postern::dev::{Endpoint, Illness, OldKeys, Realm, Signer, TokenSpec};
 use serde_json::json;
@@ -76,7 +76,7 @@ fn a_withdrawn_key_is_noticed_at_the_next_fetch_without_any_token_of_the_new_one
 #[test]
 fn two_thousand_random_key_ids_cost_six_fetches_at_most() {
     let stage = Stage::new();
-    let gateway = stage.gateway(File { server: "workers = 2", ..File::default() });
+    let gateway = stage.gateway(File { server: "workers = 2", rest: ANY_UNLIMITED, ..File::default() });
     let good = stage.issuer.token("alice");
     std::thread::scope(|scope| {
         for part in 0..4 {

@@ -14,6 +14,7 @@ mod credential;
 mod forward;
 mod key_set;
 mod lifecycle;
+mod limit;
 mod own_tokens;
 mod paths;
 mod protocols;

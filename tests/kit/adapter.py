@@ -65,7 +65,11 @@ access = {{ file = "access.log" }}
 
 [admin]
 listen = "off"
+
+[limits]
+failed_authentications = "off"
 """
+# All its callers, good and bad, have one address; limits by address have tests of their own.
 # The kit's users own a namespace of their own name, so every token can be traded for a namespace token.
 # A first sight must not wait longer than the second that the kit allows while the issuer hangs.
 ISSUER = """\

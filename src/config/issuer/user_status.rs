@@ -73,6 +73,15 @@ pub enum WhenUnknown {
     AllowFor(Duration),
 }
 
+impl Keycloak {
+    /// For how many tokens in use at the same time the bound holds: half of the calls are kept for asking about them again, each
+    /// once in three quarters of `bound`.
+    pub fn tokens_in_use(&self) -> u64 {
+        let bound_ms = u64::try_from(self.introspection.bound.as_millis()).unwrap_or(u64::MAX);
+        u64::from(self.max_calls_per_second).saturating_mul(bound_ms).saturating_mul(3) / 8000
+    }
+}
+
 impl UserStatus {
     /// How tokens are introspected, if they are.
     pub fn introspection(&self) -> Option<&Introspection> {
@@ -264,13 +273,21 @@ impl Keycloak {
                 client_secret: introspection.client_secret.clone(),
             }),
         };
-        Some(Self {
+        let bound = introspection.bound;
+        let keycloak = Self {
             introspection,
             admin_url: admin_url?,
             max_calls_per_second: section.integer("max_calls_per_second")?,
             end_sessions,
             backchannel_clients,
-        })
+        };
+        if keycloak.tokens_in_use() == 0 {
+            let place = section.value_span("max_calls_per_second");
+            let mistake = Mistake::at(place, "with so few calls `bound` cannot be kept for a single token");
+            let label = format!("`bound` is `{}`", duration_text(bound));
+            reader.note(mistake.related(section.value_span("bound"), label));
+        }
+        Some(keycloak)
     }
 }
 
@@ -330,6 +347,26 @@ mod tests {
     fn check(url: &str, address: Option<&str>, expected: Option<&str>) {
         let address = address.map(|address| Url::parse(address).unwrap());
         assert_eq!(derived_admin_url(url, address.as_ref()).as_ref().map(Url::as_str), expected, "{url}");
+    }
+
+    #[test]
+    fn half_of_the_calls_in_three_quarters_of_the_bound_are_for_tokens_in_use() {
+        let keycloak = |max_calls_per_second, bound| Keycloak {
+            introspection: Introspection {
+                client_id: "gateway".into(),
+                client_secret: Secret::new("secret"),
+                bound: Duration::from_secs(bound),
+                timeout: Duration::from_secs(2),
+                when_unknown: WhenUnknown::Deny,
+            },
+            admin_url: Url::parse("https://kc/admin/realms/demo").unwrap(),
+            max_calls_per_second,
+            end_sessions: None,
+            backchannel_clients: None,
+        };
+        for (calls, bound, tokens) in [(100, 30, 1125), (10_000, 30, 112_500), (445, 30, 5006), (1, 3, 1), (1, 2, 0)] {
+            assert_eq!(keycloak(calls, bound).tokens_in_use(), tokens, "{calls} {bound}");
+        }
     }
 
     #[test]

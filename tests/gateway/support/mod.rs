@@ -55,6 +55,10 @@ pub(crate) struct File<'a> {
 /// One route for everything, without a credential.
 pub(crate) const ANY: &str = "[[route]]\nname = 'any'\npath = '/**'\nupstream = 'up'\ncredential = 'none'\n";
 
+/// The same, for as many bad tokens as a test likes.
+pub(crate) const ANY_UNLIMITED: &str = "[[route]]\nname = 'any'\npath = '/**'\nupstream = 'up'\ncredential = 'none'\n\
+                                        [limits]\nfailed_authentications = 'off'\n";
+
 impl Default for File<'_> {
     fn default() -> Self {
         Self { server: "", issuer: "user_status = 'none'", log: "access = 'off'", tokens: "", rest: ANY }
