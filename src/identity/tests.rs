@@ -159,6 +159,7 @@ fn minted(service: &TokenService, audience: &str, original_issuer: &str) -> Stri
         email: "",
         username: None,
         authorized_party: None,
+        epoch: 0,
         roles: &[],
         groups: &[],
     };
