@@ -39,9 +39,10 @@
 //! | 2 | [`issuer`], [`upstream`], [`token_service`], [`router`] |
 //! | 3 | [`users`] |
 //! | 4 | [`identity`] |
-//! | 5 | [`pipeline`], [`listener`], [`admin`], [`dev`] |
-//! | 6 | [`app`] |
-//! | 7 | [`cli`] |
+//! | 5 | [`endpoints`] |
+//! | 6 | [`pipeline`], [`listener`], [`admin`], [`dev`] |
+//! | 7 | [`app`] |
+//! | 8 | [`cli`] |
 //!
 //! # What always holds
 //!
@@ -63,6 +64,8 @@ pub mod upstream;
 pub mod users;
 
 pub mod identity;
+
+pub mod endpoints;
 
 pub mod admin;
 pub mod dev;

@@ -2,15 +2,13 @@
 
 use super::inject::X_REQUEST_ID;
 use super::record::{Record, Recorded};
-use super::{Connection, Context, Pipeline, Rejection, forward};
+use super::{Connection, Context, Pipeline, Rejection, forward, serve};
 use crate::identity::LocalCache;
 use crate::telemetry::access_log::AccessLog;
-use crate::token_service::publish::Document;
 use crate::upstream::{Body, Pools};
 use arc_swap::{ArcSwap, Cache};
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE};
-use http::{HeaderValue, Method, Request, Response};
+use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
@@ -60,8 +58,9 @@ impl Worker {
         let pipeline = self.pipeline();
         let (parts, body) = request.into_parts();
         let mut record = Record::new(&self, &pipeline, connection, parts);
-        let outcome = match published(&pipeline, &record.request.method, record.request.uri.path()) {
-            Some(document) => Ok(document),
+        let outcome = match serve::served(&pipeline, &record.request.method, record.request.uri.path()) {
+            // Boxed, so that the usual request does not carry the room for this.
+            Some(served) => Box::pin(serve::serve(&pipeline, served, body, &mut record)).await,
             None => match pipeline.decide(&self.tokens, &mut record.request, &mut record.context).await {
                 Ok(stripped) => forward::forward(&self, &pipeline, stripped, body, &mut record).await,
                 Err(rejection) => Err(rejection),
@@ -107,19 +106,6 @@ fn refuse(pipeline: &Pipeline, rejection: Rejection, record: &mut Record) -> Res
         tracing::debug!(request_id, reason, error, "request refused");
     }
     rejection.into_response(request_id, &pipeline.realm)
-}
-
-/// The documents that Postern serves about itself; for everybody, like the keys of any issuer.
-fn published(pipeline: &Pipeline, method: &Method, path: &str) -> Option<Response<Body>> {
-    let document = Document::at(&pipeline.token_service.config().issuer, path)?;
-    if method != Method::GET && method != Method::HEAD {
-        return None;
-    }
-    let mut response = Response::new(Body::full(pipeline.token_service.document(document)));
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    // A new key is published an hour before it signs.
-    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("public, max-age=300"));
-    Some(response)
 }
 
 /// Ids that are unique, not secret: a counter's bits, mixed (splitmix64), from a random start.

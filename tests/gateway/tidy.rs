@@ -10,6 +10,7 @@ const LEVELS: &[&[&str]] = &[
     &["issuer", "upstream", "token_service", "router"],
     &["users"],
     &["identity"],
+    &["endpoints"],
     &["pipeline", "listener", "admin", "dev"],
     &["app"],
     &["cli"],
