@@ -40,7 +40,7 @@
 //! | 3 | [`users`] |
 //! | 4 | [`identity`] |
 //! | 5 | [`endpoints`] |
-//! | 6 | [`pipeline`], [`listener`], [`admin`], [`dev`] |
+//! | 6 | [`pipeline`], [`listener`], [`admin`], [`operator`], [`dev`] |
 //! | 7 | [`app`] |
 //! | 8 | [`cli`] |
 //!
@@ -70,6 +70,7 @@ pub mod endpoints;
 pub mod admin;
 pub mod dev;
 pub mod listener;
+pub mod operator;
 pub mod pipeline;
 
 pub mod app;

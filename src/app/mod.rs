@@ -4,19 +4,23 @@
 //! that serves requests. Only this module starts threads and long-lived tasks. Dropping the [`Gateway`] ends them all.
 
 mod observe;
+mod operators;
 mod workers;
 
 use crate::admin::{self, View};
 use crate::base::clock::Clock;
+use crate::base::tls::TlsError;
 use crate::config::{self, Config};
 use crate::identity::Verifier;
 use crate::issuer::{Issuer, IssuerError, JwksError};
-use crate::listener::tls::{ServerTls, TlsError};
+use crate::listener::tls::ServerTls;
 use crate::pipeline::Pipeline;
 use crate::telemetry::access_log::Writer;
+use crate::telemetry::audit_log::Audit;
 use crate::telemetry::metrics::{Metrics, OutcomeLabel};
 use crate::token_service::{KeyError, TokenService};
 use crate::upstream::UpstreamError;
+use crate::users::{StoreError, Users};
 use arc_swap::ArcSwap;
 use std::collections::HashMap;
 use std::io;
@@ -43,13 +47,16 @@ const MAINTAIN_EVERY: Duration = Duration::from_secs(60);
 pub struct Gateway {
     addresses: Vec<SocketAddr>,
     admin_address: Option<SocketAddr>,
+    operator_address: Option<SocketAddr>,
     phase: watch::Sender<Phase>,
     workers: Vec<JoinHandle<()>>,
     control: Option<JoinHandle<()>>,
+    operators: Option<JoinHandle<()>>,
     handle: Handle,
     clock: Clock,
     metrics: Arc<Metrics>,
     pipeline: Arc<ArcSwap<Pipeline>>,
+    users: Arc<Users>,
     is_draining: Arc<AtomicBool>,
     tls: Option<ServerTls>,
     config: Mutex<Config>,
@@ -84,6 +91,15 @@ pub enum StartError {
     /// The access log cannot be opened.
     #[error("cannot open the access log")]
     AccessLog(#[source] io::Error),
+    /// The audit log cannot be opened.
+    #[error("cannot open the audit log")]
+    AuditLog(#[source] io::Error),
+    /// What is known against users cannot be read.
+    #[error("state")]
+    State(#[from] StoreError),
+    /// The operators' certificate.
+    #[error("operator.tls")]
+    Operator(#[source] TlsError),
     /// An issuer cannot be asked.
     #[error("issuer `{name}`")]
     Issuer {
@@ -117,6 +133,7 @@ impl Gateway {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::Thread)?;
         let handle = runtime.handle().clone();
         let metrics = Arc::new(Metrics::new());
+        let users = users(&config, &clock)?;
         let token_service = Arc::new(TokenService::start(config.token_service.clone(), clock.clone())?);
         let issuers = issuers(&config, &clock, &[])?;
         let asked = Pipeline::claims_asked(&config);
@@ -129,18 +146,23 @@ impl Gateway {
         let (sockets, addresses) = workers::bind(&config.server, count)?;
         let admin = config.admin.listen.map(|address| bind_admin(address, &handle)).transpose()?;
         let admin_address = admin.as_ref().and_then(|listener| listener.local_addr().ok());
+        let operator = operators::bind(config.operator.as_ref())?;
+        let operator_address = operator.as_ref().and_then(|(listener, _)| listener.local_addr().ok());
         let phase = watch::Sender::new(Phase::Serve);
 
         let mut gateway = Self {
             addresses,
             admin_address,
+            operator_address,
             phase,
             workers: Vec::new(),
             control: None,
+            operators: None,
             handle,
             clock,
             metrics,
             pipeline,
+            users,
             is_draining: Arc::default(),
             tls,
             config: Mutex::new(config),
@@ -149,6 +171,7 @@ impl Gateway {
         };
         gateway.control = Some(gateway.start_control(runtime, admin)?);
         gateway.run_issuers();
+        gateway.operators = operator.map(|(listener, config)| gateway.start_operators(listener, config)).transpose()?;
         for (index, sockets) in sockets.into_iter().enumerate() {
             gateway.workers.push(gateway.start_worker(index, sockets)?);
         }
@@ -163,6 +186,11 @@ impl Gateway {
     /// The admin listener's address.
     pub fn admin_address(&self) -> Option<SocketAddr> {
         self.admin_address
+    }
+
+    /// The address of the operators' API.
+    pub fn operator_address(&self) -> Option<SocketAddr> {
+        self.operator_address
     }
 
     /// Whether every issuer's keys are there.
@@ -267,8 +295,8 @@ impl Gateway {
         }
         // The control plane waits for the workers, and no longer.
         self.phase.send_replace(Phase::Drain(Duration::ZERO));
-        if let Some(control) = self.control.take() {
-            let _ = control.join();
+        for thread in [self.control.take(), self.operators.take()].into_iter().flatten() {
+            let _ = thread.join();
         }
         self.writer = None;
     }
@@ -369,6 +397,15 @@ async fn upkeep(pipeline: Arc<ArcSwap<Pipeline>>, metrics: Arc<Metrics>) {
             pipeline.verifier().refresh_own_keys(pipeline.token_service());
         }
     }
+}
+
+/// What is known against users; kept in a file where there is anything to keep.
+fn users(config: &Config, clock: &Clock) -> Result<Arc<Users>, StartError> {
+    if !config.has_state() {
+        return Ok(Users::in_memory(clock.clone()));
+    }
+    let audit = Audit::start(&config.log.audit).map_err(StartError::AuditLog)?;
+    Ok(Users::open(&config.state.path, clock.clone(), audit)?)
 }
 
 fn bind_admin(address: SocketAddr, handle: &Handle) -> Result<tokio::net::TcpListener, StartError> {

@@ -6,7 +6,7 @@
 use crate::base::secret::Secret;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use http::header::{ACCEPT, AUTHORIZATION, HeaderValue};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use reqwest::{RequestBuilder, Response};
 use serde::de::DeserializeOwned;
 use std::time::Duration;
@@ -80,6 +80,25 @@ impl HttpClient {
     pub async fn get_json<T: DeserializeOwned>(&self, url: &Url) -> Result<T, HttpError> {
         let body = self.get(url).await?;
         serde_json::from_slice(&body).map_err(|error| not_json(url, &error))
+    }
+
+    /// Posts JSON with a bearer token, and gives status and body of any answer.
+    ///
+    /// # Errors
+    /// No answer in time, or one longer than [`BODY_LIMIT`].
+    pub async fn post_json(
+        &self,
+        url: &Url,
+        bearer: Option<&Secret>,
+        body: &serde_json::Value,
+    ) -> Result<(u16, Vec<u8>), HttpError> {
+        let mut request = self.inner.post(url.clone()).header(CONTENT_TYPE, "application/json").body(body.to_string());
+        if let Some(token) = bearer {
+            request = request.bearer_auth(token.expose());
+        }
+        let answer = request.header(ACCEPT, "application/json").send().await.map_err(|error| failed(url, error))?;
+        let status = answer.status().as_u16();
+        Ok((status, read(url, answer).await?))
     }
 
     /// Posts a form as the client that `who` names, and gives the body of a 200.

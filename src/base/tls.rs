@@ -1,8 +1,9 @@
-//! TLS towards others: one way to make a rustls configuration for whomever Postern calls.
+//! TLS: one way to make a rustls configuration for whomever Postern calls, and one for its own listeners.
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
@@ -17,7 +18,9 @@ pub enum TlsError {
     #[error("`{path}` holds a certificate that cannot be an authority: {cause}")]
     Authority { path: PathBuf, cause: rustls::Error },
     #[error("the certificate of `{certificate}` cannot be used with the key of `{key}`: {cause}")]
-    ClientCertificate { certificate: PathBuf, key: PathBuf, cause: rustls::Error },
+    Certificate { certificate: PathBuf, key: PathBuf, cause: rustls::Error },
+    #[error("`{path}` cannot be used to verify clients: {cause}")]
+    ClientAuthority { path: PathBuf, cause: VerifierBuilderError },
     #[error("no TLS version can be offered: {0}")]
     Version(rustls::Error),
 }
@@ -47,18 +50,50 @@ pub fn client_config(
     let mut config = match client_cert {
         None => builder.with_no_client_auth(),
         Some((certificate, key)) => {
-            let chain = certificates(certificate)?;
-            let private =
-                PrivateKeyDer::from_pem_file(key).map_err(|cause| TlsError::Pem { path: key.to_owned(), cause })?;
-            builder.with_client_auth_cert(chain, private).map_err(|cause| TlsError::ClientCertificate {
-                certificate: certificate.to_owned(),
-                key: key.to_owned(),
-                cause,
-            })?
+            let (chain, private) = (certificates(certificate)?, private_key(key)?);
+            builder.with_client_auth_cert(chain, private).map_err(unusable(certificate, key))?
         }
     };
     config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
     Ok(Arc::new(config))
+}
+
+/// A server configuration on the aws-lc-rs provider: TLS 1.2 and 1.3, `alpn` in the order of preference. With `client_ca` a client
+/// must show a certificate of one of these authorities. The files, all PEM, are read once, here.
+///
+/// # Errors
+/// A file that cannot be read, a key that does not fit its certificate, a `client_ca` without a usable certificate.
+pub fn server_config(
+    certificate: &Path,
+    key: &Path,
+    client_ca: Option<&Path>,
+    alpn: &[&[u8]],
+) -> Result<Arc<ServerConfig>, TlsError> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
+        .map_err(TlsError::Version)?;
+    let builder = match client_ca {
+        None => builder.with_no_client_auth(),
+        Some(path) => {
+            let roots = Arc::new(authorities(path)?);
+            let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider).build();
+            let failed = |cause| TlsError::ClientAuthority { path: path.to_owned(), cause };
+            builder.with_client_cert_verifier(verifier.map_err(failed)?)
+        }
+    };
+    let (chain, private) = (certificates(certificate)?, private_key(key)?);
+    let mut config = builder.with_single_cert(chain, private).map_err(unusable(certificate, key))?;
+    config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
+    Ok(Arc::new(config))
+}
+
+fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+    PrivateKeyDer::from_pem_file(path).map_err(|cause| TlsError::Pem { path: path.to_owned(), cause })
+}
+
+fn unusable(certificate: &Path, key: &Path) -> impl FnOnce(rustls::Error) -> TlsError {
+    move |cause| TlsError::Certificate { certificate: certificate.to_owned(), key: key.to_owned(), cause }
 }
 
 /// The host's trust store, read at the first use. An image without one trusts nobody, which is no error:
@@ -130,7 +165,7 @@ mod tests {
         fs::write(&certificate, make().cert.pem()).unwrap();
         fs::write(&key, make().signing_key.serialize_pem()).unwrap();
         let error = client_config(None, Some((&certificate, &key)), &[]).unwrap_err();
-        assert!(matches!(error, TlsError::ClientCertificate { .. }), "{error}");
+        assert!(matches!(error, TlsError::Certificate { .. }), "{error}");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 pub mod check;
 pub mod dev;
 pub mod explain;
+pub mod operate;
 pub mod run;
 pub mod token;
 
@@ -46,9 +47,15 @@ enum Command {
     },
     /// Show step by step why a request is let in or not; offline
     Explain(explain::Arguments),
-    /// Look at, make or verify tokens
+    /// Look at, make, verify or take back tokens
     #[command(subcommand)]
     Token(token::Command),
+    /// Show, block and unblock users, through the operators' API of a running gateway
+    #[command(subcommand)]
+    User(operate::User),
+    /// Refuse everybody, or let people in again, through the operators' API of a running gateway
+    #[command(subcommand)]
+    Cluster(operate::Cluster),
     /// Print the JSON Schema of the configuration
     Schema,
     /// Print the reference of the configuration, in Markdown
@@ -81,6 +88,8 @@ impl Cli {
             Command::Check { files } => return Ok(check::check(&files)),
             Command::Explain(arguments) => return explain::explain(&arguments),
             Command::Token(command) => return token::token(command),
+            Command::User(command) => return operate::user(&command),
+            Command::Cluster(command) => return operate::cluster(&command),
             Command::Schema => writeln!(out, "{:#}", config::schema())?,
             Command::Reference => write!(out, "{}", config::reference())?,
             Command::Completions { shell } => {

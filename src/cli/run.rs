@@ -30,6 +30,9 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
     if let Some(address) = gateway.admin_address() {
         tracing::info!(%address, "health and metrics");
     }
+    if let Some(address) = gateway.operator_address() {
+        tracing::info!(%address, "operators");
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(watch(path, &gateway, &mut files))?;
     gateway.drain();

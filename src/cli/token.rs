@@ -1,5 +1,6 @@
 //! `postern token`: inspect any token, mint one as the gateway would, verify one against a key set.
 
+use super::operate;
 use crate::base::clock::Clock;
 use crate::config::{self, NamespaceToken};
 use crate::identity::{claims, json, jws};
@@ -33,6 +34,8 @@ pub enum Command {
         #[arg(short, long, value_name = "FILE")]
         keys: PathBuf,
     },
+    /// Take tokens back, through the operators' API of a running gateway
+    Revoke(Box<operate::Revoke>),
 }
 
 /// Arguments of `token mint`.
@@ -66,6 +69,7 @@ pub fn token(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Inspect { file } => inspect(&read(file.as_deref())?),
         Command::Mint(arguments) => mint(&arguments),
+        Command::Revoke(which) => operate::revoke(&which),
         Command::Verify { file, keys } => verify(&read(file.as_deref())?, &keys),
     }
 }

@@ -15,6 +15,7 @@ mod forward;
 mod key_set;
 mod lifecycle;
 mod limit;
+mod operator;
 mod own_tokens;
 mod paths;
 mod protocols;

@@ -11,7 +11,7 @@ const LEVELS: &[&[&str]] = &[
     &["users"],
     &["identity"],
     &["endpoints"],
-    &["pipeline", "listener", "admin", "dev"],
+    &["pipeline", "listener", "admin", "operator", "dev"],
     &["app"],
     &["cli"],
 ];

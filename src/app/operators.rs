@@ -1,0 +1,70 @@
+//! The thread of the operators' API: an act waits for the disk, which must keep neither requests nor the control plane waiting.
+
+use super::workers::until_drain;
+use super::{Gateway, StartError};
+use crate::base::tick;
+use crate::config;
+use crate::operator::{self, Operators};
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use tokio::runtime::LocalOptions;
+
+/// Opens the listener, where there is to be one, and checks the files that it needs.
+pub(super) fn bind(
+    config: Option<&config::Operator>,
+) -> Result<Option<(TcpListener, Arc<config::Operator>)>, StartError> {
+    let Some(config) = config else { return Ok(None) };
+    operator::check(config).map_err(StartError::Operator)?;
+    let listen = || {
+        let listener = TcpListener::bind(config.listen)?;
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    };
+    let listener = listen().map_err(|source| StartError::Listen { address: config.listen, source })?;
+    Ok(Some((listener, Arc::new(config.clone()))))
+}
+
+impl Gateway {
+    pub(super) fn start_operators(
+        &self,
+        listener: TcpListener,
+        config: Arc<config::Operator>,
+    ) -> Result<JoinHandle<()>, StartError> {
+        let pipeline = Arc::clone(&self.pipeline);
+        let operators = Operators {
+            config,
+            users: Arc::clone(&self.users),
+            clock: self.clock.clone(),
+            verifier: Arc::new(move || Arc::clone(pipeline.load().verifier())),
+            issuer_clock: self.issuer_clock(),
+        };
+        let mut phase = self.phase.subscribe();
+        let run = move || {
+            let runtime =
+                match tokio::runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
+                    Ok(runtime) => runtime,
+                    Err(error) => return tracing::error!(%error, "the operators' API cannot be served"),
+                };
+            runtime.block_on(async move {
+                tokio::task::spawn_local(tick::run());
+                match tokio::net::TcpListener::from_std(listener) {
+                    Ok(listener) => drop(tokio::task::spawn_local(operators.serve(listener))),
+                    Err(error) => tracing::error!(%error, "the operators' API cannot be served"),
+                }
+                until_drain(&mut phase).await;
+            });
+        };
+        std::thread::Builder::new().name("operators".into()).spawn(run).map_err(StartError::Thread)
+    }
+
+    /// The clock of an issuer that can be asked for it; ours for another.
+    fn issuer_clock(&self) -> operator::IssuerClocks {
+        let (pipeline, clock) = (Arc::clone(&self.pipeline), self.clock.clone());
+        Arc::new(move |name| {
+            let pipeline = pipeline.load();
+            let is_known = pipeline.verifier().issuers().any(|issuer| issuer.config().name == name);
+            is_known.then(|| clock.now().unix_ms)
+        })
+    }
+}
