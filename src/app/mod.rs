@@ -5,13 +5,14 @@
 
 mod observe;
 mod operators;
+mod upkeep;
 mod workers;
 
 use crate::admin::{self, View};
 use crate::base::clock::Clock;
 use crate::base::tls::TlsError;
 use crate::config::{self, Config};
-use crate::identity::Verifier;
+use crate::identity::{Links, Shared, Verifier};
 use crate::issuer::{Issuer, IssuerError, JwksError};
 use crate::listener::tls::ServerTls;
 use crate::pipeline::Pipeline;
@@ -36,12 +37,6 @@ use tokio::task::AbortHandle;
 /// How many verified tokens are remembered at most.
 const TOKEN_CAPACITY: usize = 100_000;
 
-/// How often expired tokens and the like are forgotten.
-const SWEEP_EVERY: Duration = Duration::from_secs(10);
-
-/// How often signing keys are looked after.
-const MAINTAIN_EVERY: Duration = Duration::from_secs(60);
-
 /// A running gateway.
 #[derive(Debug)]
 pub struct Gateway {
@@ -53,6 +48,7 @@ pub struct Gateway {
     control: Option<JoinHandle<()>>,
     operators: Option<JoinHandle<()>>,
     handle: Handle,
+    shared: Shared,
     clock: Clock,
     metrics: Arc<Metrics>,
     pipeline: Arc<ArcSwap<Pipeline>>,
@@ -137,8 +133,11 @@ impl Gateway {
         let token_service = Arc::new(TokenService::start(config.token_service.clone(), clock.clone())?);
         let issuers = issuers(&config, &clock, &[])?;
         let asked = Pipeline::claims_asked(&config);
-        let verifier = Verifier::new(issuers, asked, &token_service, clock.clone(), handle.clone(), TOKEN_CAPACITY)?;
-        let pipeline = Pipeline::new(&config, Arc::new(verifier), token_service, &metrics, clock.clone(), None)?;
+        let links = Arc::new(Links::default());
+        let shared = Shared { users: Arc::clone(&users), links, clock: clock.clone(), control: handle.clone() };
+        let verifier = Arc::new(Verifier::new(issuers, asked, &token_service, shared.clone(), TOKEN_CAPACITY)?);
+        upkeep::run_verifier(&verifier, &handle);
+        let pipeline = Pipeline::new(&config, verifier, token_service, &metrics, clock.clone(), None)?;
         let pipeline = Arc::new(ArcSwap::from_pointee(pipeline));
         observe::register(&metrics, &pipeline);
         let tls = config.server.tls.as_ref().map(ServerTls::load).transpose()?;
@@ -159,6 +158,7 @@ impl Gateway {
             control: None,
             operators: None,
             handle,
+            shared,
             clock,
             metrics,
             pipeline,
@@ -234,8 +234,10 @@ impl Gateway {
         } else {
             let former: Vec<_> = old.verifier().issuers().cloned().collect();
             let issuers = issuers(&config, &self.clock, &former)?;
-            let clock = self.clock.clone();
-            Arc::new(Verifier::new(issuers, asked, &token_service, clock, self.handle.clone(), TOKEN_CAPACITY)?)
+            let shared = self.shared.clone();
+            let verifier = Arc::new(Verifier::new(issuers, asked, &token_service, shared, TOKEN_CAPACITY)?);
+            upkeep::run_verifier(&verifier, &self.handle);
+            verifier
         };
         let new = Pipeline::new(&config, verifier, token_service, &self.metrics, self.clock.clone(), Some(&old))?;
         // The last that can fail, so that a reload takes effect as a whole or not at all.
@@ -316,7 +318,7 @@ impl Gateway {
                 if let Some(listener) = admin {
                     tokio::spawn(admin::serve(listener, view));
                 }
-                tokio::spawn(upkeep(pipeline, metrics));
+                tokio::spawn(upkeep::upkeep(pipeline, metrics));
                 // The admin listener answers as long as workers drain.
                 let deadline = workers::until_drain(&mut phase).await;
                 let _ = tokio::time::timeout(deadline, phase.changed()).await;
@@ -376,27 +378,6 @@ fn issuers(config: &Config, clock: &Clock, former: &[Arc<Issuer>]) -> Result<Vec
         Ok(Arc::new(issuer))
     };
     config.issuers.iter().map(make).collect()
-}
-
-/// Looks after what gets old.
-async fn upkeep(pipeline: Arc<ArcSwap<Pipeline>>, metrics: Arc<Metrics>) {
-    let mut since_maintained = Duration::ZERO;
-    loop {
-        tokio::time::sleep(SWEEP_EVERY).await;
-        let pipeline = pipeline.load_full();
-        pipeline.verifier().sweep();
-        since_maintained += SWEEP_EVERY;
-        if since_maintained >= MAINTAIN_EVERY {
-            since_maintained = Duration::ZERO;
-            let token_service = Arc::clone(pipeline.token_service());
-            // Files and, once a month, a new key: off the loop that answers probes.
-            if let Ok(Err(error)) = tokio::task::spawn_blocking(move || token_service.maintain()).await {
-                tracing::error!(error = &error as &dyn std::error::Error, "signing keys cannot be maintained");
-                metrics.key_maintenance_failures.inc();
-            }
-            pipeline.verifier().refresh_own_keys(pipeline.token_service());
-        }
-    }
 }
 
 /// What is known against users; kept in a file where there is anything to keep.

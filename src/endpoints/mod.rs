@@ -20,8 +20,8 @@ pub use events::Feed;
 
 use crate::base::clock::Clock;
 use crate::config::Config;
-use crate::identity::Verifier;
 use crate::identity::link::Links;
+use crate::identity::{Shared, Verifier};
 use crate::token_service::TokenService;
 use crate::token_service::publish::{Document, INTROSPECT, path_of};
 use crate::users::Users;
@@ -118,18 +118,12 @@ pub struct Endpoints {
 /// What outlives a configuration.
 #[derive(Debug, Clone)]
 pub struct Surroundings {
-    /// What is known against users.
-    pub users: Arc<Users>,
+    /// What the verifiers share, too.
+    pub shared: Shared,
     /// The feed; there has to be one where there are clients.
     pub feed: Option<Arc<Feed>>,
-    /// The way to the watches over issuers, which are told of a logout.
-    pub links: Arc<Links>,
     /// The counters.
     pub counts: Arc<Counts>,
-    /// The control plane.
-    pub control: Handle,
-    /// The clock.
-    pub clock: Clock,
 }
 
 /// A call whose head is good; its body may be read.
@@ -203,7 +197,7 @@ impl Endpoints {
         surroundings: &Surroundings,
         former: Option<&Self>,
     ) -> Self {
-        let Surroundings { users, feed, links, counts, control, clock } = surroundings.clone();
+        let Surroundings { shared: Shared { users, links, clock, control }, feed, counts } = surroundings.clone();
         Self {
             clients: Clients::new(&config.token_service.clients),
             logouts: Logout::all(verifier.issuers()).into_iter().map(Arc::new).collect(),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 /// A token's place among those in use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Place(usize);
+pub(super) struct Place(pub(super) usize);
 
 /// The moment when a call began, in the order of calls and hints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -43,6 +43,14 @@ struct Entry<T> {
     user: Arc<str>,
     /// Tells this entry's last mention in the queues from earlier ones; 0 while it is being asked about.
     mention: u64,
+}
+
+impl Begun {
+    /// A number that looks random and differs for each.
+    pub(super) fn mixed(self) -> u64 {
+        let bits = self.0.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        (bits ^ (bits >> 31)).wrapping_mul(0x94d0_49bb_1331_11eb) >> 20
+    }
 }
 
 /// So many hints are remembered by user; beyond that all are taken to be meant.
@@ -238,6 +246,7 @@ impl<T: Clone> InUse<T> {
     /// Puts a token among the urgent ones, unless it is being asked about.
     fn hurry(&mut self, key: usize) {
         let mention = self.next_order();
+        // One that is being asked about comes again when that is over.
         if let Some(entry) = self.entries.get_mut(key)
             && entry.mention != 0
         {

@@ -86,6 +86,11 @@ fn parse_typed(token: &[u8], is_type: fn(Option<&str>) -> bool) -> Result<Jws<'_
     Ok(Jws { algorithm, kid, message: &token[..second], payload, signature })
 }
 
+/// Whether a token is three parts with dots between them, whatever they hold.
+pub fn has_form(token: &[u8]) -> bool {
+    token.iter().filter(|byte| **byte == b'.').count() == 2
+}
+
 fn parse_header(header: &[u8], is_type: fn(Option<&str>) -> bool) -> Result<(Algorithm, Option<String>), Malformed> {
     let mut header = json::parse_object(header).ok_or(Malformed::Header)?;
     let algorithm = match header.get("alg") {

@@ -2,13 +2,14 @@
 
 use super::claims::ClaimError;
 use super::claims::tests::issuer;
-use super::{LocalCache, TokenError, Verifier};
+use super::{LocalCache, Shared, TokenError, Verifier};
 use crate::base::clock::Clock;
 use crate::base::secret::Secret;
 use crate::config::{Algorithm, Introspection, NamespaceToken, SigningAlgorithm, SigningKeys, UserStatus, WhenUnknown};
 use crate::dev::SigningKey;
 use crate::issuer::Issuer;
 use crate::token_service::{CredentialCache, Grant, NamespaceKind, TokenService};
+use crate::users::Users;
 use jsonwebtoken::{DecodingKey, Validation, jwk::Jwk};
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -22,9 +23,14 @@ static KEYS: LazyLock<[SigningKey; 2]> =
 
 fn verifier() -> Verifier {
     let jwks = json!({ "keys": [KEYS[0].jwk()] }).to_string();
-    let runtime = tokio::runtime::Handle::current();
     let issuer = Issuer::offline(Arc::new(issuer()), Clock::system(), &jwks).unwrap();
-    Verifier::new(vec![Arc::new(issuer)], Vec::new(), &own(), Clock::system(), runtime, 100).unwrap()
+    Verifier::new(vec![Arc::new(issuer)], Vec::new(), &own(), shared(&Clock::system()), 100).unwrap()
+}
+
+/// On this thread's runtime.
+pub(super) fn shared(clock: &Clock) -> Shared {
+    let control = tokio::runtime::Handle::current();
+    Shared { users: Users::in_memory(clock.clone()), links: Arc::default(), clock: clock.clone(), control }
 }
 
 fn own() -> TokenService {
@@ -111,8 +117,7 @@ async fn a_remembered_token_is_found_again_and_dies_with_its_time() {
     let clock = Clock::manual(1_800_000_000);
     let jwks = json!({ "keys": [KEYS[0].jwk()] }).to_string();
     let issuer = Issuer::offline(Arc::new(issuer()), clock.clone(), &jwks).unwrap();
-    let handle = tokio::runtime::Handle::current();
-    let verifier = Verifier::new(vec![Arc::new(issuer)], Vec::new(), &own(), clock.clone(), handle, 100).unwrap();
+    let verifier = Verifier::new(vec![Arc::new(issuer)], Vec::new(), &own(), shared(&clock), 100).unwrap();
     let claims = json!({"iss": "http://127.0.0.1:1/realms/demo", "aud": "api", "sub": "alice", "exp": 1_800_000_060});
     let header = json!({"alg": "ES256", "kid": KEYS[0].kid()}).to_string();
     let token = KEYS[0].compact(header.as_bytes(), claims.to_string().as_bytes()).unwrap();
@@ -176,11 +181,10 @@ async fn of_our_own_tokens_only_those_for_ourselves_come_in() {
                 .unwrap(),
         )
     };
-    let handle = tokio::runtime::Handle::current();
     let introspecting = crate::config::Issuer { user_status: introspection(), ..issuer() };
     for (issuer, confirmed) in [(issuer(), true), (introspecting, false)] {
         let url = issuer.url.clone();
-        let verifier = Verifier::new(vec![offline(issuer)], Vec::new(), &service, Clock::system(), handle.clone(), 100);
+        let verifier = Verifier::new(vec![offline(issuer)], Vec::new(), &service, shared(&Clock::system()), 100);
         let verifier = Arc::new(verifier.unwrap());
         let verify = async |token: String| {
             verifier.verify(&LocalCache::default(), token.as_bytes(), Clock::system().now()).await

@@ -111,6 +111,7 @@ impl From<TokenError> for Rejection {
             | TokenError::Key { .. }
             | TokenError::Signature
             | TokenError::KeyWithdrawn
+            | TokenError::NotActive
             | TokenError::Claims(ClaimError::Unusable(_) | ClaimError::Type | ClaimError::Bound) => {
                 Reason::InvalidToken
             }
@@ -118,6 +119,7 @@ impl From<TokenError> for Rejection {
             TokenError::Expired | TokenError::TooOld => Reason::TokenExpired,
             TokenError::NotYetValid => Reason::TokenNotYetValid,
             TokenError::KeysUnavailable { .. } => Reason::KeysUnavailable,
+            TokenError::Unknown => Reason::UserStatusUnknown,
         };
         Self::because(reason, error)
     }
@@ -126,7 +128,7 @@ impl From<TokenError> for Rejection {
 impl From<StatusError> for Rejection {
     fn from(error: StatusError) -> Self {
         let reason = match &error {
-            StatusError::Inactive => Reason::UserInactive,
+            StatusError::Inactive | StatusError::Refused(_) => Reason::UserInactive,
             StatusError::Mismatch(ClaimError::Audience) => Reason::WrongAudience,
             StatusError::Mismatch(_) => Reason::InvalidToken,
             StatusError::Unknown => Reason::UserStatusUnknown,

@@ -5,7 +5,7 @@ use super::super::tests::{START, Stage, URL, act, user};
 use super::super::{Counts, Endpoint};
 use super::*;
 use crate::telemetry::metrics::Metrics;
-use crate::users::{Act, Cause, IssuerCause, IssuerTime, Proof, Revocation, SessionScope, Tokens};
+use crate::users::{Act, Cause, Proof, Revocation, SessionScope, Tokens};
 use http::{HeaderValue, Method};
 use jsonwebtoken::jwk::JwkSet;
 use jsonwebtoken::{DecodingKey, Validation};

@@ -75,20 +75,17 @@ impl Stage {
             |issuer: &Arc<config::Issuer>| Arc::new(Issuer::offline(Arc::clone(issuer), clock.clone(), &jwks).unwrap());
         let issuers = config.issuers.iter().map(offline).collect();
         let service = Arc::new(TokenService::ephemeral(config.token_service.clone(), clock.clone()).unwrap());
-        let control = Handle::current();
-        let verifier =
-            Arc::new(Verifier::new(issuers, Vec::new(), &service, clock.clone(), control.clone(), 100).unwrap());
+        let links = Arc::new(Links::default());
+        let shared = Shared {
+            users: Arc::clone(&users),
+            links: Arc::clone(&links),
+            clock: clock.clone(),
+            control: Handle::current(),
+        };
+        let verifier = Arc::new(Verifier::new(issuers, Vec::new(), &service, shared.clone(), 100).unwrap());
         feed.configure(&config);
         service.send_receipts(feed.receipts());
-        let links = Arc::new(Links::default());
-        let surroundings = Surroundings {
-            users: Arc::clone(&users),
-            feed: Some(Arc::clone(&feed)),
-            links: Arc::clone(&links),
-            counts,
-            control,
-            clock: clock.clone(),
-        };
+        let surroundings = Surroundings { shared, feed: Some(Arc::clone(&feed)), counts };
         let endpoints = Endpoints::new(&config, verifier, Arc::clone(&service), &surroundings, None);
         Self { clock, users, feed, service, endpoints: Arc::new(endpoints), links, key }
     }

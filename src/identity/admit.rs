@@ -1,0 +1,184 @@
+//! What is known against the user of a token: held against it before anything else, whatever the issuer's answer was.
+//!
+//! A token that was admitted is looked at again only when something changed; that it is so costs two loads
+//! ([`crate::users::Users::is_current`]).
+
+use super::Identity;
+use super::link::SignInReply;
+use super::status::{SHORT_WAIT, Standing, StatusError, Verdict};
+use super::verifier::{VerifiedToken, Verifier};
+use crate::base::clock::Now;
+use crate::base::tick::Deadline;
+use crate::users::{Cause, Judgement, TokenClaims};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+/// The search for a user's sign-in: one question at a time, which serves all who came before it began.
+#[derive(Debug, Default)]
+pub(super) struct SignIn(Mutex<Option<Looked>>);
+
+#[derive(Debug, Clone, Copy)]
+struct Looked {
+    began: Instant,
+    reply: SignInReply,
+}
+
+/// A user's sign-in is not looked for more often than this.
+const APART: Duration = Duration::from_millis(250);
+
+/// For a token whose sign-in was looked for in vain it is not looked for again for so long; a sign-in that becomes known counts at once.
+const IN_VAIN_MS: u64 = 5_000;
+
+impl Verifier {
+    /// Whether nothing is known against the token. Waits only where its user was blocked, and may have signed in since.
+    ///
+    /// # Errors
+    /// [`StatusError::Refused`], or [`StatusError::Unknown`] if it cannot be learnt.
+    pub(super) async fn admit(self: &Arc<Self>, token: &Arc<VerifiedToken>, now: Now) -> Result<(), StatusError> {
+        match self.judge(token, now) {
+            Judgement::Admitted => Ok(()),
+            Judgement::Refused(cause) => Err(StatusError::Refused(cause)),
+            Judgement::NeedsSignInProof => {
+                let reply = self.look_for_sign_in(token, now).await;
+                match self.judge(token, self.clock.now()) {
+                    Judgement::Admitted => Ok(()),
+                    Judgement::Refused(cause) => Err(StatusError::Refused(cause)),
+                    Judgement::NeedsSignInProof if reply == Some(SignInReply::Unreachable) => Err(StatusError::Unknown),
+                    Judgement::NeedsSignInProof => Err(StatusError::Refused(Cause::SignInTooOld)),
+                }
+            }
+        }
+    }
+
+    /// Whether an open stream may go on: nothing is known against its user, and its token was not ended. Counts as use of the token.
+    ///
+    /// # Errors
+    /// As [`Verifier::confirm`]; never [`StatusError::Unknown`], for what is not known ends no stream.
+    pub fn may_go_on(&self, token: &VerifiedToken, now: Now) -> Result<(), StatusError> {
+        if !self.users.is_current(&token.status.seen, now) {
+            match self.judge(token, now) {
+                Judgement::Admitted => {}
+                Judgement::Refused(cause) => return Err(StatusError::Refused(cause)),
+                Judgement::NeedsSignInProof => return Err(StatusError::Refused(Cause::SignInTooOld)),
+            }
+        }
+        let Some(asking) = &token.source.status else { return Ok(()) };
+        token.touch(asking, now);
+        match token.status.standing.load().as_deref() {
+            Some(Standing { verdict: Verdict::Inactive { is_past_expiry: false }, .. }) => Err(StatusError::Inactive),
+            Some(Standing { verdict: Verdict::Mismatch(error), .. }) => Err(StatusError::Mismatch(*error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Holds the token against what is known. One whose user the issuer has still to name is judged once it did.
+    fn judge(&self, token: &VerifiedToken, now: Now) -> Judgement {
+        let Some(user) = token.status.user.get() else { return Judgement::Admitted };
+        self.renew(token);
+        self.users.admit(&token.status.seen, now, || TokenClaims {
+            issuer: &user.issuer,
+            subject: &user.subject,
+            session: token.facts.session.as_deref(),
+            issued: token.facts.issued,
+            id: token.facts.id.as_deref(),
+        })
+    }
+
+    /// Gives a token identities of its user's present epoch: what was made for those of a former one is not found any more.
+    pub(super) fn renew(&self, token: &VerifiedToken) {
+        let stated = token.stated.load_full();
+        if let Some(stated) = stated {
+            let renewed = self.renewed(Arc::clone(&stated));
+            if !Arc::ptr_eq(&renewed, &stated) {
+                token.stated.store(Some(renewed));
+            }
+        }
+        let standing = token.status.standing.load();
+        if let Some(known) = standing.as_ref()
+            && let Verdict::Active(identity) = &known.verdict
+        {
+            let renewed = self.renewed(Arc::clone(identity));
+            if !Arc::ptr_eq(&renewed, identity) {
+                let verdict = Verdict::Active(renewed);
+                let renewed = Arc::new(Standing { asked_ms: known.asked_ms, verdict });
+                // If an answer came meanwhile, it is the newer one and looks after itself.
+                token.status.standing.compare_and_swap(&standing, Some(renewed));
+            }
+        }
+    }
+
+    /// The same identity, of its user's present epoch.
+    pub(super) fn renewed(&self, identity: Arc<Identity>) -> Arc<Identity> {
+        let epoch = self.users.epoch(&identity.issuer.name, &identity.subject);
+        if identity.epoch == epoch { identity } else { self.shared(identity.at(epoch)) }
+    }
+
+    /// Has the issuer's watch look for a sign-in, unless that was just in vain. `None` if nobody looks, or not in time.
+    async fn look_for_sign_in(self: &Arc<Self>, token: &Arc<VerifiedToken>, now: Now) -> Option<SignInReply> {
+        let asked_ms = token.status.sign_in_asked_ms.load(Ordering::Relaxed);
+        if asked_ms > 0 && now.monotonic_ms < asked_ms.saturating_add(IN_VAIN_MS) {
+            return None;
+        }
+        let asking = token.source.status.as_ref()?;
+        let user = Arc::clone(token.status.user.get()?);
+        let (link, id) = (asking.link.clone(), user.id()?);
+        let (clock, token) = (self.clock.clone(), Arc::clone(token));
+        let timeout = asking.timeout;
+        // The question belongs to the control plane: a request that gives up takes no answer from another.
+        let question = self.control.spawn(async move {
+            let reply = user.sign_in.look(timeout, || link.ask_for_sign_in(id)).await?;
+            if reply == SignInReply::Looked {
+                token.status.sign_in_asked_ms.store(clock.now().monotonic_ms, Ordering::Relaxed);
+            }
+            Some(reply)
+        });
+        let wait = asking.timeout.min(SHORT_WAIT);
+        // An issuer that does not answer in time is one that is not reached.
+        Deadline::after(wait).bound(question).await.map_or(Some(SignInReply::Unreachable), |reply| reply.ok().flatten())
+    }
+}
+
+impl SignIn {
+    /// The reply to a question that begins after this was called; `None` if nobody answers.
+    async fn look<F: Future<Output = Option<SignInReply>>>(
+        &self,
+        timeout: Duration,
+        ask: impl FnOnce() -> F,
+    ) -> Option<SignInReply> {
+        let came = Instant::now();
+        let mut last = self.0.lock().await;
+        if let Some(looked) = *last {
+            if looked.began >= came {
+                return Some(looked.reply);
+            }
+            tokio::time::sleep_until(looked.began + APART).await;
+        }
+        let began = Instant::now();
+        let reply = tokio::time::timeout(timeout, ask()).await.unwrap_or(Some(SignInReply::Unreachable))?;
+        *last = Some(Looked { began, reply });
+        Some(reply)
+    }
+}
+
+impl Identity {
+    /// The same caller under another epoch, without credentials.
+    fn at(&self, epoch: u64) -> Self {
+        Self {
+            issuer: Arc::clone(&self.issuer),
+            subject: self.subject.clone(),
+            epoch,
+            authorized_party: self.authorized_party.clone(),
+            username: self.username.clone(),
+            email: self.email.clone(),
+            namespace: self.namespace.clone(),
+            roles: self.roles.clone(),
+            groups: self.groups.clone(),
+            scopes: self.scopes.clone(),
+            claims: self.claims.clone(),
+            credentials: crate::token_service::CredentialCache::default(),
+        }
+    }
+}
