@@ -28,7 +28,7 @@ pub(super) fn served(pipeline: &Pipeline, method: &Method, path: &str) -> Option
     is_here.then_some(served)
 }
 
-/// Answers.
+/// Answers; the answer is in `record` then.
 ///
 /// # Errors
 /// The request breaks HTTP, or its address has asked too often.
@@ -37,26 +37,29 @@ pub(super) async fn serve(
     served: Served,
     body: Incoming,
     record: &mut Record,
-) -> Result<Response<Body>, Rejection> {
-    match (served, &pipeline.endpoints) {
-        (Served::Document(document), _) => Ok(published(pipeline, document)),
+) -> Result<(), Rejection> {
+    let answer = match (served, &pipeline.endpoints) {
+        (Served::Document(document), _) => published(pipeline, document),
         (Served::Endpoint(endpoint), Some(endpoints)) => {
-            let stripped = strip(&mut record.request, &pipeline.identity_headers)?;
-            record.context.keep(&stripped);
-            let (client, now) = (record.context.client, record.context.now);
+            let Record { request, context, stripped, .. } = &mut *record;
+            strip(request, &pipeline.identity_headers, stripped)?;
+            context.keep(stripped);
+            let (client, now) = (context.client, context.now);
             pipeline.limits.admit(client, now)?;
             // Also before right credentials: else they could be guessed at any rate.
             if pipeline.limits.is_over_failures(client, now) {
                 return Err(Reason::TooManyFailedAuthentications.into());
             }
-            let reply = call(endpoints, &endpoint, &record.request.method, *stripped, body).await;
+            let reply = call(endpoints, &endpoint, &request.method, std::mem::take(stripped), body).await;
             if reply.is_failed_authentication {
                 pipeline.limits.refused(client, Reason::InvalidToken, now);
             }
-            Ok(reply.response.map(Body::full))
+            reply.response.map(Body::full)
         }
-        (Served::Endpoint(_), None) => Err(Reason::NoRoute.into()),
-    }
+        (Served::Endpoint(_), None) => return Err(Reason::NoRoute.into()),
+    };
+    record.put(answer);
+    Ok(())
 }
 
 /// A document, for everybody, like the keys of any issuer.
