@@ -11,38 +11,18 @@ use crate::base::clock::Now;
 use crate::base::tick::Deadline;
 use crate::users::{Cause, Judgement, TokenClaims};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::Duration;
-use tokio::sync::Mutex;
-use tokio::time::Instant;
-
-/// The search for a user's sign-in: one question at a time, which serves all who came before it began.
-#[derive(Debug, Default)]
-pub(super) struct SignIn(Mutex<Option<Looked>>);
-
-#[derive(Debug, Clone, Copy)]
-struct Looked {
-    began: Instant,
-    reply: SignInReply,
-}
-
-/// A user's sign-in is not looked for more often than this.
-const APART: Duration = Duration::from_millis(250);
-
-/// For a token whose sign-in was looked for in vain it is not looked for again for so long; a sign-in that becomes known counts at once.
-const IN_VAIN_MS: u64 = 5_000;
 
 impl Verifier {
     /// Whether nothing is known against the token. Waits only where its user was blocked, and may have signed in since.
     ///
     /// # Errors
     /// [`StatusError::Refused`], or [`StatusError::Unknown`] if it cannot be learnt.
-    pub(super) async fn admit(self: &Arc<Self>, token: &Arc<VerifiedToken>, now: Now) -> Result<(), StatusError> {
+    pub(super) async fn admit(&self, token: &VerifiedToken, now: Now) -> Result<(), StatusError> {
         match self.judge(token, now) {
             Judgement::Admitted => Ok(()),
             Judgement::Refused(cause) => Err(StatusError::Refused(cause)),
             Judgement::NeedsSignInProof => {
-                let reply = self.look_for_sign_in(token, now).await;
+                let reply = self.look_for_sign_in(token).await;
                 match self.judge(token, self.clock.now()) {
                     Judgement::Admitted => Ok(()),
                     Judgement::Refused(cause) => Err(StatusError::Refused(cause)),
@@ -116,50 +96,14 @@ impl Verifier {
         if identity.epoch == epoch { identity } else { self.shared(identity.at(epoch)) }
     }
 
-    /// Has the issuer's watch look for a sign-in, unless that was just in vain. `None` if nobody looks, or not in time.
-    async fn look_for_sign_in(self: &Arc<Self>, token: &Arc<VerifiedToken>, now: Now) -> Option<SignInReply> {
-        let asked_ms = token.status.sign_in_asked_ms.load(Ordering::Relaxed);
-        if asked_ms > 0 && now.monotonic_ms < asked_ms.saturating_add(IN_VAIN_MS) {
-            return None;
-        }
+    /// Has the issuer's watch look for the sign-in that the token's session began with. `None` if nobody looks.
+    async fn look_for_sign_in(&self, token: &VerifiedToken) -> Option<SignInReply> {
         let asking = token.source.status.as_ref()?;
-        let user = Arc::clone(token.status.user.get()?);
-        let (link, id) = (asking.link.clone(), user.id()?);
-        let (clock, token) = (self.clock.clone(), Arc::clone(token));
-        let timeout = asking.timeout;
-        // The question belongs to the control plane: a request that gives up takes no answer from another.
-        let question = self.control.spawn(async move {
-            let reply = user.sign_in.look(timeout, || link.ask_for_sign_in(id)).await?;
-            if reply == SignInReply::Looked {
-                token.status.sign_in_asked_ms.store(clock.now().monotonic_ms, Ordering::Relaxed);
-            }
-            Some(reply)
-        });
+        let (user, session) = (token.status.user.get()?.id()?, token.facts.session.clone()?);
+        let question = asking.link.ask_for_sign_in(user, session);
         let wait = asking.timeout.min(SHORT_WAIT);
         // An issuer that does not answer in time is one that is not reached.
-        Deadline::after(wait).bound(question).await.map_or(Some(SignInReply::Unreachable), |reply| reply.ok().flatten())
-    }
-}
-
-impl SignIn {
-    /// The reply to a question that begins after this was called; `None` if nobody answers.
-    async fn look<F: Future<Output = Option<SignInReply>>>(
-        &self,
-        timeout: Duration,
-        ask: impl FnOnce() -> F,
-    ) -> Option<SignInReply> {
-        let came = Instant::now();
-        let mut last = self.0.lock().await;
-        if let Some(looked) = *last {
-            if looked.began >= came {
-                return Some(looked.reply);
-            }
-            tokio::time::sleep_until(looked.began + APART).await;
-        }
-        let began = Instant::now();
-        let reply = tokio::time::timeout(timeout, ask()).await.unwrap_or(Some(SignInReply::Unreachable))?;
-        *last = Some(Looked { began, reply });
-        Some(reply)
+        Deadline::after(wait).bound(question).await.unwrap_or(Some(SignInReply::Unreachable))
     }
 }
 

@@ -64,7 +64,13 @@ impl Verifier {
         }
     }
 
-    fn verdict(&self, token: &VerifiedToken, asking: &Asking, answer: Introspected, asked_ms: u64) -> Verdict {
+    pub(super) fn verdict(
+        &self,
+        token: &VerifiedToken,
+        asking: &Asking,
+        answer: Introspected,
+        asked_ms: u64,
+    ) -> Verdict {
         let Introspected::Active(answer) = answer else {
             let is_past_expiry = self.clock.now().unix_seconds() >= token.facts.expires;
             // The user may be disabled or gone, which only reading them tells.

@@ -299,8 +299,11 @@ impl Verifier {
         let mut calls = asking.calls();
         match hint {
             Ok(Hint::Reintrospect(user)) => calls.in_use.hint(user.subject()),
+            Ok(Hint::ReintrospectSession { session, .. }) => {
+                calls.in_use.hint_for(|token| token.facts.session.as_deref() == Some(&session));
+            }
             // Whoever missed hints does not know whom they were about.
-            Ok(Hint::ReintrospectAll) | Err(RecvError::Lagged(_)) => calls.in_use.hint_for_all(),
+            Ok(Hint::ReintrospectAll { .. }) | Err(RecvError::Lagged(_)) => calls.in_use.hint_for_all(),
             Err(RecvError::Closed) => {}
         }
     }

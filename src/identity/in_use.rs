@@ -160,9 +160,15 @@ impl<T: Clone> InUse<T> {
 
     /// Something happened that may concern anybody.
     pub(super) fn hint_for_all(&mut self) {
+        self.hint_for(|_| true);
+    }
+
+    /// Something happened to some tokens. Whatever call is under way may be about one of them, and settles nothing.
+    pub(super) fn hint_for(&mut self, is_meant: impl Fn(&T) -> bool) {
         self.hints.clear();
         self.hint_for_all = self.next_order();
-        let keys: Vec<_> = self.entries.iter().map(|(key, _)| key).collect();
+        let meant = self.entries.iter().filter(|(_, entry)| is_meant(&entry.token));
+        let keys: Vec<_> = meant.map(|(key, _)| key).collect();
         for key in keys {
             self.hurry(key);
         }
@@ -321,6 +327,9 @@ mod tests {
         assert_eq!((asked, queue.next(1)), ([Some("a1"), Some("a2")], None));
         queue.0.hint_for_all();
         assert_eq!((queue.next(1), queue.next(1)), (Some("b1"), None), "the others are being asked about");
+        let (mut queue, _) = Queue::of(&[("a", "a1", 100), ("b", "b1", 90)]);
+        queue.0.hint_for(|token| *token == "b1");
+        assert_eq!((queue.next(1), queue.next(1)), (Some("b1"), None));
     }
 
     #[test]

@@ -30,7 +30,7 @@ struct ToWatch {
 pub struct WatchEnd {
     /// Reasons to ask about tokens in use now: send to it.
     pub hints: broadcast::Sender<Hint>,
-    /// Users of whom it matters whether they signed in again, each to be answered soon.
+    /// Sessions of which it matters when they began: one question for each request that waits, each to be answered soon.
     pub questions: mpsc::Receiver<SignInQuestion>,
     /// Users one of whose tokens the issuer calls inactive: to be read again, by a call that begins after this.
     pub rereads: mpsc::Receiver<UserId>,
@@ -39,19 +39,31 @@ pub struct WatchEnd {
 }
 
 /// Something happened at the issuer: tokens in use are to be asked about by calls that begin now.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Hint {
     /// To a user.
     Reintrospect(UserId),
-    /// Perhaps to everybody.
-    ReintrospectAll,
+    /// To a session.
+    ReintrospectSession {
+        /// The NAME of `[issuer.NAME]`.
+        issuer: Arc<str>,
+        /// `sid`.
+        session: String,
+    },
+    /// Perhaps to everybody of an issuer.
+    ReintrospectAll {
+        /// The NAME of `[issuer.NAME]`.
+        issuer: Arc<str>,
+    },
 }
 
-/// Did the user sign in again since the block was lifted? What is found is told to [`crate::users::Users`] before the reply.
+/// Did this session of a user begin since their block was lifted? What is found is told to [`crate::users::Users`] before the reply.
 #[derive(Debug)]
 pub struct SignInQuestion {
     /// Who.
     pub user: UserId,
+    /// `sid` of a token that came.
+    pub session: String,
     /// Where to say that it was looked for.
     pub reply: oneshot::Sender<SignInReply>,
 }
@@ -83,6 +95,18 @@ impl Links {
     /// The link of an issuer, if its users are asked about.
     pub fn get(&self, issuer: &str) -> Option<Link> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).get(issuer).cloned()
+    }
+
+    /// Passes a hint on to whoever asks about tokens of its issuer.
+    pub fn hint(&self, hint: Hint) {
+        let issuer = match &hint {
+            Hint::Reintrospect(user) => user.issuer(),
+            Hint::ReintrospectSession { issuer, .. } | Hint::ReintrospectAll { issuer } => issuer,
+        };
+        if let Some(link) = self.get(issuer) {
+            // Without a verifier there are no tokens in use.
+            let _ = link.hints.send(hint);
+        }
     }
 }
 
@@ -123,9 +147,9 @@ impl Link {
     }
 
     /// Has the watch look for a user's sign-in. `None` if no watch answers.
-    pub(super) async fn ask_for_sign_in(&self, user: UserId) -> Option<SignInReply> {
+    pub(super) async fn ask_for_sign_in(&self, user: UserId, session: String) -> Option<SignInReply> {
         let (reply, answer) = oneshot::channel();
-        self.watch()?.questions.send(SignInQuestion { user, reply }).await.ok()?;
+        self.watch()?.questions.send(SignInQuestion { user, session, reply }).await.ok()?;
         answer.await.ok()
     }
 

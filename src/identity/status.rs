@@ -35,8 +35,6 @@ pub(super) struct Status {
     pub(super) answered: Notify,
     /// Its place among the tokens in use, one up; 0 if it has none.
     place: AtomicUsize,
-    /// When its user's sign-in was last looked for in vain; 0: never.
-    pub(super) sign_in_asked_ms: AtomicU64,
 }
 
 impl Status {
@@ -74,7 +72,6 @@ pub(super) struct UserRecord {
     pub(super) issuer: Arc<str>,
     pub(super) subject: Arc<str>,
     pub(super) last_active: ArcSwapOption<LastActive>,
-    pub(super) sign_in: super::admit::SignIn,
 }
 
 /// The last *active* answer about a user.
@@ -224,12 +221,7 @@ impl Verifier {
     pub(super) fn user(&self, issuer: &str, subject: &str) -> Arc<UserRecord> {
         let key = (issuer.to_owned(), subject.to_owned());
         let mut shard = self.records.shard(self.hasher.hash_one(&key));
-        let new = || UserRecord {
-            issuer: issuer.into(),
-            subject: subject.into(),
-            last_active: ArcSwapOption::empty(),
-            sign_in: super::admit::SignIn::default(),
-        };
+        let new = || UserRecord { issuer: issuer.into(), subject: subject.into(), last_active: ArcSwapOption::empty() };
         Arc::clone(shard.entry(key).or_insert_with(|| Arc::new(new())))
     }
 

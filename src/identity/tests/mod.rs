@@ -1,9 +1,13 @@
 //! The verifier held against `jsonwebtoken`: both must agree about every token.
 
+mod block;
+mod status;
+
 use super::claims::ClaimError;
 use super::claims::tests::issuer;
 use super::{LocalCache, Shared, TokenError, Verifier};
 use crate::base::clock::Clock;
+use crate::base::clock::Now;
 use crate::base::secret::Secret;
 use crate::config::{Algorithm, Introspection, NamespaceToken, SigningAlgorithm, SigningKeys, UserStatus, WhenUnknown};
 use crate::dev::SigningKey;
@@ -153,11 +157,11 @@ async fn one_changed_byte_of_a_remembered_token_misses() {
 }
 
 /// A token as the token service mints it for `audience`.
-fn minted(service: &TokenService, audience: &str, original_issuer: &str) -> String {
+fn minted(service: &TokenService, audience: &str, original_issuer: &str, subject: &str, now: Now) -> String {
     let template = Arc::new(NamespaceToken { audience: audience.into(), ..NamespaceToken::default() });
     let grant = Grant {
         template: &template,
-        subject: "alice",
+        subject,
         original_issuer,
         namespace: "team-a",
         kind: NamespaceKind::Own,
@@ -168,13 +172,14 @@ fn minted(service: &TokenService, audience: &str, original_issuer: &str) -> Stri
         roles: &[],
         groups: &[],
     };
-    let minted = service.credential(&CredentialCache::default(), &grant, Clock::system().now()).unwrap();
+    let minted = service.credential(&CredentialCache::default(), &grant, now).unwrap();
     minted.header().to_str().unwrap().strip_prefix("Bearer ").unwrap().to_owned()
 }
 
 #[tokio::test]
 async fn of_our_own_tokens_only_those_for_ourselves_come_in() {
     let service = own();
+    let minted = |audience: &str, url: &str| minted(&service, audience, url, "alice", Clock::system().now());
     let offline = |issuer| {
         Arc::new(
             Issuer::offline(Arc::new(issuer), Clock::system(), &json!({ "keys": [KEYS[0].jwk()] }).to_string())
@@ -189,14 +194,14 @@ async fn of_our_own_tokens_only_those_for_ourselves_come_in() {
         let verify = async |token: String| {
             verifier.verify(&LocalCache::default(), token.as_bytes(), Clock::system().now()).await
         };
-        let token = verify(minted(&service, "https://postern.example", &url)).await.unwrap();
+        let token = verify(minted("https://postern.example", &url)).await.unwrap();
         assert_eq!((token.issuer().config().name.as_str(), token.subject()), ("self", Some("alice")));
         // Where the user's status is asked for, an own token alone proves nothing.
         let status = verifier.confirm(&token, Clock::system().now()).await;
         assert_eq!(status.as_ref().map(|caller| caller.issuer.url.as_str()).ok(), confirmed.then_some(url.as_str()));
-        let foreign = verify(minted(&service, "orders", &url)).await;
+        let foreign = verify(minted("orders", &url)).await;
         assert_eq!(foreign.unwrap_err(), TokenError::Claims(ClaimError::Audience));
-        let stranger = verify(minted(&service, "https://postern.example", "https://nobody.example")).await;
+        let stranger = verify(minted("https://postern.example", "https://nobody.example")).await;
         assert_eq!(stranger.unwrap_err(), TokenError::Issuer);
     }
 }
