@@ -109,8 +109,17 @@ impl Endpoints {
     async fn end_sessions(&self, issuer: &Arc<str>, token: LogoutToken) -> Result<(), StoreError> {
         let LogoutToken { subject, session, issued, .. } = token;
         let user = subject.as_deref().and_then(|subject| UserId::new(Arc::clone(issuer), subject));
-        let (users, issuer, of) = (Arc::clone(&self.users), Arc::clone(issuer), user.clone());
-        let stored = tokio::task::spawn_blocking(move || match (session, of, subject) {
+        let hint = match (&user, &session) {
+            // Tokens without `sid` may belong to the session, too.
+            (Some(user), _) => Some(Hint::Reintrospect(user.clone())),
+            (None, Some(session)) => {
+                Some(Hint::ReintrospectSession { issuer: Arc::clone(issuer), session: session.clone() })
+            }
+            (None, None) => None,
+        };
+        let link = self.links.get(issuer);
+        let (users, issuer) = (Arc::clone(&self.users), Arc::clone(issuer));
+        let stored = tokio::task::spawn_blocking(move || match (session, user, subject) {
             (Some(session), Some(user), _) => users.end_session_of(&user, session, Cause::LoggedOut),
             (Some(session), None, _) => users.end_session(&issuer, SessionScope::Session(session), Cause::LoggedOut),
             (None, _, subject) => {
@@ -124,11 +133,9 @@ impl Endpoints {
         if let Ok(stored) = stored.await {
             stored?;
         }
-        // Tokens without `sid` may belong to the session, too.
-        if let Some(user) = user
-            && let Some(link) = self.links.get(user.issuer())
-        {
-            let _ = link.hints().send(Hint::Reintrospect(user));
+        if let (Some(link), Some(hint)) = (link, hint) {
+            // Nobody may be listening.
+            let _ = link.hints().send(hint);
         }
         Ok(())
     }

@@ -71,6 +71,9 @@ impl Collector for Shown {
             ConstCounter::new(counter.get()).encode(metric)?;
         }
         let Some(feed) = counts.feed.get().and_then(Weak::upgrade) else { return Ok(()) };
+        let polls = i64::try_from(feed.polls_that_wait()).unwrap_or(i64::MAX);
+        let help = "Polls of the feed of events that wait for news";
+        ConstGauge::new(polls).encode(encoder.encode_descriptor("event_polls", help, None, MetricType::Gauge)?)?;
         let help = "Security event tokens that wait for a client";
         let mut family = encoder.encode_descriptor("events_waiting", help, None, MetricType::Gauge)?;
         for (client, count) in feed.waiting() {

@@ -12,9 +12,9 @@ use crate::upstream::Body;
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderValue, Method, Response};
-use http_body::Body as _;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
+use std::error::Error;
 use std::sync::Arc;
 
 /// What Postern answers itself; nothing for nearly every request.
@@ -96,7 +96,9 @@ async fn call(
 }
 
 /// All of a small body, within some seconds.
-async fn read(body: Incoming) -> Result<Bytes, Reply> {
+async fn read<B: http_body::Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>>>(
+    body: B,
+) -> Result<Bytes, Reply> {
     if body.size_hint().lower() > MAX_BODY as u64 {
         return Err(Endpoints::too_large());
     }
@@ -104,5 +106,40 @@ async fn read(body: Incoming) -> Result<Bytes, Reply> {
         Some(Ok(collected)) => Ok(collected.to_bytes()),
         Some(Err(error)) if error.is::<LengthLimitError>() => Err(Endpoints::too_large()),
         Some(Err(_)) | None => Err(Endpoints::too_slow()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::tick;
+    use http_body::Frame;
+    use http_body_util::Full;
+    use std::convert::Infallible;
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
+    /// A body of which nothing ever comes.
+    struct Nothing;
+
+    impl http_body::Body for Nothing {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            Poll::Pending
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_is_small_and_comes_soon() {
+        let ticking = tokio::spawn(tick::run());
+        let status = |read: Result<Bytes, Reply>| read.map_err(|reply| reply.response.status().as_u16());
+        let sized = async |size: usize| status(read(Full::from(vec![b'a'; size])).await).map(|body| body.len());
+        assert_eq!((sized(MAX_BODY).await, sized(MAX_BODY + 1).await), (Ok(MAX_BODY), Err(413)));
+        let start = tokio::time::Instant::now();
+        assert_eq!(status(read(Nothing).await), Err(408));
+        assert!(start.elapsed() < BODY_TIMEOUT * 2);
+        ticking.abort();
     }
 }

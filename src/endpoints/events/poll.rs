@@ -121,6 +121,13 @@ impl Waiters {
     }
 }
 
+impl Waiters {
+    fn count(&self) -> usize {
+        let clients = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        clients.values().map(|count| count.load(Ordering::Relaxed)).sum()
+    }
+}
+
 impl Drop for Waiter {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
@@ -128,6 +135,11 @@ impl Drop for Waiter {
 }
 
 impl Feed {
+    /// How many polls wait for news.
+    pub fn polls_that_wait(&self) -> usize {
+        self.waiters.count()
+    }
+
     /// Answers a poll: takes what the client has off its queue, then gives what waits, or waits for it. On the control plane.
     pub(in crate::endpoints) async fn poll(
         self: &Arc<Self>,
