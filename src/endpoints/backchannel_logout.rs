@@ -1,5 +1,6 @@
 //! Back-channel logout (OpenID Connect Back-Channel Logout 1.0): the issuer says that a session ended. Never a user block.
 
+use super::form::Form;
 use super::logout_token::{self, LogoutToken, LogoutTokenError};
 use super::reply;
 use super::{Endpoints, Outcome};
@@ -70,9 +71,9 @@ impl Done {
 impl Endpoints {
     /// Answers a call. On the control plane: it waits for the disk, and perhaps for the issuer's keys.
     pub(super) async fn logout(&self, logout: &Logout, body: &[u8], now: Now) -> (Outcome, Response<Bytes>) {
-        let form = match reply::form(body) {
+        let form = match Form::parse(body) {
             Ok(form) => form,
-            Err(response) => return (Outcome::Malformed, response),
+            Err(error) => return (Outcome::Malformed, reply::invalid_request(&error.to_string())),
         };
         let Some(token) = form.get("logout_token") else {
             return (Outcome::Malformed, reply::invalid_request("the parameter `logout_token` is missing"));

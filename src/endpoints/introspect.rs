@@ -1,6 +1,7 @@
 //! Introspection of the tokens that Postern minted (RFC 7662), for the upstreams that they are for.
 
 use super::client::Client;
+use super::form::Form;
 use super::reply;
 use super::{Endpoints, Outcome};
 use crate::base::clock::Now;
@@ -30,9 +31,9 @@ const MEMBERS: [&str; 14] = [
 impl Endpoints {
     /// Answers a call. Without waiting for anybody.
     pub(super) fn introspect(&self, client: &Client, body: &[u8], now: Now) -> (Outcome, Response<Bytes>) {
-        let form = match reply::form(body) {
+        let form = match Form::parse(body) {
             Ok(form) => form,
-            Err(response) => return (Outcome::Malformed, response),
+            Err(error) => return (Outcome::Malformed, reply::invalid_request(&error.to_string())),
         };
         let Some(token) = form.get("token") else {
             return (Outcome::Malformed, reply::invalid_request("the parameter `token` is missing"));

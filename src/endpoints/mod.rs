@@ -143,7 +143,7 @@ enum Asks {
 #[derive(Debug)]
 pub struct Reply {
     /// What is sent.
-    pub response: Response<Bytes>,
+    pub response: Box<Response<Bytes>>,
     /// Whether it counts against the address that it came from: wrong credentials or a forged token.
     pub is_failed_authentication: bool,
 }
@@ -258,7 +258,7 @@ impl Endpoints {
         self.clients.authenticate(authorization).map(Arc::clone).map_err(|unknown| {
             self.counts.call(endpoint, Outcome::Unauthorized.code());
             let is_failed_authentication = unknown != Unknown::Nobody;
-            Reply { response: reply::unauthorized(unknown), is_failed_authentication }
+            Reply { is_failed_authentication, ..Reply::from(reply::unauthorized(unknown)) }
         })
     }
 
@@ -279,7 +279,7 @@ impl Endpoints {
             }
         };
         self.counts.call(name, outcome.code());
-        Reply { response, is_failed_authentication: outcome == Outcome::Forged }
+        Reply { is_failed_authentication: outcome == Outcome::Forged, ..Reply::from(response) }
     }
 
     async fn events(&self, client: &Arc<Client>, body: &[u8]) -> (Outcome, Response<Bytes>) {
@@ -307,7 +307,7 @@ impl Endpoints {
 
 impl From<Response<Bytes>> for Reply {
     fn from(response: Response<Bytes>) -> Self {
-        Self { response, is_failed_authentication: false }
+        Self { response: Box::new(response), is_failed_authentication: false }
     }
 }
 

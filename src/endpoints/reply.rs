@@ -1,7 +1,6 @@
 //! Answers: JSON, never cached.
 
 use super::client::Unknown;
-use super::form::Form;
 use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, WWW_AUTHENTICATE};
 use http::{HeaderValue, Response, StatusCode};
@@ -89,9 +88,4 @@ pub(super) fn unavailable() -> Response<Bytes> {
     let mut response = error(StatusCode::SERVICE_UNAVAILABLE, "temporarily_unavailable", "try again later");
     response.headers_mut().insert(http::header::RETRY_AFTER, HeaderValue::from_static("5"));
     response
-}
-
-/// Reads a form.
-pub(super) fn form(body: &[u8]) -> Result<Form, Response<Bytes>> {
-    Form::parse(body).map_err(|error| invalid_request(&error.to_string()))
 }

@@ -54,7 +54,7 @@ pub(super) async fn serve(
             if reply.is_failed_authentication {
                 pipeline.limits.refused(client, Reason::InvalidToken, now);
             }
-            reply.response.map(Body::full)
+            (*reply.response).map(Body::full)
         }
         (Served::Endpoint(_), None) => return Err(Reason::NoRoute.into()),
     };

@@ -310,7 +310,9 @@ fn who_guesses_credentials_is_shut_out_for_a_while() {
         assert_eq!(guess().status, 401);
     }
     guess().refused(429, "too_many_failed_authentications");
-    gateway.post("/introspect", &[FORM, &basic("up", "s3cret")], "token=a").refused(429, "too_many_failed_authentications");
+    gateway
+        .post("/introspect", &[FORM, &basic("up", "s3cret")], "token=a")
+        .refused(429, "too_many_failed_authentications");
     // Those whose token is known go on.
     Client::connect(gateway.addr).get("/orders/1", &[&bearer(&token)]).passed();
     stage.clock.advance(Duration::from_secs(2));
@@ -320,7 +322,8 @@ fn who_guesses_credentials_is_shut_out_for_a_while() {
 #[test]
 fn without_clients_the_paths_are_a_routes_affair() {
     let stage = Stage::new();
-    let gateway = Gateway::start(&stage, "[[route]]\npath = '/**'\nupstream = 'up'\ncredential = 'none'\naccess = 'public'\n");
+    let gateway =
+        Gateway::start(&stage, "[[route]]\npath = '/**'\nupstream = 'up'\ncredential = 'none'\naccess = 'public'\n");
     for path in ["/introspect", "/events/poll"] {
         gateway.post(path, &[FORM], "token=a").passed();
     }

@@ -199,7 +199,8 @@ impl Feed {
         most: usize,
         service: &Arc<TokenService>,
     ) -> Result<PollAnswer, OutboxError> {
-        if most == 0 || !self.outbox.waiting().get(&*client.name).is_some_and(|waiting| *waiting > 0) {
+        let waiting = self.outbox.waiting().get(&*client.name).copied().unwrap_or(0);
+        if most == 0 || waiting == 0 {
             return Ok(PollAnswer::default());
         }
         let (feed, client, service) = (Arc::clone(self), Arc::clone(client), Arc::clone(service));
