@@ -39,8 +39,8 @@
 //! | 1 | [`config`], [`telemetry`] |
 //! | 2 | [`issuer`], [`upstream`], [`token_service`], [`router`] |
 //! | 3 | [`users`] |
-//! | 4 | [`watch`] |
-//! | 5 | [`identity`] |
+//! | 4 | [`identity`] |
+//! | 5 | [`watch`], [`endpoints`] |
 //! | 6 | [`pipeline`], [`listener`], [`admin`], [`operator`], [`dev`] |
 //! | 7 | [`app`] |
 //! | 8 | [`cli`] |
@@ -64,9 +64,10 @@ pub mod upstream;
 
 pub mod users;
 
-pub mod watch;
-
 pub mod identity;
+
+pub mod endpoints;
+pub mod watch;
 
 pub mod admin;
 pub mod dev;

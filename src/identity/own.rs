@@ -1,14 +1,14 @@
 //! Postern's own tokens as tokens that come in: issuer `self` of a route. Only those minted for `token_service.audience` pass, so
 //! that no upstream can use against Postern, or through it, what it was given.
 
-use super::Identity;
 use super::link::Links;
 use super::source::Source;
 use super::status::StatusError;
 use super::verifier::{TokenError, VerifiedToken, Verifier};
+use super::{Identity, json, jws};
 use crate::base::clock::{Clock, Now};
 use crate::config::{self, Algorithm, ClaimPath, KeyPolicy, UserStatus};
-use crate::issuer::{Issuer, JwksError};
+use crate::issuer::{Issuer, JwksError, KeyLookup};
 use crate::token_service::TokenService;
 use crate::token_service::publish::Document;
 use serde_json::{Map, Value};
@@ -71,6 +71,22 @@ impl Verifier {
         let issuer = Arc::clone(original.issuer.config());
         let epoch = self.users.epoch(&issuer.name, &identity.subject);
         Ok(Arc::new(Identity { issuer, epoch, ..identity }))
+    }
+
+    /// The claims of a token that Postern minted for whomever, if a published key signed it and it lives.
+    pub fn minted(&self, token: &[u8], now: Now) -> Option<Map<String, Value>> {
+        let jws = jws::parse(token).ok()?;
+        let KeyLookup::Key(key) = self.own.issuer.key_now(jws.kid.as_deref(), jws.algorithm)? else {
+            return None;
+        };
+        if !key.verify(jws.algorithm, jws.message, &jws.signature) {
+            return None;
+        }
+        let claims = json::parse_object(&jws.payload)?;
+        let date = |name: &str| claims.get(name).and_then(Value::as_i64);
+        let is_own = claims.get("iss").and_then(Value::as_str) == Some(&self.own.issuer.config().url);
+        let lives = date("nbf")? <= now.unix_seconds() && now.unix_seconds() < date("exp")?;
+        (is_own && lives).then_some(claims)
     }
 
     /// An own token cannot be introspected at the user's issuer. It passes while the same user is known to be active by another token

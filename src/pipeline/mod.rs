@@ -11,6 +11,7 @@ pub mod inject;
 pub mod limit;
 pub mod record;
 pub mod reject;
+mod serve;
 pub mod streams;
 pub mod strip;
 pub mod worker;
@@ -21,6 +22,7 @@ pub use worker::Worker;
 
 use crate::base::clock::{Clock, Now};
 use crate::config::{self, Access, ClaimPath, Config, Credential, Route};
+use crate::endpoints::{Endpoints, Site};
 use crate::identity::{Identity, LocalCache, VerifiedToken, Verifier};
 use crate::router::{Router, path};
 use crate::telemetry::metrics::{Metrics, RouteMetrics};
@@ -53,6 +55,10 @@ pub struct Pipeline {
     verifier: Arc<Verifier>,
     token_service: Arc<TokenService>,
     limits: Limits,
+    /// Where Postern answers itself.
+    site: Site,
+    /// What it answers there beside its documents.
+    endpoints: Option<Arc<Endpoints>>,
     /// Folded names that only Postern may send, of all routes: a header that one route adds must not come from a client on another.
     identity_headers: HashSet<String>,
     /// What may pass as a trailer: what may pass in the head, but for headers that carry a secret on some route.
@@ -179,6 +185,8 @@ impl Pipeline {
             no_route: metrics.route(""),
             routes: config.routes.clone(),
             verifier,
+            site: Site::new(&token_service.config().issuer),
+            endpoints: None,
             token_service,
             limits: Limits::new(&config.limits, former.map(|former| &former.limits)),
             keep_trailer: KeepTrailer::new(move |name| !forbidden::is_forbidden(name.as_str(), &forbidden_trailers)),
@@ -186,6 +194,17 @@ impl Pipeline {
             realm: HeaderValue::from_static("Bearer realm=\"postern\""),
             clock,
         })
+    }
+
+    /// The same pipeline with endpoints of Postern's own.
+    #[must_use]
+    pub fn with_endpoints(self, endpoints: Arc<Endpoints>) -> Self {
+        Self { endpoints: Some(endpoints), ..self }
+    }
+
+    /// Postern's own endpoints, if there are any.
+    pub fn endpoints(&self) -> Option<&Arc<Endpoints>> {
+        self.endpoints.as_ref()
     }
 
     /// The claims that the routes of a configuration ask about.

@@ -3,17 +3,15 @@
 use super::inject::X_REQUEST_ID;
 use super::record::{Record, Recorded};
 use super::streams::{Open, Streams};
-use super::{Connection, Context, Pipeline, Rejection, forward};
+use super::{Connection, Context, Pipeline, Rejection, forward, serve};
 use crate::config::StreamEnds;
 use crate::identity::LocalCache;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::metrics::Metrics;
-use crate::token_service::publish::Document;
 use crate::upstream::{Body, Pools};
 use arc_swap::{ArcSwap, Cache};
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE};
-use http::{HeaderValue, Method, Request, Response};
+use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
@@ -68,9 +66,12 @@ impl Worker {
         let pipeline = self.pipeline();
         let mut record = Record::new(Rc::clone(&self), Rc::clone(&pipeline), connection, parts);
         async move {
-            if let Some(document) = published(&pipeline, &record.request.method, record.request.uri.path()) {
-                record.put(document);
-            } else if let Err(rejection) = self.pass(&pipeline, body, &mut record).await {
+            let passed = match serve::served(&pipeline, &record.request.method, record.request.uri.path()) {
+                // Boxed, so that the usual request does not carry the room for this.
+                Some(served) => Box::pin(serve::serve(&pipeline, served, body, &mut record)).await,
+                None => self.pass(&pipeline, body, &mut record).await,
+            };
+            if let Err(rejection) = passed {
                 let refusal = refuse(&pipeline, rejection, &mut record);
                 record.put(refusal);
             }
@@ -139,19 +140,6 @@ fn refuse(pipeline: &Pipeline, rejection: Rejection, record: &mut Record) -> Res
         tracing::debug!(request_id, reason, error, "request refused");
     }
     rejection.into_response(request_id, &pipeline.realm)
-}
-
-/// The documents that Postern serves about itself; for everybody, like the keys of any issuer.
-fn published(pipeline: &Pipeline, method: &Method, path: &str) -> Option<Response<Body>> {
-    let document = Document::at(&pipeline.token_service.config().issuer, path)?;
-    if method != Method::GET && method != Method::HEAD {
-        return None;
-    }
-    let mut response = Response::new(Body::full(pipeline.token_service.document(document)));
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    // A new key is published an hour before it signs.
-    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("public, max-age=300"));
-    Some(response)
 }
 
 /// Ids that are unique, not secret: a counter's bits, mixed (splitmix64), from a random start.

@@ -76,6 +76,12 @@ pub(super) struct Refusal {
     pub(super) issued_before_ms: u64,
     /// By our clock.
     pub(super) until_ms: u64,
+    /// Whose session it was, if that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) subject: Option<String>,
+    /// When it was decided, by our clock.
+    #[serde(default)]
+    pub(super) at_ms: u64,
 }
 
 impl Refusal {

@@ -11,6 +11,7 @@ mod authenticate;
 mod authorize;
 mod cli;
 mod credential;
+mod endpoints;
 mod forward;
 mod key_set;
 mod lifecycle;

@@ -168,6 +168,7 @@ fn minted(service: &TokenService, audience: &str, original_issuer: &str, subject
         email: "",
         username: None,
         authorized_party: None,
+        epoch: 0,
         roles: &[],
         groups: &[],
     };
