@@ -1,6 +1,7 @@
 //! Why a gateway does not start, or a configuration is not put in force.
 
 use crate::base::tls::TlsError;
+use crate::endpoints::events::OutboxError;
 use crate::issuer::{IssuerError, JwksError};
 use crate::token_service::KeyError;
 use crate::upstream::UpstreamError;
@@ -32,6 +33,9 @@ pub enum StartError {
     /// What is known against users cannot be read.
     #[error("state")]
     State(#[from] StoreError),
+    /// The events that wait for clients cannot be read.
+    #[error("state")]
+    Outbox(#[from] OutboxError),
     /// A reload asks for a store.
     #[error("the store is opened at the start only, and this configuration is the first that needs it: restart")]
     NoStore,

@@ -16,6 +16,7 @@ pub use error::StartError;
 
 use crate::base::clock::Clock;
 use crate::config::{self, Config};
+use crate::endpoints::{Counts, Endpoints, Feed, Surroundings};
 use crate::identity::{Links, Shared, Verifier};
 use crate::issuer::Issuer;
 use crate::listener::tls::ServerTls;
@@ -51,7 +52,7 @@ pub struct Gateway {
     control: Option<JoinHandle<()>>,
     operators: Option<JoinHandle<()>>,
     handle: Handle,
-    shared: Shared,
+    surroundings: Surroundings,
     clock: Clock,
     metrics: Arc<Metrics>,
     pipeline: Arc<ArcSwap<Pipeline>>,
@@ -93,7 +94,8 @@ impl Gateway {
         let shared = Shared { users: Arc::clone(&users), links, clock: clock.clone(), control: handle.clone() };
         let verifier = Arc::new(Verifier::new(issuers, asked, &token_service, shared.clone(), TOKEN_CAPACITY)?);
         upkeep::run_verifier(&verifier, &handle);
-        let pipeline = Pipeline::new(&config, verifier, token_service, &metrics, clock.clone(), None)?;
+        let surroundings = surroundings(&config, shared, &metrics)?;
+        let pipeline = pipeline(&config, (verifier, token_service), &surroundings, &metrics, None)?;
         let pipeline = Arc::new(ArcSwap::from_pointee(pipeline));
         observe::register(&metrics, &pipeline, &users, &watches);
         let tls = config.server.tls.as_ref().map(ServerTls::load).transpose()?;
@@ -115,7 +117,7 @@ impl Gateway {
             control: None,
             operators: None,
             handle,
-            shared,
+            surroundings,
             clock,
             metrics,
             pipeline,
@@ -198,12 +200,13 @@ impl Gateway {
         } else {
             let former: Vec<_> = old.verifier().issuers().cloned().collect();
             let issuers = issuers(&config, &self.clock, &former)?;
-            let shared = self.shared.clone();
+            let shared = self.surroundings.shared.clone();
             let verifier = Arc::new(Verifier::new(issuers, asked, &token_service, shared, TOKEN_CAPACITY)?);
             upkeep::run_verifier(&verifier, &self.handle);
             verifier
         };
-        let new = Pipeline::new(&config, verifier, token_service, &self.metrics, self.clock.clone(), Some(&old))?;
+        let parts = (verifier, token_service);
+        let new = pipeline(&config, parts, &self.surroundings, &self.metrics, Some(&old))?;
         // The last that can fail, so that a reload takes effect as a whole or not at all.
         if let (Some(tls), Some(files)) = (&self.tls, &config.server.tls) {
             tls.reload(files)?;
@@ -215,6 +218,9 @@ impl Gateway {
             );
         }
         self.pipeline.store(Arc::new(new));
+        if let Some(feed) = &self.surroundings.feed {
+            feed.configure(&config);
+        }
         // What needs a restart is said at every reload until there is one.
         let (server, admin, log) = (current.server.clone(), current.admin.clone(), current.log.clone());
         let (operator, state) = (current.operator.clone(), current.state.clone());
@@ -253,6 +259,9 @@ impl Gateway {
 
     /// Ends without waiting longer than `deadline` for running requests.
     fn stop(mut self, deadline: Duration) {
+        if let Some(feed) = &self.surroundings.feed {
+            feed.end_waiting();
+        }
         self.phase.send_replace(Phase::Drain(deadline));
         self.join();
     }
@@ -299,11 +308,44 @@ fn issuers(config: &Config, clock: &Clock, former: &[Arc<Issuer>]) -> Result<Vec
     config.issuers.iter().map(make).collect()
 }
 
+/// What outlives configurations: the feed of events runs from now on, where there is a store.
+fn surroundings(config: &Config, shared: Shared, metrics: &Metrics) -> Result<Surroundings, StartError> {
+    let counts = Counts::new(metrics);
+    let feed = if config.has_state() {
+        let (path, users) = (config.state.path.join("events.redb"), Arc::clone(&shared.users));
+        let feed = Feed::open(&path, users, Arc::clone(&counts), shared.clock.clone())?;
+        feed.configure(config);
+        shared.control.spawn(Arc::clone(&feed).run());
+        Some(feed)
+    } else {
+        None
+    };
+    Ok(Surroundings { shared, feed, counts })
+}
+
+/// The pipeline of a configuration, with Postern's own endpoints.
+fn pipeline(
+    config: &Config,
+    (verifier, token_service): (Arc<Verifier>, Arc<TokenService>),
+    surroundings: &Surroundings,
+    metrics: &Metrics,
+    former: Option<&Pipeline>,
+) -> Result<Pipeline, StartError> {
+    if let Some(feed) = &surroundings.feed {
+        token_service.send_receipts(feed.receipts());
+    }
+    let known = former.and_then(Pipeline::endpoints).map(AsRef::as_ref);
+    let endpoints = Endpoints::new(config, Arc::clone(&verifier), Arc::clone(&token_service), surroundings, known);
+    let clock = surroundings.shared.clock.clone();
+    let pipeline = Pipeline::new(config, verifier, token_service, metrics, clock, former)?;
+    Ok(pipeline.with_endpoints(Arc::new(endpoints)))
+}
+
 /// What is known against users; kept in a file where there is anything to keep.
 fn users(config: &Config, clock: &Clock) -> Result<(Arc<Users>, Audit), StartError> {
     if !config.has_state() {
         return Ok((Users::in_memory(clock.clone()), Audit::off()));
     }
     let audit = Audit::start(&config.log.audit).map_err(StartError::AuditLog)?;
-    Ok((Users::open(&config.state.path, clock.clone(), audit.clone())?, audit))
+    Ok((Users::open(&config.state.path.join("users.redb"), clock.clone(), audit.clone())?, audit))
 }

@@ -76,7 +76,7 @@ impl Gateway {
                 continue;
             }
             if let Some((watch, hints)) = self.make_watch(&issuer)?
-                && let Some(link) = self.shared.links.get(&issuer.name)
+                && let Some(link) = self.surroundings.shared.links.get(&issuer.name)
             {
                 let task = self.handle.spawn(run(Arc::clone(&watch), hints, link.watch_end())).abort_handle();
                 list.insert(issuer.name.clone(), Running { config: issuer, watch, task });

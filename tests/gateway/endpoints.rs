@@ -112,11 +112,12 @@ impl Gateway {
         let socket = listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let addr = socket.local_addr().unwrap();
         let (end, ended) = oneshot::channel::<()>();
+        let worker_metrics = Metrics::new();
         std::thread::spawn(move || {
             let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default()).unwrap();
             runtime.block_on(async move {
                 let log = Writer::start(&LogPlace::Off).unwrap().log(Default::default());
-                let worker = Rc::new(Worker::new(Arc::new(ArcSwap::from_pointee(pipeline)), log));
+                let worker = Rc::new(Worker::new(Arc::new(ArcSwap::from_pointee(pipeline)), log, &worker_metrics));
                 let listeners =
                     Listeners::new(&config.server, None, Front(worker), Default::default(), Default::default());
                 tokio::task::spawn_local(tick::run());
