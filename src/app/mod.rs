@@ -184,11 +184,17 @@ impl Gateway {
             let former: Vec<_> = old.verifier().issuers().cloned().collect();
             let issuers = issuers(&config, &self.clock, &former)?;
             let shared = self.shared.clone();
-            let verifier = Arc::new(Verifier::new(issuers, asked, &token_service, shared, TOKEN_CAPACITY)?);
-            control::run_verifier(&verifier, &self.handle);
-            verifier
+            let verifier = Verifier::new(issuers, asked, &token_service, shared, TOKEN_CAPACITY)?;
+            Arc::new(verifier.after(old.verifier()))
         };
-        let new = Pipeline::new(&config, verifier, token_service, &self.metrics, self.clock.clone(), Some(&old))?;
+        let new = Pipeline::new(
+            &config,
+            Arc::clone(&verifier),
+            token_service,
+            &self.metrics,
+            self.clock.clone(),
+            Some(&old),
+        )?;
         // The last that can fail, so that a reload takes effect as a whole or not at all.
         if let (Some(tls), Some(files)) = (&self.tls, &config.server.tls) {
             tls.reload(files)?;
@@ -200,6 +206,10 @@ impl Gateway {
             );
         }
         self.pipeline.store(Arc::new(new));
+        if !Arc::ptr_eq(&verifier, old.verifier()) {
+            old.verifier().retire();
+            control::run_verifier(&verifier, &self.handle);
+        }
         // What needs a restart is said at every reload until there is one.
         let (server, admin, log) = (current.server.clone(), current.admin.clone(), current.log.clone());
         let (operator, state) = (current.operator.clone(), current.state.clone());
