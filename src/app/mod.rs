@@ -3,28 +3,27 @@
 //! One thread with a runtime of its own is the control plane (keys, user status, admin, upkeep); every other thread is a worker
 //! that serves requests. Only this module starts threads and long-lived tasks. Dropping the [`Gateway`] ends them all.
 
+mod control;
+mod error;
 mod observe;
 mod operators;
-mod upkeep;
 mod workers;
 
-use crate::admin::{self, View};
+pub use error::StartError;
+
 use crate::base::clock::Clock;
-use crate::base::tls::TlsError;
 use crate::config::{self, Config};
 use crate::identity::{Links, Shared, Verifier};
-use crate::issuer::{Issuer, IssuerError, JwksError};
+use crate::issuer::Issuer;
 use crate::listener::tls::ServerTls;
 use crate::pipeline::Pipeline;
 use crate::telemetry::access_log::Writer;
 use crate::telemetry::audit_log::Audit;
 use crate::telemetry::metrics::{Metrics, OutcomeLabel};
-use crate::token_service::{KeyError, TokenService};
-use crate::upstream::UpstreamError;
-use crate::users::{StoreError, Users};
+use crate::token_service::TokenService;
+use crate::users::Users;
 use arc_swap::ArcSwap;
 use std::collections::HashMap;
-use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -69,56 +68,6 @@ enum Phase {
     Drain(Duration),
 }
 
-/// Why a gateway cannot start, or a configuration cannot be put in force.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// An address cannot be had.
-    #[error("cannot listen on `{address}`")]
-    Listen {
-        /// The address.
-        address: SocketAddr,
-        /// What the system said.
-        #[source]
-        source: io::Error,
-    },
-    /// A thread or runtime cannot be made.
-    #[error("cannot start a thread")]
-    Thread(#[source] io::Error),
-    /// The access log cannot be opened.
-    #[error("cannot open the access log")]
-    AccessLog(#[source] io::Error),
-    /// The audit log cannot be opened.
-    #[error("cannot open the audit log")]
-    AuditLog(#[source] io::Error),
-    /// What is known against users cannot be read.
-    #[error("state")]
-    State(#[from] StoreError),
-    /// The operators' certificate.
-    #[error("operator.tls")]
-    Operator(#[source] TlsError),
-    /// An issuer cannot be asked.
-    #[error("issuer `{name}`")]
-    Issuer {
-        /// Its name.
-        name: String,
-        /// What is wrong.
-        #[source]
-        source: Box<IssuerError>,
-    },
-    /// Signing keys.
-    #[error(transparent)]
-    Keys(#[from] KeyError),
-    /// Postern's own keys cannot be read back.
-    #[error("Postern's own keys")]
-    OwnKeys(#[from] JwksError),
-    /// An upstream's TLS files.
-    #[error(transparent)]
-    Upstream(#[from] UpstreamError),
-    /// The server's certificate.
-    #[error("server.tls")]
-    Tls(#[from] TlsError),
-}
-
 impl Gateway {
     /// Starts a gateway; it serves once this returns, and is ready once its issuers' keys are there.
     ///
@@ -136,14 +85,14 @@ impl Gateway {
         let links = Arc::new(Links::default());
         let shared = Shared { users: Arc::clone(&users), links, clock: clock.clone(), control: handle.clone() };
         let verifier = Arc::new(Verifier::new(issuers, asked, &token_service, shared.clone(), TOKEN_CAPACITY)?);
-        upkeep::run_verifier(&verifier, &handle);
+        control::run_verifier(&verifier, &handle);
         let pipeline = Pipeline::new(&config, verifier, token_service, &metrics, clock.clone(), None)?;
         let pipeline = Arc::new(ArcSwap::from_pointee(pipeline));
         observe::register(&metrics, &pipeline);
         let tls = config.server.tls.as_ref().map(ServerTls::load).transpose()?;
         let count = config.server.workers.or_else(|| std::thread::available_parallelism().ok()).map_or(1, usize::from);
         let (sockets, addresses) = workers::bind(&config.server, count)?;
-        let admin = config.admin.listen.map(|address| bind_admin(address, &handle)).transpose()?;
+        let admin = config.admin.listen.map(|address| control::bind_admin(address, &handle)).transpose()?;
         let admin_address = admin.as_ref().and_then(|listener| listener.local_addr().ok());
         let operator = operators::bind(config.operator.as_ref())?;
         let operator_address = operator.as_ref().and_then(|(listener, _)| listener.local_addr().ok());
@@ -195,7 +144,7 @@ impl Gateway {
 
     /// Whether every issuer's keys are there.
     pub fn is_ready(&self) -> bool {
-        waits_for(&self.pipeline, &self.is_draining).is_empty()
+        control::waits_for(&self.pipeline, &self.is_draining).is_empty()
     }
 
     /// Puts another configuration in force. Running requests end under the old one; listeners, admin and log stay as they are.
@@ -235,11 +184,17 @@ impl Gateway {
             let former: Vec<_> = old.verifier().issuers().cloned().collect();
             let issuers = issuers(&config, &self.clock, &former)?;
             let shared = self.shared.clone();
-            let verifier = Arc::new(Verifier::new(issuers, asked, &token_service, shared, TOKEN_CAPACITY)?);
-            upkeep::run_verifier(&verifier, &self.handle);
-            verifier
+            let verifier = Verifier::new(issuers, asked, &token_service, shared, TOKEN_CAPACITY)?;
+            Arc::new(verifier.after(old.verifier()))
         };
-        let new = Pipeline::new(&config, verifier, token_service, &self.metrics, self.clock.clone(), Some(&old))?;
+        let new = Pipeline::new(
+            &config,
+            Arc::clone(&verifier),
+            token_service,
+            &self.metrics,
+            self.clock.clone(),
+            Some(&old),
+        )?;
         // The last that can fail, so that a reload takes effect as a whole or not at all.
         if let (Some(tls), Some(files)) = (&self.tls, &config.server.tls) {
             tls.reload(files)?;
@@ -251,6 +206,10 @@ impl Gateway {
             );
         }
         self.pipeline.store(Arc::new(new));
+        if !Arc::ptr_eq(&verifier, old.verifier()) {
+            old.verifier().retire();
+            control::run_verifier(&verifier, &self.handle);
+        }
         // What needs a restart is said at every reload until there is one.
         let (server, admin, log) = (current.server.clone(), current.admin.clone(), current.log.clone());
         let (operator, state) = (current.operator.clone(), current.state.clone());
@@ -302,43 +261,6 @@ impl Gateway {
         }
         self.writer = None;
     }
-
-    fn start_control(
-        &self,
-        runtime: tokio::runtime::Runtime,
-        admin: Option<tokio::net::TcpListener>,
-    ) -> Result<JoinHandle<()>, StartError> {
-        let mut phase = self.phase.subscribe();
-        let (pipeline, is_draining) = (Arc::clone(&self.pipeline), Arc::clone(&self.is_draining));
-        let waits_for = Arc::new(move || waits_for(&pipeline, &is_draining));
-        let view = View { metrics: Arc::clone(&self.metrics), waits_for };
-        let (pipeline, metrics) = (Arc::clone(&self.pipeline), Arc::clone(&self.metrics));
-        let run = move || {
-            runtime.block_on(async {
-                if let Some(listener) = admin {
-                    tokio::spawn(admin::serve(listener, view));
-                }
-                tokio::spawn(upkeep::upkeep(pipeline, metrics));
-                // The admin listener answers as long as workers drain.
-                let deadline = workers::until_drain(&mut phase).await;
-                let _ = tokio::time::timeout(deadline, phase.changed()).await;
-            });
-        };
-        std::thread::Builder::new().name("control".into()).spawn(run).map_err(StartError::Thread)
-    }
-
-    /// Starts the refresh loops of issuers that have none, and ends those of issuers that are gone.
-    fn run_issuers(&self) {
-        let pipeline = self.pipeline.load();
-        let mut tasks = self.issuer_tasks.lock().unwrap_or_else(PoisonError::into_inner);
-        for (_, task) in tasks.drain() {
-            task.abort();
-        }
-        for issuer in pipeline.verifier().issuers() {
-            let task = self.handle.spawn(Arc::clone(issuer).run());
-            tasks.insert(issuer.config().name.clone(), task.abort_handle());
-        }
-    }
 }
 
 impl Drop for Gateway {
@@ -346,17 +268,6 @@ impl Drop for Gateway {
         self.phase.send_replace(Phase::Drain(Duration::ZERO));
         self.join();
     }
-}
-
-/// What is waited for before the gateway is ready.
-fn waits_for(pipeline: &ArcSwap<Pipeline>, is_draining: &AtomicBool) -> Vec<String> {
-    let pipeline = pipeline.load();
-    let without_keys = pipeline.verifier().issuers().filter(|issuer| !issuer.is_ready());
-    let mut missing: Vec<_> = without_keys.map(|issuer| format!("keys of issuer `{}`", issuer.config().name)).collect();
-    if is_draining.load(Ordering::Relaxed) {
-        missing.push("draining".into());
-    }
-    missing
 }
 
 /// The issuers of a configuration; what is known of one that is asked in the same way is kept.
@@ -387,14 +298,4 @@ fn users(config: &Config, clock: &Clock) -> Result<Arc<Users>, StartError> {
     }
     let audit = Audit::start(&config.log.audit).map_err(StartError::AuditLog)?;
     Ok(Users::open(&config.state.path, clock.clone(), audit)?)
-}
-
-fn bind_admin(address: SocketAddr, handle: &Handle) -> Result<tokio::net::TcpListener, StartError> {
-    let _in_runtime = handle.enter();
-    let listen = || {
-        let listener = std::net::TcpListener::bind(address)?;
-        listener.set_nonblocking(true)?;
-        tokio::net::TcpListener::from_std(listener)
-    };
-    listen().map_err(|source| StartError::Listen { address, source })
 }

@@ -109,7 +109,7 @@ impl Verifier {
 
 impl Identity {
     /// The same caller under another epoch, without credentials.
-    fn at(&self, epoch: u64) -> Self {
+    pub(super) fn at(&self, epoch: u64) -> Self {
         Self {
             issuer: Arc::clone(&self.issuer),
             subject: self.subject.clone(),

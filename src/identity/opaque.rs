@@ -27,6 +27,7 @@ use zeroize::Zeroizing;
 /// A token of which nothing is known yet.
 pub(super) struct Stranger {
     bytes: Zeroizing<Box<[u8]>>,
+    /// Of it and the issuer's name.
     hash: u64,
     pub(super) source: Arc<Source>,
     /// Who sent it first.
@@ -74,14 +75,16 @@ impl Verifier {
         if token.len() > MAX_BYTES {
             return Err(Malformed::TooLong.into());
         }
-        // Of the whole token: nothing says that its end differs from those of others.
-        let hash = self.hasher.hash_one((issuer, token));
+        let hash = self.opaque_hash(token);
         let verified = match local.get(hash, token) {
             Some(known) => known,
             None => {
                 let verified = match self.cache().get(hash, token) {
                     Some(known) => known,
-                    None => self.learn(token, hash, issuer, client, now).await?,
+                    None => match self.take_over_opaque(token, now) {
+                        Some(known) => known,
+                        None => self.learn(token, issuer, client, now).await?,
+                    },
                 };
                 local.insert(hash, Arc::clone(&verified));
                 verified
@@ -91,15 +94,20 @@ impl Verifier {
         Ok(verified)
     }
 
+    /// Of the whole token: nothing says that its end differs from those of others.
+    pub(super) fn opaque_hash(&self, token: &[u8]) -> u64 {
+        self.hasher.hash_one(token)
+    }
+
     /// Waits for what the issuer says of a stranger.
     async fn learn(
         self: &Arc<Self>,
         token: &[u8],
-        hash: u64,
         issuer: &str,
         client: IpAddr,
         now: Now,
     ) -> Result<Arc<VerifiedToken>, TokenError> {
+        let hash = self.hasher.hash_one((issuer, token));
         let source = self.sources.iter().find(|source| source.issuer.config().name == issuer);
         let source = source.filter(|source| source.issuer.config().opaque).ok_or(TokenError::Issuer)?;
         if self.assumed.is_some() {
@@ -151,7 +159,8 @@ impl Verifier {
             })),
         };
         let now = self.clock.now();
-        let outcome = outcome.map(|outcome| outcome.map(|token| self.cache().insert(stranger.hash, token, now)));
+        let outcome = outcome
+            .map(|outcome| outcome.map(|token| self.cache().insert(self.opaque_hash(&stranger.bytes), token, now)));
         if matches!(outcome, Some(Err(_))) {
             self.strangers.refuse(stranger.hash, now);
         }

@@ -6,6 +6,7 @@ use super::link::Links;
 use super::opaque::Strangers;
 use super::source::Source;
 use super::status::{Status, UserRecord};
+use super::succession::Former;
 use super::{Identity, json, jws, own};
 use crate::base::clock::{Clock, Now};
 use crate::config::ClaimPath;
@@ -26,7 +27,7 @@ pub struct Verifier {
     pub(super) sources: Vec<Arc<Source>>,
     /// Postern itself.
     pub(super) own: Arc<Source>,
-    asked: Vec<ClaimPath>,
+    pub(super) asked: Vec<ClaimPath>,
     pub(super) clock: Clock,
     /// Where calls to issuers run.
     pub(super) control: Handle,
@@ -38,6 +39,9 @@ pub struct Verifier {
     pub(super) strangers: Arc<Strangers>,
     pub(super) hasher: RandomState,
     pub(super) counts: super::status::Counts,
+    /// When it was made, in milliseconds of the monotonic clock.
+    pub(super) began_ms: u64,
+    pub(super) former: Former,
     pub(super) assumed: Option<super::status::Assumed>,
 }
 
@@ -142,6 +146,8 @@ impl Verifier {
             own: Arc::new(own::source(own, clock.clone(), &links)?),
             sources: issuers.into_iter().map(|issuer| Arc::new(Source::new(issuer, &links))).collect(),
             asked,
+            began_ms: clock.now().monotonic_ms,
+            former: Former::default(),
             clock,
             control,
             cache: TokenCache::new(capacity),
@@ -181,7 +187,11 @@ impl Verifier {
             None => {
                 let verified = match self.cache.get(hash, token) {
                     Some(known) => known,
-                    None => self.cache.insert(hash, Arc::new(self.first_sight(token).await?), now),
+                    None => {
+                        let verified = self.cache.insert(hash, Arc::new(self.first_sight(token).await?), now);
+                        self.take_over(&verified, now);
+                        verified
+                    }
                 };
                 local.insert(hash, Arc::clone(&verified));
                 verified
@@ -193,7 +203,7 @@ impl Verifier {
 
     /// Whether the token is among the verified ones.
     pub fn is_known(&self, local: &LocalCache, token: &[u8]) -> bool {
-        let hash = self.cache.hash(token);
+        let hash = if jws::has_form(token) { self.cache.hash(token) } else { self.opaque_hash(token) };
         local.get(hash, token).is_some() || self.cache.get(hash, token).is_some()
     }
 
@@ -264,6 +274,7 @@ impl Verifier {
         }
         self.sweep_users(now);
         self.strangers.sweep(now);
+        self.sweep_former(now);
     }
 }
 

@@ -52,20 +52,20 @@ pub async fn authenticate(
     if route.issuers.iter().any(is_accepted) { Ok(verified) } else { Err(Reason::WrongIssuer.into()) }
 }
 
-/// Whether the request shows a token that was verified before. It may have ended since.
-pub fn is_known(verifier: &Verifier, tokens: &LocalCache, presented: &Presented) -> bool {
-    match presented {
-        Presented::One(header) => bearer(header.as_bytes()).is_some_and(|token| verifier.is_known(tokens, token)),
-        Presented::Nothing | Presented::Several => false,
-    }
-}
-
 /// The one issuer of the route that takes tokens that are no JWS.
 fn opaque_issuer(route: &Route) -> Option<&str> {
     route.issuers.iter().find_map(|name| match name {
         IssuerName::Configured(issuer) => issuer.opaque.then_some(issuer.name.as_str()),
         IssuerName::Own => None,
     })
+}
+
+/// Whether the request shows a token that was verified before. It may have ended since.
+pub fn is_known(verifier: &Verifier, tokens: &LocalCache, presented: &Presented) -> bool {
+    match presented {
+        Presented::One(header) => bearer(header.as_bytes()).is_some_and(|token| verifier.is_known(tokens, token)),
+        Presented::Nothing | Presented::Several => false,
+    }
 }
 
 /// What follows the scheme, which is compared without case (RFC 9110 §11.1).

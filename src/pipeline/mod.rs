@@ -243,8 +243,7 @@ impl Pipeline {
             }
             let count = |refused: &Rejection| self.limits.refused(client, refused.reason, now);
             context.stage = Stage::Authenticate;
-            let presented = &stripped.authorization;
-            let token = authenticate(&self.verifier, tokens, presented, route, client, now).await;
+            let token = authenticate(&self.verifier, tokens, &stripped.authorization, route, client, now).await;
             let token = context.token.insert(token.inspect_err(count)?);
             context.stage = Stage::UserStatus;
             let identity = self.verifier.confirm(token, now).await.map_err(Rejection::from).inspect_err(count)?;

@@ -16,6 +16,7 @@ mod forward;
 mod key_set;
 mod lifecycle;
 mod limit;
+mod opaque;
 mod operator;
 mod own_tokens;
 mod paths;
