@@ -201,11 +201,10 @@ impl Gateway {
             let former: Vec<_> = old.verifier().issuers().cloned().collect();
             let issuers = issuers(&config, &self.clock, &former)?;
             let shared = self.surroundings.shared.clone();
-            let verifier = Arc::new(Verifier::new(issuers, asked, &token_service, shared, TOKEN_CAPACITY)?);
-            upkeep::run_verifier(&verifier, &self.handle);
-            verifier
+            let verifier = Verifier::new(issuers, asked, &token_service, shared, TOKEN_CAPACITY)?;
+            Arc::new(verifier.after(old.verifier()))
         };
-        let parts = (verifier, token_service);
+        let parts = (Arc::clone(&verifier), token_service);
         let new = pipeline(&config, parts, &self.surroundings, &self.metrics, Some(&old))?;
         // The last that can fail, so that a reload takes effect as a whole or not at all.
         if let (Some(tls), Some(files)) = (&self.tls, &config.server.tls) {
@@ -220,6 +219,10 @@ impl Gateway {
         self.pipeline.store(Arc::new(new));
         if let Some(feed) = &self.surroundings.feed {
             feed.configure(&config);
+        }
+        if !Arc::ptr_eq(&verifier, old.verifier()) {
+            old.verifier().retire();
+            upkeep::run_verifier(&verifier, &self.handle);
         }
         // What needs a restart is said at every reload until there is one.
         let (server, admin, log) = (current.server.clone(), current.admin.clone(), current.log.clone());

@@ -150,7 +150,7 @@ impl VerifiedToken {
 
 impl Identity {
     /// The same caller under another epoch, without credentials.
-    fn at(&self, epoch: u64) -> Self {
+    pub(super) fn at(&self, epoch: u64) -> Self {
         Self {
             issuer: Arc::clone(&self.issuer),
             subject: self.subject.clone(),

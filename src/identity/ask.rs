@@ -118,12 +118,7 @@ impl Verifier {
         asked_ms: u64,
     ) {
         self.counts.active.fetch_add(1, Ordering::Relaxed);
-        let last = Arc::new(LastActive { asked_ms, identity: Arc::clone(identity), session });
-        // Of two answers that come at once the younger question counts.
-        user.last_active.rcu(|known| match known {
-            Some(known) if known.asked_ms > last.asked_ms => Some(Arc::clone(known)),
-            _ => Some(Arc::clone(&last)),
-        });
+        user.note_active(LastActive { asked_ms, identity: Arc::clone(identity), session });
     }
 
     pub(super) fn note_mismatch(&self, source: &super::source::Source, error: ClaimError) {

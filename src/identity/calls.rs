@@ -177,18 +177,30 @@ impl Calls {
         token.status.answered.notify_waiters();
     }
 
+    /// Adds a token that a former verifier asked about.
+    pub(super) fn take_over(&mut self, token: &Arc<VerifiedToken>, asked_ms: u64, asking: &Asking) {
+        if token.place().is_none() {
+            let begun = self.in_use.begin();
+            self.put(token, begun, asked_ms, asking);
+            self.in_use.end(begun);
+        }
+    }
+
+    /// Gives a token its place, in which it waits for the next question.
+    fn put(&mut self, token: &Arc<VerifiedToken>, begun: Begun, asked_ms: u64, asking: &Asking) {
+        let user = token.status.user.get().map(|user| Arc::clone(&user.subject));
+        let place = token.place().or_else(|| Some(self.in_use.add(user?, Arc::clone(token))));
+        token.set_place(place);
+        if let Some(place) = place {
+            self.in_use.again(place, begun, due_ms(asked_ms, asking.bound_ms, begun));
+        }
+    }
+
     /// Puts a token that was asked about in its place.
     fn ended(&mut self, token: &Arc<VerifiedToken>, begun: Begun, answered: Answered, asking: &Asking, now: Now) {
         let place = token.place();
         match answered {
-            Answered::Active { asked_ms } => {
-                let user = token.status.user.get().map(|user| Arc::clone(&user.subject));
-                let place = place.or_else(|| Some(self.in_use.add(user?, Arc::clone(token))));
-                token.set_place(place);
-                if let Some(place) = place {
-                    self.in_use.again(place, begun, due_ms(asked_ms, asking.bound_ms, begun));
-                }
-            }
+            Answered::Active { asked_ms } => self.put(token, begun, asked_ms, asking),
             Answered::Ended => {
                 if let Some(place) = place {
                     self.in_use.remove(place);

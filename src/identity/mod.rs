@@ -20,6 +20,7 @@ pub mod opaque;
 pub mod own;
 pub mod source;
 pub mod status;
+mod succession;
 pub mod verifier;
 
 #[cfg(test)]

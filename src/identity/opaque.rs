@@ -81,7 +81,10 @@ impl Verifier {
             None => {
                 let verified = match self.cache().get(hash, token) {
                     Some(known) => known,
-                    None => self.learn(token, issuer, client, now).await?,
+                    None => match self.take_over_opaque(token, now) {
+                        Some(known) => known,
+                        None => self.learn(token, issuer, client, now).await?,
+                    },
                 };
                 local.insert(hash, Arc::clone(&verified));
                 verified

@@ -7,7 +7,7 @@ use crate::base::clock::Now;
 use crate::config::{UserStatus, WhenUnknown};
 use crate::issuer::Issuer;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -31,6 +31,8 @@ pub(super) struct Asking {
     pub(super) is_watched: bool,
     pub(super) link: Link,
     calls: Mutex<Calls>,
+    /// Another verifier has taken its place; only tokens of open streams are in use here.
+    pub(super) is_retired: AtomicBool,
     /// Something waits sooner than the loop of the calls looks next.
     pub(super) wake: Arc<Notify>,
 }
@@ -99,6 +101,7 @@ impl Asking {
             is_watched: status.keycloak().is_some(),
             link: links.of(name, most_calls),
             calls: Mutex::new(Calls::new(most_calls)),
+            is_retired: AtomicBool::new(false),
             wake: Arc::default(),
         })
     }

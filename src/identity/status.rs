@@ -90,6 +90,15 @@ impl UserRecord {
         self.last_active.load_full().filter(|last| now.monotonic_ms < last.asked_ms.saturating_add(millis(most)))
     }
 
+    /// Of two answers that come at once the younger question counts.
+    pub(super) fn note_active(&self, last: LastActive) {
+        let last = Arc::new(last);
+        self.last_active.rcu(|known| match known {
+            Some(known) if known.asked_ms > last.asked_ms => Some(Arc::clone(known)),
+            _ => Some(Arc::clone(&last)),
+        });
+    }
+
     /// `None` for a `sub` that names nobody.
     pub(super) fn id(&self) -> Option<UserId> {
         UserId::new(Arc::clone(&self.issuer), Arc::clone(&self.subject))
@@ -284,7 +293,9 @@ impl VerifiedToken {
     /// Whether it was used within the last two bounds, and an answer about it would say something.
     pub(super) fn is_in_use(&self, asking: &Asking, now: Now) -> bool {
         let used_ms = self.status.used_ms.load(Ordering::Relaxed);
-        now.monotonic_ms.saturating_sub(used_ms) <= 2 * asking.bound_ms + asking.bound_ms / 8
+        // Open streams use their tokens all the time.
+        let eighths = if asking.is_retired.load(Ordering::Relaxed) { 2 } else { 17 };
+        now.monotonic_ms.saturating_sub(used_ms) <= asking.bound_ms / 8 * eighths
             && now.unix_seconds() < self.facts.expires
             && !self.is_key_retired()
     }

@@ -6,6 +6,7 @@ use super::link::Links;
 use super::opaque::Strangers;
 use super::source::Source;
 use super::status::{Status, UserRecord};
+use super::succession::Former;
 use super::{Identity, json, jws, own};
 use crate::base::clock::{Clock, Now};
 use crate::config::ClaimPath;
@@ -27,7 +28,7 @@ pub struct Verifier {
     pub(super) sources: Vec<Arc<Source>>,
     /// Postern itself.
     pub(super) own: Arc<Source>,
-    asked: Vec<ClaimPath>,
+    pub(super) asked: Vec<ClaimPath>,
     pub(super) clock: Clock,
     /// Where calls to issuers run.
     pub(super) control: Handle,
@@ -41,6 +42,9 @@ pub struct Verifier {
     pub(super) counts: super::status::Counts,
     /// Answers by which a token ended.
     pub(super) refusals: AtomicU64,
+    /// When it was made, in milliseconds of the monotonic clock.
+    pub(super) began_ms: u64,
+    pub(super) former: Former,
     pub(super) assumed: Option<super::status::Assumed>,
 }
 
@@ -145,6 +149,8 @@ impl Verifier {
             own: Arc::new(own::source(own, clock.clone(), &links)?),
             sources: issuers.into_iter().map(|issuer| Arc::new(Source::new(issuer, &links))).collect(),
             asked,
+            began_ms: clock.now().monotonic_ms,
+            former: Former::default(),
             clock,
             control,
             cache: TokenCache::new(capacity),
@@ -185,7 +191,11 @@ impl Verifier {
             None => {
                 let verified = match self.cache.get(hash, token) {
                     Some(known) => known,
-                    None => self.cache.insert(hash, Arc::new(self.first_sight(token).await?), now),
+                    None => {
+                        let verified = self.cache.insert(hash, Arc::new(self.first_sight(token).await?), now);
+                        self.take_over(&verified, now);
+                        verified
+                    }
                 };
                 local.insert(hash, Arc::clone(&verified));
                 verified
@@ -268,6 +278,7 @@ impl Verifier {
         }
         self.sweep_users(now);
         self.strangers.sweep(now);
+        self.sweep_former(now);
     }
 }
 

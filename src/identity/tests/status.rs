@@ -7,7 +7,7 @@ use crate::config::{self, Introspection, Keycloak, UserStatus, WhenUnknown};
 use crate::dev::{self, Endpoint, Illness, TokenSpec, UserChange};
 use crate::identity::source::Numbers;
 use crate::identity::status::StatusError;
-use crate::identity::{Hint, Identity, Links, LocalCache, VerifiedToken, Verifier};
+use crate::identity::{Hint, Identity, Links, LocalCache, Shared, VerifiedToken, Verifier};
 use crate::issuer::Issuer;
 use crate::users::{UserId, Users};
 use std::sync::Arc;
@@ -268,4 +268,48 @@ async fn a_lightweight_token_does_not_change_hands() {
         let is_active = matches!(verdict, crate::identity::status::Verdict::Active(_));
         assert_eq!(is_active, other == "alice");
     }
+}
+
+#[tokio::test]
+async fn a_reload_does_not_have_the_issuer_asked_about_every_token_at_once() {
+    let stage = Stage::new().await;
+    let texts = [stage.dev.token("alice"), stage.dev.token("bob")];
+    for text in &texts {
+        let token = stage.verified(text).await;
+        stage.confirm(&token).await.unwrap();
+    }
+    let another = |asked| {
+        let (users, links, clock) = (Arc::clone(&stage.users), Arc::clone(&stage.links), stage.clock.clone());
+        let shared = Shared { users, links, clock, control: tokio::runtime::Handle::current() };
+        let issuers = stage.verifier.issuers().cloned().collect();
+        Arc::new(Verifier::new(issuers, asked, &own(), shared, 1000).unwrap().after(&stage.verifier))
+    };
+    let next = another(Vec::new());
+    stage.verifier.retire();
+    for task in next.tasks() {
+        tokio::spawn(task);
+    }
+    let mut tokens = Vec::new();
+    for text in &texts {
+        let token = next.verify(&LocalCache::default(), text.as_bytes(), stage.clock.now()).await.unwrap();
+        let caller = next.confirm(&token, stage.clock.now()).await.unwrap();
+        assert!(Arc::ptr_eq(&caller.issuer, next.issuers().next().unwrap().config()));
+        tokens.push(token);
+    }
+    assert_eq!((stage.asked(), next.counts().waited.load(Ordering::Relaxed)), (2, 0));
+    // The new verifier asks about them in time, the former does not.
+    let numbers = |verifier: &Verifier| verifier.numbers().next().unwrap().1;
+    stage.clock.advance(BOUND * 4 / 5);
+    stage.until("the new one asks", || numbers(&next).age_ms == 0 && numbers(&next).in_use == 2).await;
+    stage.until("the former lets go", || numbers(&stage.verifier).in_use == 0).await;
+    assert_eq!(stage.asked(), 4);
+    for token in &tokens {
+        next.confirm(token, stage.clock.now()).await.unwrap();
+    }
+    assert_eq!(next.counts().waited.load(Ordering::Relaxed), 0);
+    // What no route asked about before is not in the answers of before.
+    let other = another(vec![config::ClaimPath::parse("dept").unwrap()]);
+    let token = other.verify(&LocalCache::default(), texts[0].as_bytes(), stage.clock.now()).await.unwrap();
+    other.confirm(&token, stage.clock.now()).await.unwrap();
+    assert_eq!((stage.asked(), other.counts().waited.load(Ordering::Relaxed)), (5, 1));
 }

@@ -3,9 +3,12 @@
 //! One transaction takes over what was decided and queues what follows from it, so a process that is killed in between
 //! finds the rest to be done when it comes back ([`super::tell`]).
 
+mod tables;
+
+pub(in crate::endpoints::events) use tables::Tables;
+
 use redb::backends::{FileBackend, InMemoryBackend};
-use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, StorageError, Table, TableDefinition};
-use serde_json::Value;
+use redb::{Database, ReadableDatabase, ReadableTable, StorageError, TableDefinition};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::OpenOptions;
@@ -41,7 +44,7 @@ const MAX_DISABLED: u64 = 100_000;
 const PAGE_CACHE: usize = 16 * 1024 * 1024;
 
 /// The store.
-pub(super) struct Outbox {
+pub(in crate::endpoints::events) struct Outbox {
     db: Database,
     /// Makes `jti`s of one outbox differ from those of any other.
     id: u64,
@@ -57,24 +60,24 @@ pub(super) struct Outbox {
 pub struct OutboxError(#[from] Box<redb::Error>);
 
 /// Who may have to be told.
-pub(super) type Holder = (String, String, String);
+pub(in crate::endpoints::events) type Holder = (String, String, String);
 
 /// Some of what waits for a client.
 #[derive(Debug, Default, PartialEq)]
-pub(super) struct Page {
+pub(in crate::endpoints::events) struct Page {
     /// `jti` and claims, in order.
-    pub(super) sets: Vec<(String, Vec<u8>)>,
+    pub(in crate::endpoints::events) sets: Vec<(String, Vec<u8>)>,
     /// Whether there is more.
-    pub(super) has_more: bool,
+    pub(in crate::endpoints::events) has_more: bool,
 }
 
 /// What a change did to the queues.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Tally {
+pub(in crate::endpoints::events) struct Tally {
     /// Tokens queued.
-    pub(super) queued: u64,
+    pub(in crate::endpoints::events) queued: u64,
     /// Tokens that were never acknowledged, and gave way or were too old.
-    pub(super) dropped: u64,
+    pub(in crate::endpoints::events) dropped: u64,
 }
 
 fn failed(error: impl Into<redb::Error>) -> OutboxError {
@@ -83,7 +86,7 @@ fn failed(error: impl Into<redb::Error>) -> OutboxError {
 
 impl Outbox {
     /// Opens the file, which is made if it is not there.
-    pub(super) fn open(path: &Path) -> Result<Self, OutboxError> {
+    pub(in crate::endpoints::events) fn open(path: &Path) -> Result<Self, OutboxError> {
         let mut options = OpenOptions::new();
         let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
         let file = file.map_err(|error| failed(StorageError::from(error)))?;
@@ -95,7 +98,7 @@ impl Outbox {
     }
 
     /// One that is gone with the process.
-    pub(super) fn in_memory() -> Result<Self, OutboxError> {
+    pub(in crate::endpoints::events) fn in_memory() -> Result<Self, OutboxError> {
         Self::with(Database::builder().create_with_backend(InMemoryBackend::new()).map_err(failed)?, MAX_WAITING)
     }
 
@@ -117,7 +120,7 @@ impl Outbox {
     }
 
     /// Makes one durable change: all of it, or nothing.
-    pub(super) fn change<T>(
+    pub(in crate::endpoints::events) fn change<T>(
         &self,
         change: impl FnOnce(&mut Tables<'_>) -> Result<T, redb::Error>,
     ) -> Result<T, OutboxError> {
@@ -143,7 +146,7 @@ impl Outbox {
     }
 
     /// The oldest tokens that wait for a client.
-    pub(super) fn waiting_for(&self, client: &str, most: usize) -> Result<Page, OutboxError> {
+    pub(in crate::endpoints::events) fn waiting_for(&self, client: &str, most: usize) -> Result<Page, OutboxError> {
         let read = || -> Result<Page, redb::Error> {
             let queue = self.db.begin_read()?.open_table(QUEUE)?;
             let mut page = Page::default();
@@ -161,7 +164,7 @@ impl Outbox {
     }
 
     /// Forgets tokens that a client has; gives how many there were. Others are not touched, whatever `jti` is said.
-    pub(super) fn acknowledge(&self, client: &str, jtis: &[String]) -> Result<u64, OutboxError> {
+    pub(in crate::endpoints::events) fn acknowledge(&self, client: &str, jtis: &[String]) -> Result<u64, OutboxError> {
         let numbers: Vec<_> = jtis.iter().filter_map(|jti| number(self.id, jti)).collect();
         if numbers.is_empty() {
             return Ok(0);
@@ -177,149 +180,8 @@ impl Outbox {
     }
 
     /// How many tokens wait, by client.
-    pub(super) fn waiting(&self) -> BTreeMap<Box<str>, u64> {
+    pub(in crate::endpoints::events) fn waiting(&self) -> BTreeMap<Box<str>, u64> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-}
-
-/// The outbox within one change.
-pub(super) struct Tables<'t> {
-    queue: Table<'t, (&'static str, u64), (i64, &'static [u8])>,
-    holders: Table<'t, (&'static str, &'static str, &'static str), (i64, u64)>,
-    disabled: Table<'t, (&'static str, &'static str, &'static str), bool>,
-    ended: Table<'t, (&'static str, &'static str), u64>,
-    numbers: Table<'t, &'static str, u64>,
-    waiting: BTreeMap<Box<str>, u64>,
-    pub(super) tally: Tally,
-    id: u64,
-    most: u64,
-}
-
-impl Tables<'_> {
-    /// Queues a token for a client.
-    pub(super) fn push(&mut self, client: &str, mut claims: Value, now: i64) -> Result<(), redb::Error> {
-        let number = self.numbers.get("next")?.map_or(1, |next| next.value());
-        self.numbers.insert("next", number + 1)?;
-        claims["jti"] = jti(self.id, number).into();
-        self.queue.insert((client, number), (now, claims.to_string().as_bytes()))?;
-        self.tally.queued += 1;
-        let waiting = self.waiting.entry(client.into()).or_default();
-        *waiting += 1;
-        if *waiting > self.most {
-            let oldest = self.queue.range((client, 0)..)?.next().transpose()?.map(|(key, _)| key.value().1);
-            if let Some(oldest) = oldest {
-                self.queue.remove((client, oldest))?;
-            }
-            self.lower(client, 1);
-            self.tally.dropped += 1;
-        }
-        Ok(())
-    }
-
-    fn lower(&mut self, client: &str, by: u64) {
-        if let Some(waiting) = self.waiting.get_mut(client) {
-            *waiting = waiting.saturating_sub(by);
-        }
-    }
-
-    /// A token was minted, under a block epoch of its user.
-    pub(super) fn note(
-        &mut self,
-        holder: (&str, &str, &str),
-        until: i64,
-        epoch: u64,
-        now: i64,
-    ) -> Result<(), redb::Error> {
-        // What was minted under an earlier epoch may still live, and its end not be told yet.
-        let known = self.holders.get(holder)?.map(|known| known.value()).filter(|(until, _)| *until > now);
-        let (until, epoch) = known.map_or((until, epoch), |(known, told)| (known.max(until), told.min(epoch)));
-        self.holders.insert(holder, (until, epoch))?;
-        Ok(())
-    }
-
-    /// Everybody for whom a token lives, of one user or (with an empty `subject`) of an issuer, or of all (both empty).
-    pub(super) fn holders(&self, issuer: &str, subject: &str, now: i64) -> Result<Vec<(Holder, u64)>, redb::Error> {
-        let mut found = Vec::new();
-        for entry in self.holders.range((issuer, subject, "")..)? {
-            let (key, value) = entry?;
-            let ((its_issuer, its_subject, audience), (until, epoch)) = (key.value(), value.value());
-            if (!issuer.is_empty() && its_issuer != issuer) || (!subject.is_empty() && its_subject != subject) {
-                break;
-            }
-            if until > now {
-                found.push(((its_issuer.to_owned(), its_subject.to_owned(), audience.to_owned()), epoch));
-            }
-        }
-        Ok(found)
-    }
-
-    /// A holder was told what happened up to this epoch.
-    pub(super) fn set_told(&mut self, (issuer, subject, audience): &Holder, epoch: u64) -> Result<(), redb::Error> {
-        let key = (issuer.as_str(), subject.as_str(), audience.as_str());
-        let until = self.holders.get(key)?.map(|known| known.value().0);
-        if let Some(until) = until {
-            self.holders.insert(key, (until, epoch))?;
-        }
-        Ok(())
-    }
-
-    /// Who was told that the account of one user, or of all (both empty), is disabled, and whether that it awaits a sign-in.
-    pub(super) fn disabled(&self, issuer: &str, subject: &str) -> Result<Vec<(Holder, bool)>, redb::Error> {
-        let mut found = Vec::new();
-        for entry in self.disabled.range((issuer, subject, "")..)? {
-            let (key, awaits) = entry?;
-            let (its_issuer, its_subject, audience) = key.value();
-            if !subject.is_empty() && (its_issuer != issuer || its_subject != subject) {
-                break;
-            }
-            found.push(((its_issuer.to_owned(), its_subject.to_owned(), audience.to_owned()), awaits.value()));
-        }
-        Ok(found)
-    }
-
-    /// Remembers, or with `None` forgets, that an account was told to be disabled.
-    pub(super) fn set_disabled(
-        &mut self,
-        (issuer, subject, audience): &Holder,
-        awaits: Option<bool>,
-    ) -> Result<(), redb::Error> {
-        let key = (issuer.as_str(), subject.as_str(), audience.as_str());
-        match awaits {
-            Some(awaits) if self.disabled.len()? < MAX_DISABLED || self.disabled.get(key)?.is_some() => {
-                self.disabled.insert(key, awaits)?;
-            }
-            Some(_) => tracing::warn!("too many disabled accounts to remember who was told of them"),
-            None => drop(self.disabled.remove(key)?),
-        }
-        Ok(())
-    }
-
-    /// Notes that the end of a session was told; `false` if it was already.
-    pub(super) fn set_ended(&mut self, issuer: &str, session: &str, until_ms: u64) -> Result<bool, redb::Error> {
-        let is_new = self.ended.get((issuer, session))?.is_none();
-        self.ended.insert((issuer, session), until_ms)?;
-        Ok(is_new)
-    }
-
-    /// Lets go of what nobody needs any more, and of the queues of clients that are gone.
-    pub(super) fn sweep(&mut self, is_client: impl Fn(&str) -> bool, now: i64) -> Result<(), redb::Error> {
-        let mut gone = BTreeMap::<Box<str>, u64>::new();
-        self.queue.retain(|(client, _), (made, _)| {
-            let is_kept = now - made < KEPT && is_client(client);
-            if !is_kept {
-                *gone.entry(client.into()).or_default() += 1;
-            }
-            is_kept
-        })?;
-        for (client, count) in gone {
-            self.lower(&client, count);
-            self.tally.dropped += count;
-        }
-        self.waiting.retain(|client, _| is_client(client));
-        self.holders.retain(|_, (until, _)| until > now)?;
-        let now_ms = u64::try_from(now).unwrap_or(0).saturating_mul(1000);
-        self.ended.retain(|_, until_ms| until_ms > now_ms)?;
-        Ok(())
     }
 }
 
@@ -342,7 +204,7 @@ impl fmt::Debug for Outbox {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     fn push(outbox: &Outbox, client: &str, count: usize, now: i64) -> Tally {
         let change = |tables: &mut Tables<'_>| {
