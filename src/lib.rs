@@ -40,7 +40,7 @@
 //! | 3 | [`users`] |
 //! | 4 | [`watch`] |
 //! | 5 | [`identity`] |
-//! | 6 | [`pipeline`], [`listener`], [`admin`], [`operator`], [`dev`] |
+//! | 6 | [`pipeline`], [`listener`], [`admin`], [`operator`], [`doctor`], [`dev`] |
 //! | 7 | [`app`] |
 //! | 8 | [`cli`] |
 //!
@@ -69,6 +69,7 @@ pub mod identity;
 
 pub mod admin;
 pub mod dev;
+pub mod doctor;
 pub mod listener;
 pub mod operator;
 pub mod pipeline;

@@ -7,7 +7,7 @@ use crate::base::secret::Secret;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::Method;
-use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
 use reqwest::{RequestBuilder, Response};
 use serde::de::DeserializeOwned;
 use std::time::Duration;
@@ -83,6 +83,14 @@ impl HttpClient {
         serde_json::from_slice(&body).map_err(|error| not_json(url, &error))
     }
 
+    /// As [`Self::get`], from a caller that names the server by another `Host`.
+    ///
+    /// # Errors
+    /// As [`Self::get`].
+    pub async fn get_as_host(&self, url: &Url, host: &'static str) -> Result<Vec<u8>, HttpError> {
+        call(url, self.inner.get(url.clone()).header(HOST, HeaderValue::from_static(host))).await
+    }
+
     /// Posts JSON with a bearer token, and gives status and body of any answer.
     ///
     /// # Errors
@@ -99,7 +107,7 @@ impl HttpClient {
         }
         let answer = request.header(ACCEPT, "application/json").send().await.map_err(|error| failed(url, error))?;
         let status = answer.status().as_u16();
-        Ok((status, read(url, answer).await?))
+        Ok((status, read(url, answer, BODY_LIMIT).await?))
     }
 
     /// Posts a form as the client that `who` names, and gives the body of a 200.

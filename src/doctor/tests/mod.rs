@@ -1,0 +1,1 @@
+//! The whole of it, against a server that stands in for Keycloak.
