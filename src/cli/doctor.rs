@@ -54,3 +54,24 @@ fn read(path: &Path) -> anyhow::Result<Token> {
     let token = text.trim().trim_start_matches("Bearer ");
     Ok(Token { name: path.display().to_string(), text: Secret::new(token) })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_broken_fails_the_command() {
+        let folder = tempfile::tempdir().unwrap();
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let dev = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/config/dev.toml")).unwrap();
+        let url = dev.lines().find_map(|line| line.strip_prefix("url = \"http://")?.split('/').next()).unwrap();
+        let config = folder.path().join("postern.toml");
+        std::fs::write(&config, dev.replace(url, &free.to_string())).unwrap();
+        let run = |tokens: Vec<PathBuf>| doctor(&Arguments { config: config.clone(), tokens, json: true });
+        assert_eq!(run(Vec::new()).unwrap(), ExitCode::FAILURE);
+        let missing = folder.path().join("token");
+        assert!(run(vec![missing.clone()]).unwrap_err().to_string().contains("token"));
+        std::fs::write(&missing, "opaque").unwrap();
+        assert!(run(vec![missing]).unwrap_err().to_string().contains("no JWT"));
+    }
+}

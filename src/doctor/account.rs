@@ -57,7 +57,7 @@ async fn judge_failure(place: &Place<'_>, client_id: &str, error: &KeycloakError
         return Finding::broken("client", format!("client `{client_id}` has no service account"))
             .breaks("a disabled user is blocked: nothing is learnt about users")
             .remedy(format!(
-                "Clients, `{client_id}`, Capability config: Client authentication and Service accounts roles"
+                "Clients, `{client_id}`, Capability config: Client authentication and Service account roles"
             ));
     }
     issuer::refused(client_id)
@@ -65,11 +65,14 @@ async fn judge_failure(place: &Place<'_>, client_id: &str, error: &KeycloakError
 
 fn judge_roles(client_id: &str, roles: Option<&[String]>, wanted: &[&'static str]) -> Vec<Finding> {
     let Some(roles) = roles else {
-        let text = format!("the token of `{client_id}` does not name its roles, as a lightweight one");
-        return vec![Finding::unknown("roles", text).remedy("what follows shows what may be read")];
+        let text = format!(
+            "the token of `{client_id}` names no roles, as a lightweight one: what is missing shows below, what is too much does not"
+        );
+        let remedy = format!("Clients, `{client_id}`, Advanced: Always use lightweight access token off");
+        return vec![Finding::unknown("roles", text).remedy(remedy)];
     };
     let has = |name: &str| roles.iter().any(|role| role == name);
-    let place = format!("Clients, `{client_id}`, Service accounts roles");
+    let place = format!("Clients, `{client_id}`, Service account roles");
     let mut findings = Vec::new();
     // The account that ends sessions may read as well, and has to do no more.
     let needed = if wanted.starts_with(MANAGER) { MANAGER } else { wanted };

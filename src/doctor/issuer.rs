@@ -16,9 +16,7 @@ pub(super) async fn examine(issuer: &Issuer, findings: &mut Vec<Finding>) -> boo
         Ok(jwks) => {
             findings.push(Finding::ok("discovery", "the document is there, and of this issuer"));
             findings.push(judge_keys(&jwks, config));
-            if config.user_status.introspection().is_some()
-                && issuer.endpoints().is_none_or(|endpoints| endpoints.introspection.is_none())
-            {
+            if config.user_status.introspection().is_some() && !can_introspect(issuer) {
                 let text = "the discovery document names no `introspection_endpoint`";
                 findings.push(Finding::broken("discovery", text).breaks("users are checked (every request is a 503)"));
             }
@@ -82,9 +80,14 @@ fn judge_host(found: &Result<String, FetchError>, url: &str) -> Finding {
     }
 }
 
+/// Whether it is known where to introspect.
+pub(super) fn can_introspect(issuer: &Issuer) -> bool {
+    issuer.endpoints().is_some_and(|endpoints| endpoints.introspection.is_some())
+}
+
 /// Whether introspection accepts our client; only then it is of use to introspect more.
 pub(super) async fn examine_client(issuer: &Issuer, client_id: &str, findings: &mut Vec<Finding>) -> bool {
-    if issuer.endpoints().is_none_or(|endpoints| endpoints.introspection.is_none()) {
+    if !can_introspect(issuer) {
         return false;
     }
     // Whatever is answered about such a token, the client was accepted.

@@ -123,7 +123,7 @@ async fn examine_keycloak(place: &Place<'_>, tokens: &[&Token], findings: &mut V
     let Some(account) = account::examine(place, findings).await else { return };
     if !tokens.is_empty() {
         token::examine(place.issuer, tokens, place.clock, findings).await;
-    } else if place.issuer.endpoints().is_some() {
+    } else if issuer::can_introspect(place.issuer) {
         account::examine_audience(place, &account, findings).await;
     }
     let realm = place.keycloak.realm_settings().await;
@@ -138,11 +138,11 @@ async fn examine_keycloak(place: &Place<'_>, tokens: &[&Token], findings: &mut V
     match realm {
         Ok(Some(settings)) => findings.extend(lifetimes::judge(&settings)),
         Ok(None) => findings.push(lifetimes::unknown(account.lifetime)),
-        Err(error) => findings.push(unread("lifetimes", "lifetimes", "view-realm", &error)),
+        Err(error) => findings.push(unread("lifetimes", "token and session lifetimes", "view-realm", &error)),
     }
     logout::examine(place, findings).await;
     findings.push(capacity::ceiling(place.status));
-    if place.issuer.endpoints().is_some() {
+    if issuer::can_introspect(place.issuer) {
         capacity::examine(place.issuer, account.token.expose(), place.clock, findings).await;
     }
 }

@@ -1,5 +1,6 @@
 //! A token that a user of a login client really has: whether the gateway would let it in, and what introspection says of it.
 
+use super::issuer::can_introspect;
 use super::{Finding, account, listed};
 use crate::base::clock::Clock;
 use crate::base::secret::Secret;
@@ -9,6 +10,9 @@ use crate::identity::{json, jws};
 use crate::issuer::{IntrospectError, Introspected, Issuer};
 use serde_json::{Map, Value};
 use std::sync::Arc;
+
+const ALGORITHM: &str =
+    "Clients, the login client, Advanced: Access token signature algorithm RS256, PS256, ES256 or EdDSA";
 
 const PASSES: &str = "an enabled user gets in: every request with such a token is refused";
 
@@ -58,14 +62,18 @@ pub(super) async fn examine(issuer: &Issuer, tokens: &[&Token], clock: &Clock, f
         let remedy = "run again with `--token FILE`, an access token of a user, for each login client";
         return findings.push(Finding::unknown("token", text).remedy(remedy));
     }
-    let can_ask = issuer.endpoints().is_some_and(|endpoints| endpoints.introspection.is_some());
+    let can_ask = can_introspect(issuer);
     for token in tokens {
         let text = token.text.expose();
         let judged = judge_alone(text, issuer.config(), clock);
         let is_of_use = judged.iter().all(|finding| finding.check != ENDED);
         let mut judged: Vec<_> = judged.into_iter().map(|finding| Finding { check: "token", ..finding }).collect();
         if is_of_use && can_ask {
-            judged.extend(judge_answer(text, &issuer.introspect(text).await, issuer.config()));
+            let answer = issuer.introspect(text).await;
+            // That it is inactive says nothing new of a token that is refused without asking.
+            if judged.is_empty() || !matches!(answer, Ok(Introspected::Inactive)) {
+                judged.extend(judge_answer(text, &answer, issuer.config()));
+            }
         }
         if judged.is_empty() {
             judged.push(Finding::ok("token", "active, with what is needed, by itself and by introspection"));
@@ -84,13 +92,17 @@ fn judge_alone(token: &str, config: &config::Issuer, clock: &Clock) -> Vec<Findi
     let Some(claims) = claims(token) else { return Vec::new() };
     let jws = match jws::parse(token.as_bytes()) {
         Ok(jws) => jws,
-        Err(error) => return vec![Finding::broken(ENDED, error.to_string()).breaks(PASSES)],
+        Err(error) => {
+            let finding = Finding::broken(ENDED, error.to_string()).breaks(PASSES);
+            let is_algorithm = error == jws::Malformed::Algorithm;
+            return vec![if is_algorithm { finding.remedy(ALGORITHM) } else { finding }];
+        }
     };
     let mut findings = Vec::new();
     if !config.algorithms.contains(&jws.algorithm) {
         let text = format!("signed with {}, which is not one of `algorithms`", jws.algorithm.name());
         findings
-            .push(Finding::broken("token", text).breaks(PASSES).remedy("widen `algorithms`, or change the client's"));
+            .push(Finding::broken("token", text).breaks(PASSES).remedy(format!("widen `algorithms`, or {ALGORITHM}")));
     }
     match Facts::read(&claims, config) {
         Ok(facts) => {
