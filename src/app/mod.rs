@@ -3,27 +3,27 @@
 //! One thread with a runtime of its own is the control plane (keys, user status, admin, upkeep); every other thread is a worker
 //! that serves requests. Only this module starts threads and long-lived tasks. Dropping the [`Gateway`] ends them all.
 
+mod control;
+mod error;
 mod observe;
 mod operators;
 mod workers;
 
-use crate::admin::{self, View};
+pub use error::StartError;
+
 use crate::base::clock::Clock;
-use crate::base::tls::TlsError;
 use crate::config::{self, Config};
 use crate::identity::Verifier;
-use crate::issuer::{Issuer, IssuerError, JwksError};
+use crate::issuer::Issuer;
 use crate::listener::tls::ServerTls;
 use crate::pipeline::Pipeline;
 use crate::telemetry::access_log::Writer;
 use crate::telemetry::audit_log::Audit;
 use crate::telemetry::metrics::{Metrics, OutcomeLabel};
-use crate::token_service::{KeyError, TokenService};
-use crate::upstream::UpstreamError;
-use crate::users::{StoreError, Users};
+use crate::token_service::TokenService;
+use crate::users::Users;
 use arc_swap::ArcSwap;
 use std::collections::HashMap;
-use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -35,12 +35,6 @@ use tokio::task::AbortHandle;
 
 /// How many verified tokens are remembered at most.
 const TOKEN_CAPACITY: usize = 100_000;
-
-/// How often expired tokens and the like are forgotten.
-const SWEEP_EVERY: Duration = Duration::from_secs(10);
-
-/// How often signing keys are looked after.
-const MAINTAIN_EVERY: Duration = Duration::from_secs(60);
 
 /// A running gateway.
 #[derive(Debug)]
@@ -73,56 +67,6 @@ enum Phase {
     Drain(Duration),
 }
 
-/// Why a gateway cannot start, or a configuration cannot be put in force.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// An address cannot be had.
-    #[error("cannot listen on `{address}`")]
-    Listen {
-        /// The address.
-        address: SocketAddr,
-        /// What the system said.
-        #[source]
-        source: io::Error,
-    },
-    /// A thread or runtime cannot be made.
-    #[error("cannot start a thread")]
-    Thread(#[source] io::Error),
-    /// The access log cannot be opened.
-    #[error("cannot open the access log")]
-    AccessLog(#[source] io::Error),
-    /// The audit log cannot be opened.
-    #[error("cannot open the audit log")]
-    AuditLog(#[source] io::Error),
-    /// What is known against users cannot be read.
-    #[error("state")]
-    State(#[from] StoreError),
-    /// The operators' certificate.
-    #[error("operator.tls")]
-    Operator(#[source] TlsError),
-    /// An issuer cannot be asked.
-    #[error("issuer `{name}`")]
-    Issuer {
-        /// Its name.
-        name: String,
-        /// What is wrong.
-        #[source]
-        source: Box<IssuerError>,
-    },
-    /// Signing keys.
-    #[error(transparent)]
-    Keys(#[from] KeyError),
-    /// Postern's own keys cannot be read back.
-    #[error("Postern's own keys")]
-    OwnKeys(#[from] JwksError),
-    /// An upstream's TLS files.
-    #[error(transparent)]
-    Upstream(#[from] UpstreamError),
-    /// The server's certificate.
-    #[error("server.tls")]
-    Tls(#[from] TlsError),
-}
-
 impl Gateway {
     /// Starts a gateway; it serves once this returns, and is ready once its issuers' keys are there.
     ///
@@ -144,7 +88,7 @@ impl Gateway {
         let tls = config.server.tls.as_ref().map(ServerTls::load).transpose()?;
         let count = config.server.workers.or_else(|| std::thread::available_parallelism().ok()).map_or(1, usize::from);
         let (sockets, addresses) = workers::bind(&config.server, count)?;
-        let admin = config.admin.listen.map(|address| bind_admin(address, &handle)).transpose()?;
+        let admin = config.admin.listen.map(|address| control::bind_admin(address, &handle)).transpose()?;
         let admin_address = admin.as_ref().and_then(|listener| listener.local_addr().ok());
         let operator = operators::bind(config.operator.as_ref())?;
         let operator_address = operator.as_ref().and_then(|(listener, _)| listener.local_addr().ok());
@@ -195,7 +139,7 @@ impl Gateway {
 
     /// Whether every issuer's keys are there.
     pub fn is_ready(&self) -> bool {
-        waits_for(&self.pipeline, &self.is_draining).is_empty()
+        control::waits_for(&self.pipeline, &self.is_draining).is_empty()
     }
 
     /// Puts another configuration in force. Running requests end under the old one; listeners, admin and log stay as they are.
@@ -300,43 +244,6 @@ impl Gateway {
         }
         self.writer = None;
     }
-
-    fn start_control(
-        &self,
-        runtime: tokio::runtime::Runtime,
-        admin: Option<tokio::net::TcpListener>,
-    ) -> Result<JoinHandle<()>, StartError> {
-        let mut phase = self.phase.subscribe();
-        let (pipeline, is_draining) = (Arc::clone(&self.pipeline), Arc::clone(&self.is_draining));
-        let waits_for = Arc::new(move || waits_for(&pipeline, &is_draining));
-        let view = View { metrics: Arc::clone(&self.metrics), waits_for };
-        let (pipeline, metrics) = (Arc::clone(&self.pipeline), Arc::clone(&self.metrics));
-        let run = move || {
-            runtime.block_on(async {
-                if let Some(listener) = admin {
-                    tokio::spawn(admin::serve(listener, view));
-                }
-                tokio::spawn(upkeep(pipeline, metrics));
-                // The admin listener answers as long as workers drain.
-                let deadline = workers::until_drain(&mut phase).await;
-                let _ = tokio::time::timeout(deadline, phase.changed()).await;
-            });
-        };
-        std::thread::Builder::new().name("control".into()).spawn(run).map_err(StartError::Thread)
-    }
-
-    /// Starts the refresh loops of issuers that have none, and ends those of issuers that are gone.
-    fn run_issuers(&self) {
-        let pipeline = self.pipeline.load();
-        let mut tasks = self.issuer_tasks.lock().unwrap_or_else(PoisonError::into_inner);
-        for (_, task) in tasks.drain() {
-            task.abort();
-        }
-        for issuer in pipeline.verifier().issuers() {
-            let task = self.handle.spawn(Arc::clone(issuer).run());
-            tasks.insert(issuer.config().name.clone(), task.abort_handle());
-        }
-    }
 }
 
 impl Drop for Gateway {
@@ -344,17 +251,6 @@ impl Drop for Gateway {
         self.phase.send_replace(Phase::Drain(Duration::ZERO));
         self.join();
     }
-}
-
-/// What is waited for before the gateway is ready.
-fn waits_for(pipeline: &ArcSwap<Pipeline>, is_draining: &AtomicBool) -> Vec<String> {
-    let pipeline = pipeline.load();
-    let without_keys = pipeline.verifier().issuers().filter(|issuer| !issuer.is_ready());
-    let mut missing: Vec<_> = without_keys.map(|issuer| format!("keys of issuer `{}`", issuer.config().name)).collect();
-    if is_draining.load(Ordering::Relaxed) {
-        missing.push("draining".into());
-    }
-    missing
 }
 
 /// The issuers of a configuration; what is known of one that is asked in the same way is kept.
@@ -378,27 +274,6 @@ fn issuers(config: &Config, clock: &Clock, former: &[Arc<Issuer>]) -> Result<Vec
     config.issuers.iter().map(make).collect()
 }
 
-/// Looks after what gets old.
-async fn upkeep(pipeline: Arc<ArcSwap<Pipeline>>, metrics: Arc<Metrics>) {
-    let mut since_maintained = Duration::ZERO;
-    loop {
-        tokio::time::sleep(SWEEP_EVERY).await;
-        let pipeline = pipeline.load_full();
-        pipeline.verifier().sweep();
-        since_maintained += SWEEP_EVERY;
-        if since_maintained >= MAINTAIN_EVERY {
-            since_maintained = Duration::ZERO;
-            let token_service = Arc::clone(pipeline.token_service());
-            // Files and, once a month, a new key: off the loop that answers probes.
-            if let Ok(Err(error)) = tokio::task::spawn_blocking(move || token_service.maintain()).await {
-                tracing::error!(error = &error as &dyn std::error::Error, "signing keys cannot be maintained");
-                metrics.key_maintenance_failures.inc();
-            }
-            pipeline.verifier().refresh_own_keys(pipeline.token_service());
-        }
-    }
-}
-
 /// What is known against users; kept in a file where there is anything to keep.
 fn users(config: &Config, clock: &Clock) -> Result<Arc<Users>, StartError> {
     if !config.has_state() {
@@ -406,14 +281,4 @@ fn users(config: &Config, clock: &Clock) -> Result<Arc<Users>, StartError> {
     }
     let audit = Audit::start(&config.log.audit).map_err(StartError::AuditLog)?;
     Ok(Users::open(&config.state.path, clock.clone(), audit)?)
-}
-
-fn bind_admin(address: SocketAddr, handle: &Handle) -> Result<tokio::net::TcpListener, StartError> {
-    let _in_runtime = handle.enter();
-    let listen = || {
-        let listener = std::net::TcpListener::bind(address)?;
-        listener.set_nonblocking(true)?;
-        tokio::net::TcpListener::from_std(listener)
-    };
-    listen().map_err(|source| StartError::Listen { address, source })
 }
