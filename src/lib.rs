@@ -41,7 +41,7 @@
 //! | 3 | [`users`] |
 //! | 4 | [`identity`] |
 //! | 5 | [`watch`], [`endpoints`] |
-//! | 6 | [`pipeline`], [`listener`], [`admin`], [`operator`], [`dev`] |
+//! | 6 | [`pipeline`], [`listener`], [`admin`], [`operator`], [`doctor`], [`dev`] |
 //! | 7 | [`app`] |
 //! | 8 | [`cli`] |
 //!
@@ -71,6 +71,7 @@ pub mod watch;
 
 pub mod admin;
 pub mod dev;
+pub mod doctor;
 pub mod listener;
 pub mod operator;
 pub mod pipeline;

@@ -122,7 +122,8 @@ fn encode_feeds(encoder: &mut DescriptorEncoder<'_>, watches: &Seen) -> fmt::Res
 
 fn encode_outcomes(encoder: &mut DescriptorEncoder<'_>, watches: &Seen) -> fmt::Result {
     type Read = fn(&Watch<Keycloak>) -> &AtomicU64;
-    let families: [(&str, &str, &[(&str, Read)]); 3] = [
+    type Family<'a> = (&'a str, &'a str, &'a [(&'a str, Read)]);
+    let families: [Family<'_>; 3] = [
         (
             "user_reads",
             "Single users that an issuer was asked about, by outcome",

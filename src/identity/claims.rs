@@ -154,7 +154,8 @@ impl Identity {
     }
 }
 
-fn find<'a>(claims: &'a Map<String, Value>, path: &ClaimPath) -> Option<&'a Value> {
+/// The member at a path.
+pub fn find<'a>(claims: &'a Map<String, Value>, path: &ClaimPath) -> Option<&'a Value> {
     let (first, rest) = path.parts().split_first()?;
     rest.iter().try_fold(claims.get(first)?, |value, part| value.as_object()?.get(part))
 }
