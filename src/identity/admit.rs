@@ -5,7 +5,7 @@
 
 use super::Identity;
 use super::link::SignInReply;
-use super::status::{SHORT_WAIT, Standing, StatusError, Verdict};
+use super::status::{SHORT_WAIT, Standing, StatusError, UserRecord, Verdict};
 use super::verifier::{VerifiedToken, Verifier};
 use crate::base::clock::Now;
 use crate::base::tick::Deadline;
@@ -54,17 +54,33 @@ impl Verifier {
         }
     }
 
+    /// As [`Verifier::confirm`], for an operator: whoever may open the cluster has to get in while it is closed.
+    ///
+    /// # Errors
+    /// As [`Verifier::confirm`].
+    pub async fn confirm_operator(
+        self: &Arc<Self>,
+        token: &Arc<VerifiedToken>,
+        now: Now,
+    ) -> Result<Arc<Identity>, StatusError> {
+        match self.confirm(token, now).await {
+            Err(StatusError::Refused(Cause::ClusterClosed | Cause::ClusterExpired)) => {}
+            outcome => return outcome,
+        }
+        let identity = self.ask_status(token, now).await?;
+        let Some(user) = token.status.user.get() else { return Err(StatusError::Unknown) };
+        match self.users.judge_beside_cluster(&claims(token, user)) {
+            Judgement::Admitted => Ok(self.renewed(identity)),
+            Judgement::Refused(cause) => Err(StatusError::Refused(cause)),
+            Judgement::NeedsSignInProof => Err(StatusError::Refused(Cause::SignInTooOld)),
+        }
+    }
+
     /// Holds the token against what is known. One whose user the issuer has still to name is judged once it did.
     fn judge(&self, token: &VerifiedToken, now: Now) -> Judgement {
         let Some(user) = token.status.user.get() else { return Judgement::Admitted };
         self.renew(token);
-        self.users.admit(&token.status.seen, now, || TokenClaims {
-            issuer: &user.issuer,
-            subject: &user.subject,
-            session: token.facts.session.as_deref(),
-            issued: token.facts.issued,
-            id: token.facts.id.as_deref(),
-        })
+        self.users.admit(&token.status.seen, now, || claims(token, user))
     }
 
     /// Gives a token identities of its user's present epoch: what was made for those of a former one is not found any more.
@@ -104,6 +120,17 @@ impl Verifier {
         let wait = asking.timeout.min(SHORT_WAIT);
         // An issuer that does not answer in time is one that is not reached.
         Deadline::after(wait).bound(question).await.unwrap_or(Some(SignInReply::Unreachable))
+    }
+}
+
+/// What of a token is judged.
+fn claims<'a>(token: &'a VerifiedToken, user: &'a UserRecord) -> TokenClaims<'a> {
+    TokenClaims {
+        issuer: &user.issuer,
+        subject: &user.subject,
+        session: token.facts.session.as_deref(),
+        issued: token.facts.issued,
+        id: token.facts.id.as_deref(),
     }
 }
 

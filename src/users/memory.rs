@@ -161,6 +161,11 @@ impl Memory {
         if self.cluster.is_expired || is_expired {
             return Judgement::Refused(Cause::ClusterExpired);
         }
+        self.judge_beside_cluster(claims)
+    }
+
+    /// The same while the cluster is closed.
+    pub(super) fn judge_beside_cluster(&self, claims: &TokenClaims<'_>) -> Judgement {
         if !is_subject(claims.subject) {
             return Judgement::Refused(Cause::NoUser);
         }

@@ -124,6 +124,11 @@ impl Users {
         self.memory().judge(claims, is_expired)
     }
 
+    /// As [`Users::judge`], whether the cluster is closed or not: for those who may open it.
+    pub fn judge_beside_cluster(&self, claims: &TokenClaims<'_>) -> Judgement {
+        self.memory().judge_beside_cluster(claims)
+    }
+
     /// Grows with each block of the user, of everybody of the issuer, of everybody. What was made under a lower one is void.
     pub fn epoch(&self, issuer: &str, subject: &str) -> u64 {
         self.memory().epoch(issuer, subject)
