@@ -5,7 +5,7 @@
 
 use super::Identity;
 use super::link::SignInReply;
-use super::status::{SHORT_WAIT, Standing, StatusError, Verdict};
+use super::status::{SHORT_WAIT, Standing, StatusError, UserRecord, Verdict};
 use super::verifier::{VerifiedToken, Verifier};
 use crate::base::clock::Now;
 use crate::base::tick::Deadline;
@@ -31,32 +31,6 @@ impl Verifier {
                     Judgement::NeedsSignInProof => Err(StatusError::Refused(Cause::SignInTooOld)),
                 }
             }
-        }
-    }
-
-    /// The caller, as [`Verifier::confirm`] gives it, for whom a closed cluster is no hindrance: an operator has to open it again.
-    ///
-    /// # Errors
-    /// As [`Verifier::confirm`].
-    pub async fn confirm_operator(
-        self: &Arc<Self>,
-        token: &Arc<VerifiedToken>,
-        now: Now,
-    ) -> Result<Arc<Identity>, StatusError> {
-        let outcome = self.confirm(token, now).await;
-        let is_closed = matches!(outcome, Err(StatusError::Refused(Cause::ClusterClosed | Cause::ClusterExpired)));
-        if !is_closed {
-            return outcome;
-        }
-        let identity = match &token.source.status {
-            Some(asking) => self.confirm_slowly(token, asking, now).await?,
-            None => token.stated.load_full().ok_or(StatusError::Unknown)?,
-        };
-        let Some(claims) = token.claims() else { return Err(StatusError::Unknown) };
-        match self.users.judge_despite_closed(&claims) {
-            Judgement::Admitted => Ok(identity),
-            Judgement::Refused(cause) => Err(StatusError::Refused(cause)),
-            Judgement::NeedsSignInProof => Err(StatusError::Refused(Cause::SignInTooOld)),
         }
     }
 
@@ -87,11 +61,33 @@ impl Verifier {
         }
     }
 
+    /// As [`Verifier::confirm`], for an operator: whoever may open the cluster has to get in while it is closed.
+    ///
+    /// # Errors
+    /// As [`Verifier::confirm`].
+    pub async fn confirm_operator(
+        self: &Arc<Self>,
+        token: &Arc<VerifiedToken>,
+        now: Now,
+    ) -> Result<Arc<Identity>, StatusError> {
+        match self.confirm(token, now).await {
+            Err(StatusError::Refused(Cause::ClusterClosed | Cause::ClusterExpired)) => {}
+            outcome => return outcome,
+        }
+        let identity = self.ask_status(token, now).await?;
+        let Some(user) = token.status.user.get() else { return Err(StatusError::Unknown) };
+        match self.users.judge_beside_cluster(&claims(token, user)) {
+            Judgement::Admitted => Ok(self.renewed(identity)),
+            Judgement::Refused(cause) => Err(StatusError::Refused(cause)),
+            Judgement::NeedsSignInProof => Err(StatusError::Refused(Cause::SignInTooOld)),
+        }
+    }
+
     /// Holds the token against what is known. One whose user the issuer has still to name is judged once it did.
     fn judge(&self, token: &VerifiedToken, now: Now) -> Judgement {
-        let Some(claims) = token.claims() else { return Judgement::Admitted };
+        let Some(user) = token.status.user.get() else { return Judgement::Admitted };
         self.renew(token);
-        self.users.admit(&token.status.seen, now, || claims)
+        self.users.admit(&token.status.seen, now, || claims(token, user))
     }
 
     /// Gives a token identities of its user's present epoch: what was made for those of a former one is not found any more.
@@ -134,17 +130,14 @@ impl Verifier {
     }
 }
 
-impl VerifiedToken {
-    /// What of it is held against what is known; `None` while the issuer has still to name its user.
-    fn claims(&self) -> Option<TokenClaims<'_>> {
-        let user = self.status.user.get()?;
-        Some(TokenClaims {
-            issuer: &user.issuer,
-            subject: &user.subject,
-            session: self.facts.session.as_deref(),
-            issued: self.facts.issued,
-            id: self.facts.id.as_deref(),
-        })
+/// What of a token is judged.
+fn claims<'a>(token: &'a VerifiedToken, user: &'a UserRecord) -> TokenClaims<'a> {
+    TokenClaims {
+        issuer: &user.issuer,
+        subject: &user.subject,
+        session: token.facts.session.as_deref(),
+        issued: token.facts.issued,
+        id: token.facts.id.as_deref(),
     }
 }
 

@@ -182,7 +182,23 @@ impl Verifier {
         Ok(self.renewed(identity))
     }
 
-    pub(super) async fn confirm_slowly(
+    /// The caller as the issuer sees them, whatever is known against them.
+    pub(super) async fn ask_status(
+        self: &Arc<Self>,
+        token: &Arc<VerifiedToken>,
+        now: Now,
+    ) -> Result<Arc<Identity>, StatusError> {
+        match &token.source.status {
+            None if Arc::ptr_eq(&token.source, &self.own) => self.confirm_own(token, now),
+            None => token.stated.load_full().ok_or(StatusError::Unknown),
+            Some(asking) => match token.current(asking, now) {
+                Some(identity) => Ok(identity),
+                None => self.confirm_slowly(token, asking, now).await,
+            },
+        }
+    }
+
+    async fn confirm_slowly(
         self: &Arc<Self>,
         token: &Arc<VerifiedToken>,
         asking: &Asking,

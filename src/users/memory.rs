@@ -167,11 +167,11 @@ impl Memory {
         if self.cluster.is_expired || is_expired {
             return Judgement::Refused(Cause::ClusterExpired);
         }
-        self.judge_despite_closed(claims)
+        self.judge_beside_cluster(claims)
     }
 
-    /// The same, as if the cluster were open.
-    pub(super) fn judge_despite_closed(&self, claims: &TokenClaims<'_>) -> Judgement {
+    /// The same while the cluster is closed.
+    pub(super) fn judge_beside_cluster(&self, claims: &TokenClaims<'_>) -> Judgement {
         if !is_subject(claims.subject) {
             return Judgement::Refused(Cause::NoUser);
         }

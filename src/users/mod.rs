@@ -124,9 +124,9 @@ impl Users {
         self.memory().judge(claims, is_expired)
     }
 
-    /// The same, as if the cluster were open: for those who may open it.
-    pub fn judge_despite_closed(&self, claims: &TokenClaims<'_>) -> Judgement {
-        self.memory().judge_despite_closed(claims)
+    /// As [`Users::judge`], whether the cluster is closed or not: for those who may open it.
+    pub fn judge_beside_cluster(&self, claims: &TokenClaims<'_>) -> Judgement {
+        self.memory().judge_beside_cluster(claims)
     }
 
     /// Grows with each block of the user, of everybody of the issuer, of everybody. What was made under a lower one is void.

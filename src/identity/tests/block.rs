@@ -53,6 +53,10 @@ async fn a_blocked_users_tokens_are_refused_from_the_next_request_on() {
         assert_eq!(before.epoch, 0);
         stage.users.disable_cluster(act()).unwrap();
         assert_eq!(stage.confirm(&bob).await.unwrap_err(), StatusError::Refused(Cause::ClusterClosed));
+        // Somebody has to open it again; whoever is blocked as a user is not the one.
+        stage.verifier.confirm_operator(&bob, stage.clock.now()).await.unwrap();
+        let blocked = stage.verifier.confirm_operator(&alice, stage.clock.now()).await;
+        assert_eq!(blocked.unwrap_err(), StatusError::Refused(Cause::Operator));
     }
 }
 
