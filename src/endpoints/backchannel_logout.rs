@@ -113,9 +113,7 @@ impl Endpoints {
         let hint = match (&user, &session) {
             // Tokens without `sid` may belong to the session, too.
             (Some(user), _) => Some(Hint::Reintrospect(user.clone())),
-            (None, Some(session)) => {
-                Some(Hint::ReintrospectSession { issuer: Arc::clone(issuer), session: session.clone() })
-            }
+            (None, Some(session)) => Some(Hint::SessionEnded { issuer: Arc::clone(issuer), session: session.clone() }),
             (None, None) => None,
         };
         let link = self.links.get(issuer);

@@ -12,6 +12,7 @@ use super::opaque::Stranger;
 use super::source::{Asking, Numbers, RETRY_AFTER_MS, Source};
 use super::verifier::{VerifiedToken, Verifier};
 use crate::base::clock::Now;
+use crate::users::Cause;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -311,8 +312,22 @@ impl Verifier {
         let mut calls = asking.calls();
         match hint {
             Ok(Hint::Reintrospect(user)) => calls.in_use.hint(user.subject()),
-            Ok(Hint::ReintrospectSession { session, .. }) => {
-                calls.in_use.hint_for(|token| token.facts.session.as_deref() == Some(&session));
+            Ok(Hint::SessionEnded { session, .. }) => {
+                let mut user = None;
+                calls.in_use.hint_for(|token| {
+                    let is_of_it = token.facts.session.as_deref() == Some(&session);
+                    if is_of_it && user.is_none() {
+                        user = token.status.user.get().and_then(|user| user.id());
+                    }
+                    is_of_it
+                });
+                drop(calls);
+                // The issuer named the session alone; only who holds its tokens knows whose it was.
+                if let Some(user) = user
+                    && let Err(error) = self.users.end_session_of(&user, session, Cause::SessionGone)
+                {
+                    tracing::error!(%error, "the end of a session cannot be stored");
+                }
             }
             // Whoever missed hints does not know whom they were about.
             Ok(Hint::ReintrospectAll { .. }) | Err(RecvError::Lagged(_)) => calls.in_use.hint_for_all(),

@@ -43,8 +43,8 @@ pub struct WatchEnd {
 pub enum Hint {
     /// To a user.
     Reintrospect(UserId),
-    /// To a session.
-    ReintrospectSession {
+    /// A session ended: its tokens are refused from now on, and whoever listens is told whose it was.
+    SessionEnded {
         /// The NAME of `[issuer.NAME]`.
         issuer: Arc<str>,
         /// `sid`.
@@ -101,7 +101,7 @@ impl Links {
     pub fn hint(&self, hint: Hint) {
         let issuer = match &hint {
             Hint::Reintrospect(user) => user.issuer(),
-            Hint::ReintrospectSession { issuer, .. } | Hint::ReintrospectAll { issuer } => issuer,
+            Hint::SessionEnded { issuer, .. } | Hint::ReintrospectAll { issuer } => issuer,
         };
         if let Some(link) = self.get(issuer) {
             // Without a verifier there are no tokens in use.

@@ -35,7 +35,7 @@ impl<D: Directory> Watch<D> {
             }
             Meaning::SessionEnded { session, .. } => {
                 let issuer = Arc::clone(&self.settings.issuer);
-                self.hint(Hint::ReintrospectSession { issuer, session: session.clone() });
+                self.hint(Hint::SessionEnded { issuer, session: session.clone() });
             }
             Meaning::SignedIn { user, session, is_new } => self.act_signed_in(user, session, event.time_ms, *is_new),
             Meaning::ForMany => return true,

@@ -200,6 +200,11 @@ impl<D: Directory> Watch<D> {
                 self.counters.reads_enabled.fetch_add(1, Ordering::Relaxed);
                 return self.act_enabled(user, found, answer, enabled_ms);
             }
+            // Or its directory does not answer: the sweep will show which.
+            UserState::Present(found) if found.is_federated => {
+                self.counters.reads_unknown.fetch_add(1, Ordering::Relaxed);
+                return;
+            }
             UserState::Present(_) => (&self.counters.reads_disabled, IssuerCause::Disabled),
             UserState::Deleted => (&self.counters.reads_deleted, IssuerCause::Deleted),
         };

@@ -57,7 +57,7 @@ impl Settings {
         Self {
             issuer: issuer.into(),
             bound: status.introspection.bound,
-            calls_per_second: (status.max_calls_per_second / 4).max(1),
+            calls_per_second: status.calls_about_users(),
             end_sessions: status.end_sessions.is_some(),
         }
     }

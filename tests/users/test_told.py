@@ -107,12 +107,16 @@ def test_a_blocked_users_minted_token_is_inactive_within_the_bound(gateway, keyc
         assert introspect(gateway, minted).json == {"active": False}, "enabling alone"
 
 
-def test_an_ended_sessions_minted_token_is_inactive_within_the_bound(gateway, keycloak, token, minted):
-    ended = keycloak.end_session(token.session)
+def test_an_ended_session_leaves_what_was_minted_for_its_user(gateway, keycloak, user, token, minted):
+    """A minted token is the user's, and serves all their sessions and jobs: only what ends the user ends it."""
+    keycloak.end_session(token.session)
+    web.eventually("refused", lambda: gateway.call("/orders/1", token).status == 401)
+    assert introspect(gateway, minted).json["active"]
+    disabled = keycloak.set_enabled(user, False)
     answer = web.eventually(
         "inactive", lambda: next((a for a in [introspect(gateway, minted)] if not a.json["active"]), None)
     )
-    assert answer.sent_at - ended <= EVENT + COARSE_CLOCK
+    assert answer.sent_at - disabled <= EVENT + COARSE_CLOCK
 
 
 def test_a_block_is_told_and_is_told_until_it_is_acknowledged(gateway, keycloak, user, minted):

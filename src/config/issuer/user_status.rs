@@ -74,11 +74,21 @@ pub enum WhenUnknown {
 }
 
 impl Keycloak {
-    /// For how many tokens in use at the same time the bound holds: half of the calls are kept for asking about them again, each
-    /// once in three quarters of `bound`.
+    /// Of the calls a second, those about single users: a quarter.
+    pub fn calls_about_users(&self) -> u32 {
+        (self.max_calls_per_second / 4).max(1)
+    }
+
+    /// And those about tokens: the others.
+    pub fn calls_about_tokens(&self) -> u32 {
+        self.max_calls_per_second.saturating_sub(self.calls_about_users()).max(1)
+    }
+
+    /// For how many tokens in use at the same time the bound surely holds: half of the calls about tokens are kept for asking about
+    /// them again, each once in two thirds of `bound`.
     pub fn tokens_in_use(&self) -> u64 {
         let bound_ms = u64::try_from(self.introspection.bound.as_millis()).unwrap_or(u64::MAX);
-        u64::from(self.max_calls_per_second).saturating_mul(bound_ms).saturating_mul(3) / 8000
+        u64::from(self.calls_about_tokens()).saturating_mul(bound_ms) / 3000
     }
 }
 

@@ -172,7 +172,7 @@ async fn a_hint_has_the_users_tokens_asked_about_now_and_nobody_elses() {
     let roles = |name: &str| UserChange { roles: Some(vec![name.to_owned()]), ..UserChange::default() };
     for (round, hint) in [
         Hint::Reintrospect(stage.id("alice")),
-        Hint::ReintrospectSession { issuer: "main".into(), session: alice.facts.session.clone().unwrap() },
+        Hint::SessionEnded { issuer: "main".into(), session: alice.facts.session.clone().unwrap() },
     ]
     .into_iter()
     .enumerate()

@@ -30,6 +30,9 @@ pub enum UserState {
 pub struct User {
     /// May act.
     pub enabled: bool,
+    /// Comes from another directory, as from LDAP. While that does not answer Keycloak calls such a user disabled, so only the list of
+    /// disabled users shows that they are, which Keycloak makes from its own database (measured, 26.7.3).
+    pub is_federated: bool,
     /// Nothing from before counts, in milliseconds since 1970; 0: no such time.
     pub not_before_ms: u64,
 }
@@ -56,6 +59,8 @@ pub struct Session {
 struct UserRow {
     id: String,
     enabled: bool,
+    #[serde(rename = "federationLink")]
+    federation_link: Option<String>,
     #[serde(rename = "notBefore", default)]
     not_before: i64,
 }
@@ -97,7 +102,9 @@ impl Keycloak {
             (row.id == id).then_some(row).ok_or_else(unexpected)
         });
         let row = self.note(row)?;
-        Ok(answer.with(UserState::Present(User { enabled: row.enabled, not_before_ms: millis(row.not_before) })))
+        let is_federated = row.federation_link.is_some_and(|link| !link.is_empty());
+        let user = User { enabled: row.enabled, is_federated, not_before_ms: millis(row.not_before) };
+        Ok(answer.with(UserState::Present(user)))
     }
 
     /// The disabled users, from the one at `first` on. Service accounts are never listed.

@@ -44,6 +44,7 @@ pub(super) struct Keycloak {
 pub(super) struct Person {
     pub(super) is_disabled: bool,
     pub(super) is_unlisted: bool,
+    pub(super) is_federated: bool,
     pub(super) not_before_ms: u64,
     pub(super) sessions: Vec<Session>,
 }
@@ -150,9 +151,11 @@ impl Directory for Fake {
     async fn user(&self, id: &str) -> Result<Answer<UserState>, KeycloakError> {
         self.answer(format!("user {id}"), |kc| match kc.users.get(id) {
             None => UserState::Deleted,
-            Some(person) => {
-                UserState::Present(User { enabled: !person.is_disabled, not_before_ms: person.not_before_ms })
-            }
+            Some(person) => UserState::Present(User {
+                enabled: !person.is_disabled,
+                is_federated: person.is_federated,
+                not_before_ms: person.not_before_ms,
+            }),
         })
         .await
     }

@@ -133,10 +133,8 @@ async fn what_may_concern_everybody_is_hinted_at_once() {
     world.fake.tell(Feed::Admin, session);
     world.after(1_100).await;
     let issuer: std::sync::Arc<str> = "main".into();
-    let expected = [
-        Hint::ReintrospectSession { issuer: issuer.clone(), session: "s1".to_owned() },
-        Hint::ReintrospectAll { issuer },
-    ];
+    let expected =
+        [Hint::SessionEnded { issuer: issuer.clone(), session: "s1".to_owned() }, Hint::ReintrospectAll { issuer }];
     assert_eq!(world.hinted(), expected);
 }
 

@@ -23,6 +23,22 @@ async fn any_event_about_a_user_is_a_reason_to_ask() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_user_of_another_directory_is_disabled_only_if_listed() {
+    let world = World::start_with("main", |_| (), |settings| settings.bound = Duration::from_secs(30)).await;
+    {
+        let mut kc = world.fake.kc();
+        let alice = kc.users.get_mut("alice").unwrap();
+        (alice.is_disabled, alice.is_federated, alice.is_unlisted) = (true, true, true);
+    }
+    world.fake.tell(Feed::Admin, changed("alice"));
+    world.after(60_000).await;
+    assert_eq!(world.state("alice"), State::Active);
+    world.fake.kc().users.get_mut("alice").unwrap().is_unlisted = false;
+    world.after(30_000).await;
+    assert_eq!(world.cause("alice"), Some(Cause::Disabled));
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_is_not_known_blocks_nobody_and_is_asked_again() {
     let world = World::start_with("main", |_| (), |settings| settings.bound = Duration::from_secs(3600)).await;
     world.fake.tell(Feed::Admin, changed("alice"));

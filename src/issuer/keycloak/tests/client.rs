@@ -34,7 +34,7 @@ async fn a_token_is_had_once_and_held_until_it_is_old() {
     let clock = Clock::manual(5_000);
     let client = server.client(clock.clone(), |_| ());
     let (one, other) = tokio::join!(client.user("alice"), client.user("alice"));
-    let expected = UserState::Present(User { enabled: true, not_before_ms: 7_000 });
+    let expected = UserState::Present(User { enabled: true, is_federated: false, not_before_ms: 7_000 });
     assert_eq!([one.unwrap().value, other.unwrap().value], [expected; 2]);
     let grants = || server.asked().iter().filter(|line| line.contains(TOKEN)).count();
     assert_eq!(grants(), 1);
