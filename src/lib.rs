@@ -38,10 +38,11 @@
 //! | 1 | [`config`], [`telemetry`] |
 //! | 2 | [`issuer`], [`upstream`], [`token_service`], [`router`] |
 //! | 3 | [`users`] |
-//! | 4 | [`identity`] |
-//! | 5 | [`pipeline`], [`listener`], [`admin`], [`operator`], [`dev`] |
-//! | 6 | [`app`] |
-//! | 7 | [`cli`] |
+//! | 4 | [`watch`] |
+//! | 5 | [`identity`] |
+//! | 6 | [`pipeline`], [`listener`], [`admin`], [`operator`], [`dev`] |
+//! | 7 | [`app`] |
+//! | 8 | [`cli`] |
 //!
 //! # What always holds
 //!
@@ -61,6 +62,8 @@ pub mod token_service;
 pub mod upstream;
 
 pub mod users;
+
+pub mod watch;
 
 pub mod identity;
 

@@ -12,6 +12,7 @@ pub struct Clock(Source);
 enum Source {
     System { start: Instant },
     Manual { unix_ms: Arc<AtomicU64>, monotonic_ms: Arc<AtomicU64> },
+    Runtime { start: tokio::time::Instant, unix_ms: u64 },
 }
 
 /// One reading of both clocks, taken together at the start of a request.
@@ -46,6 +47,12 @@ impl Clock {
         })
     }
 
+    /// A clock that begins at `unix_seconds` and goes as the timers of the tokio runtime do, which a test can pause: then what
+    /// sleeps and what reads the time agree.
+    pub fn of_runtime(unix_seconds: u64) -> Self {
+        Self(Source::Runtime { start: tokio::time::Instant::now(), unix_ms: unix_seconds * 1000 })
+    }
+
     /// Reads both clocks.
     pub fn now(&self) -> Now {
         match &self.0 {
@@ -62,22 +69,23 @@ impl Clock {
                 let monotonic_ms = monotonic_ms.load(Ordering::SeqCst);
                 Now { unix_ms: unix_ms.load(Ordering::SeqCst), monotonic_ms, monotonic_us: monotonic_ms * 1000 }
             }
+            Source::Runtime { start, unix_ms } => {
+                let monotonic_us = micros(start.elapsed());
+                Now { unix_ms: unix_ms + monotonic_us / 1000 - 1, monotonic_ms: monotonic_us / 1000, monotonic_us }
+            }
         }
     }
 
     /// Reads the monotonic clock alone, in microseconds.
     pub fn monotonic_us(&self) -> u64 {
         match &self.0 {
-            Source::System { start } => {
-                let elapsed = start.elapsed();
-                // A millisecond is added so that 0 can mean "never".
-                elapsed.as_secs() * 1_000_000 + u64::from(elapsed.subsec_micros()) + 1000
-            }
+            Source::System { start } => micros(start.elapsed()),
+            Source::Runtime { start, .. } => micros(start.elapsed()),
             Source::Manual { monotonic_ms, .. } => monotonic_ms.load(Ordering::SeqCst) * 1000,
         }
     }
 
-    /// Moves a manual clock forward; a system clock cannot be moved and is left alone.
+    /// Moves a manual clock forward; others cannot be moved and are left alone.
     pub fn advance(&self, by: Duration) {
         if let Source::Manual { unix_ms, monotonic_ms } = &self.0 {
             let by = u64::try_from(by.as_millis()).unwrap_or(u64::MAX);
@@ -85,6 +93,11 @@ impl Clock {
             monotonic_ms.fetch_add(by, Ordering::SeqCst);
         }
     }
+}
+
+/// A millisecond is added so that 0 can mean "never".
+fn micros(elapsed: Duration) -> u64 {
+    elapsed.as_secs() * 1_000_000 + u64::from(elapsed.subsec_micros()) + 1000
 }
 
 #[cfg(test)]
@@ -105,5 +118,14 @@ mod tests {
     #[test]
     fn the_monotonic_reading_is_never_zero() {
         assert!(Clock::system().now().monotonic_ms > 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_clock_of_a_runtime_goes_as_its_timers_do() {
+        let clock = Clock::of_runtime(1_000);
+        let before = clock.now();
+        assert_eq!((before.unix_ms, before.monotonic_ms), (1_000_000, 1));
+        tokio::time::sleep(Duration::from_secs(7)).await;
+        assert_eq!((clock.now().unix_ms, clock.now().monotonic_ms), (1_007_000, 7_001));
     }
 }

@@ -6,6 +6,7 @@
 use crate::base::secret::Secret;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use http::Method;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use reqwest::{RequestBuilder, Response};
 use serde::de::DeserializeOwned;
@@ -13,7 +14,7 @@ use std::time::Duration;
 use url::{Url, form_urlencoded};
 use zeroize::Zeroizing;
 
-/// No answer of an issuer is read beyond this many bytes.
+/// No answer of an issuer is read beyond this many bytes, unless the caller says otherwise.
 pub const BODY_LIMIT: usize = 1024 * 1024;
 
 /// A connection that is not up by then will hardly be.
@@ -115,6 +116,47 @@ impl HttpClient {
         let request = self.inner.post(url.clone()).timeout(timeout).header(AUTHORIZATION, who.0.clone()).form(form);
         call(url, request).await
     }
+
+    /// Sends a request without a body as the holder of `token`, and gives the answer whatever its status, with a body of at most
+    /// `limit` bytes.
+    ///
+    /// # Errors
+    /// No answer, or not all of one.
+    pub async fn send_as(
+        &self,
+        method: Method,
+        url: &Url,
+        token: &BearerToken,
+        limit: usize,
+    ) -> Result<Reply, HttpError> {
+        let request = self.inner.request(method, url.clone()).header(AUTHORIZATION, token.0.clone());
+        let answer = request.header(ACCEPT, "application/json").send().await.map_err(|error| failed(url, error))?;
+        let status = answer.status().as_u16();
+        Ok(Reply { status, body: read(url, answer, limit).await? })
+    }
+}
+
+/// What was answered, whatever the status.
+#[derive(Debug)]
+pub struct Reply {
+    /// The status code.
+    pub status: u16,
+    /// The body, complete.
+    pub body: Vec<u8>,
+}
+
+/// An access token of ours, ready to be sent. Never formatted.
+#[derive(Clone)]
+pub struct BearerToken(HeaderValue);
+
+impl BearerToken {
+    /// `None` for a text that no header can hold.
+    pub fn new(token: &Secret) -> Option<Self> {
+        let value = Zeroizing::new(format!("Bearer {}", token.expose()));
+        let mut header = HeaderValue::from_str(&value).ok()?;
+        header.set_sensitive(true);
+        Some(Self(header))
+    }
 }
 
 /// A client's id and secret, ready to be sent by HTTP Basic. Never formatted.
@@ -152,18 +194,18 @@ async fn call(url: &Url, request: RequestBuilder) -> Result<Vec<u8>, HttpError> 
     if answer.status() != http::StatusCode::OK {
         return Err(HttpError::Status { url: shown(url), status: answer.status().as_u16() });
     }
-    read(url, answer).await
+    read(url, answer, BODY_LIMIT).await
 }
 
-/// Reads a body chunk by chunk, so that an endless one costs no more than [`BODY_LIMIT`].
-async fn read(url: &Url, mut answer: Response) -> Result<Vec<u8>, HttpError> {
-    let too_large = || HttpError::TooLarge { url: shown(url), limit: BODY_LIMIT };
-    if answer.content_length().is_some_and(|length| length > BODY_LIMIT as u64) {
+/// Reads a body chunk by chunk, so that an endless one costs no more than `limit`.
+async fn read(url: &Url, mut answer: Response, limit: usize) -> Result<Vec<u8>, HttpError> {
+    let too_large = || HttpError::TooLarge { url: shown(url), limit };
+    if answer.content_length().is_some_and(|length| length > limit as u64) {
         return Err(too_large());
     }
     let mut body = Vec::new();
     while let Some(chunk) = answer.chunk().await.map_err(|error| failed(url, error))? {
-        if body.len() + chunk.len() > BODY_LIMIT {
+        if body.len() + chunk.len() > limit {
             return Err(too_large());
         }
         body.extend_from_slice(&chunk);

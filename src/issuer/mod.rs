@@ -10,6 +10,7 @@ mod fetch;
 mod introspect;
 mod jwk;
 mod key_set;
+pub mod keycloak;
 mod refresh;
 mod unknown_kids;
 mod verifying_key;

@@ -9,6 +9,7 @@ const LEVELS: &[&[&str]] = &[
     &["config", "telemetry"],
     &["issuer", "upstream", "token_service", "router"],
     &["users"],
+    &["watch"],
     &["identity"],
     &["pipeline", "listener", "admin", "operator", "dev"],
     &["app"],
