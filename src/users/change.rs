@@ -1,17 +1,24 @@
 //! How what is known changes. Control plane only: each change waits for the disk.
 
+use super::Users;
 use super::decide::{self, Plan};
 use super::decision::{self, Decision};
 use super::memory::{Memory, Write};
 use super::state::{LiftEffect, SignInEffect};
+use super::store::{Store, StoreError};
 use super::terms::{Act, Cause, IssuerClock, Lift, Lifted, Proof, Revocation, SessionScope, UserId};
-use super::{StoreError, Users};
 use crate::base::clock::Now;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError};
 
 /// How long ended sessions and revoked tokens are remembered where nothing else says how long such a token could live.
 const LONGEST_TOKEN_MS: u64 = 24 * 60 * 60 * 1000;
+
+/// How long a feed's position waits for a decision to be written with.
+const FLUSH_MS: u64 = 5_000;
+
+/// How often is looked for what is over.
+const SWEEP_MS: u64 = 60_000;
 
 impl Users {
     /// Blocks a user. `None`: was blocked already by as much, or the proof is older than what is known.
@@ -156,12 +163,23 @@ impl Users {
         self.change_one(|plan, memory, now| decide::close_cluster(plan, memory, None, now))
     }
 
-    /// Once a second: makes a passed `valid_until` a decision.
+    /// Once a second: makes a passed `valid_until` a decision, writes what waits, and now and then forgets what is over.
     ///
     /// # Errors
     /// Nothing could be stored. It is tried again.
     pub fn tick(&self) -> Result<(), StoreError> {
-        self.close_if_expired().map(|_| ())
+        self.close_if_expired()?;
+        let now_ms = self.clock.now().monotonic_ms;
+        if now_ms.saturating_sub(self.flushed_ms.load(Ordering::Relaxed)) >= FLUSH_MS || !self.is_sound() {
+            self.flushed_ms.store(now_ms, Ordering::Relaxed);
+            self.store().as_mut().map_or(Ok(()), |store| store.commit(&[]))?;
+        }
+        if now_ms.saturating_sub(self.swept_ms.load(Ordering::Relaxed)) >= SWEEP_MS {
+            self.swept_ms.store(now_ms, Ordering::Relaxed);
+            self.change(decide::sweep)?;
+            self.memory.write().unwrap_or_else(PoisonError::into_inner).shrink();
+        }
+        Ok(())
     }
 
     /// How far a feed of an issuer was read, by its clock, in milliseconds since 1970.
@@ -172,7 +190,26 @@ impl Users {
     /// Stored with the next decision or some seconds later, never before a decision that was made earlier.
     pub fn set_position(&self, issuer: &Arc<str>, feed: &Arc<str>, at_ms: u64) {
         let write = Write::Position { issuer: Arc::clone(issuer), feed: Arc::clone(feed), at_ms };
+        if let Some(store) = &mut *self.store() {
+            store.later(vec![write.clone()]);
+        }
         self.memory.write().unwrap_or_else(PoisonError::into_inner).apply(write);
+    }
+
+    /// Whether everything that was decided is on the disk. If not, see the log: what is decided still holds until a restart.
+    pub fn is_sound(&self) -> bool {
+        self.store().as_ref().is_none_or(Store::is_sound)
+    }
+
+    /// Leaves the store as a failed write does.
+    #[cfg(test)]
+    pub(super) fn break_store(&self) {
+        self.store().iter_mut().for_each(Store::close);
+    }
+
+    fn store(&self) -> MutexGuard<'_, Option<Store>> {
+        // Each write replaces whole values: a panic leaves none half done.
+        self.store.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn change_one(&self, decide: impl FnOnce(&mut Plan, &Memory, Now)) -> Result<Option<Arc<Decision>>, StoreError> {
@@ -183,21 +220,33 @@ impl Users {
         &self,
         decide: impl FnOnce(&mut Plan, &Memory, Now) -> T,
     ) -> Result<(T, Vec<Arc<Decision>>), StoreError> {
-        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        // One change at a time; requests go on meanwhile.
+        let mut store = self.store();
         let mut plan = Plan::default();
         let outcome = decide(&mut plan, &self.memory(), self.clock.now());
-        let is_against = plan.is_against;
+        let (moves, is_against) = (plan.moves, plan.is_against);
         let (writes, decisions) = plan.into_parts();
+        let stored = match &mut *store {
+            Some(store) if !writes.is_empty() => store.commit(&writes),
+            _ => Ok(()),
+        };
+        if stored.is_err() {
+            if !is_against {
+                return stored.map(|()| (outcome, Vec::new()));
+            }
+            // A full disk lets nobody in.
+            store.iter_mut().for_each(|store| store.later(writes.clone()));
+        }
         let mut memory = self.memory.write().unwrap_or_else(PoisonError::into_inner);
         for write in writes {
             memory.apply(write);
         }
         drop(memory);
-        if is_against {
+        if moves {
             self.generation.fetch_add(1, Ordering::Release);
         }
         let told = decisions.into_iter().map(|(decision, happened_ms)| self.tell(decision, happened_ms)).collect();
-        Ok((outcome, told))
+        stored.map(|()| (outcome, told))
     }
 
     fn tell(&self, decision: Decision, happened_ms: Option<u64>) -> Arc<Decision> {

@@ -18,6 +18,8 @@ pub(super) struct Plan {
     /// Each with the moment at which what was decided happened, by our clock.
     decisions: Vec<(Decision, Option<u64>)>,
     /// Whether a token that was admitted may be refused from now on.
+    pub(super) moves: bool,
+    /// Whether it only ever refuses more: then it is done even if it cannot be stored.
     pub(super) is_against: bool,
 }
 
@@ -73,8 +75,9 @@ pub(super) fn block(plan: &mut Plan, memory: &Memory, user: &UserId, proof: Proo
         let decision = Decision::new(Kind::Block, Target::User(user.clone()), cause, now);
         let issuer_time_ms = time.map(IssuerTime::latest_ms);
         plan.decide(Decision { act, issuer_time_ms, epoch, state: Some(state), ..decision }, happened_ms);
-        plan.is_against = true;
+        plan.moves = true;
     }
+    plan.is_against = true;
     plan.set_record(user, record);
 }
 
@@ -145,7 +148,7 @@ pub(super) fn refuse(
     let kind = if act.is_some() { Kind::Revocation } else { Kind::SessionEnd };
     let target = Target::Tokens { issuer: Arc::clone(issuer), tokens };
     plan.decide(Decision { act, ..Decision::new(kind, target, cause, now) }, None);
-    plan.is_against = true;
+    (plan.moves, plan.is_against) = (true, true);
 }
 
 /// Nothing of one issuer from before a time counts.
@@ -158,7 +161,7 @@ pub(super) fn issuer_not_before(plan: &mut Plan, memory: &Memory, issuer: &Arc<s
     plan.other.push(Write::Issuer(Arc::clone(issuer), record));
     let decision = Decision::new(Kind::IssuerNotBefore, Target::Issuer(Arc::clone(issuer)), Cause::NotBefore, now);
     plan.decide(Decision { issuer_time_ms: Some(time_ms), ..decision }, None);
-    plan.is_against = true;
+    (plan.moves, plan.is_against) = (true, true);
 }
 
 /// Everybody is out: by hand, or, without an act, since a date has passed.
@@ -181,7 +184,7 @@ pub(super) fn close_cluster(plan: &mut Plan, memory: &Memory, act: Option<Act>, 
     };
     plan.other.push(Write::Cluster(record));
     plan.decide(Decision { act, ..Decision::new(Kind::ClusterClosed, Target::Cluster, cause, now) }, None);
-    plan.is_against = true;
+    (plan.moves, plan.is_against) = (true, true);
 }
 
 /// One of the two reasons is gone; everybody has to sign in again.
@@ -211,6 +214,24 @@ pub(super) fn open_cluster(plan: &mut Plan, memory: &Memory, act: Option<Act>, c
     }
     plan.other.push(Write::Cluster(record));
     plan.decide(Decision { act, ..Decision::new(Kind::ClusterOpened, Target::Cluster, cause, now) }, None);
-    // Not only good news: from now on each session has to be proven.
-    plan.is_against = true;
+    // From now on each session has to be proven.
+    plan.moves = true;
+}
+
+/// How long a removed user is remembered. Nothing that was theirs lives longer.
+const REMOVED_KEPT_MS: u64 = 30 * 24 * 60 * 60 * 1000;
+
+/// Forgets what can no longer concern any token.
+pub(super) fn sweep(plan: &mut Plan, memory: &Memory, now: Now) {
+    for (key, refusal) in memory.refusals() {
+        if refusal.until_ms <= now.unix_ms {
+            plan.other.push(Write::Accept(key));
+        }
+    }
+    for (user, record) in memory.users() {
+        let is_removed = record.state(0) == State::Removed && record.by_operator.is_none();
+        if is_removed && record.changed_ms.saturating_add(REMOVED_KEPT_MS) <= now.unix_ms {
+            plan.other.push(Write::ForgetUser(user));
+        }
+    }
 }

@@ -35,6 +35,24 @@ pub(super) enum By {
     All,
 }
 
+impl By {
+    const EVERY: [Self; 4] = [Self::Id, Self::Session, Self::User, Self::All];
+
+    /// As it is stored.
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::Id => "id",
+            Self::Session => "session",
+            Self::User => "user",
+            Self::All => "all",
+        }
+    }
+
+    pub(super) fn parse(word: &str) -> Option<Self> {
+        Self::EVERY.into_iter().find(|by| by.word() == word)
+    }
+}
+
 impl TokenKey {
     pub(super) fn of(issuer: &Arc<str>, tokens: &Tokens) -> Self {
         let (by, id) = match tokens {
@@ -219,7 +237,7 @@ impl Memory {
 
     pub(super) fn refusals(&self) -> impl Iterator<Item = (TokenKey, &Refusal)> {
         self.refused.iter().flat_map(|(issuer, refused)| {
-            [By::Id, By::Session, By::User, By::All].into_iter().flat_map(move |by| {
+            By::EVERY.into_iter().flat_map(move |by| {
                 refused.part(by).iter().map(move |(id, refusal)| {
                     (TokenKey { issuer: Arc::clone(issuer), by, id: Arc::clone(id) }, refusal)
                 })
@@ -242,6 +260,13 @@ impl Memory {
             entry.unproven.remove(0);
         }
         entry.unproven.push(session.into());
+    }
+
+    /// Forgets what is not stored and known no longer to matter.
+    pub(super) fn shrink(&mut self) {
+        for users in self.users.values_mut() {
+            users.retain(|_, entry| entry.record != Record::default());
+        }
     }
 
     pub(super) fn apply(&mut self, write: Write) {

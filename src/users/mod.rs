@@ -11,9 +11,14 @@ mod decide;
 mod decision;
 mod memory;
 mod state;
+mod store;
 mod terms;
 
+#[cfg(test)]
+mod tests;
+
 pub use decision::{Decision, Kind, Target};
+pub use store::StoreError;
 pub use terms::{
     Act, Cause, ClusterView, IssuerCause, IssuerClock, IssuerTime, Judgement, Lift, Lifted, Proof, Revocation,
     SessionScope, State, TokenClaims, Tokens, UserId, UserView,
@@ -23,31 +28,27 @@ use crate::base::clock::{Clock, Now};
 use crate::telemetry::audit_log::Audit;
 use memory::Memory;
 use state::Record;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
+use store::Store;
 use tokio::sync::broadcast;
 
 /// What is known against users. One a process; it outlives every reload of the configuration.
 #[derive(Debug)]
 pub struct Users {
     memory: RwLock<Memory>,
-    /// Held by the one change that is under way.
-    changing: Mutex<()>,
+    /// Held by the one change that is under way. `None`: in memory alone.
+    store: Mutex<Option<Store>>,
     generation: AtomicU64,
     /// `cluster.valid_until`; `u64::MAX` if there is none.
     valid_until_ms: AtomicU64,
+    /// When what waits was written, and when was looked for what is over, by the monotonic clock.
+    flushed_ms: AtomicU64,
+    swept_ms: AtomicU64,
     decisions: broadcast::Sender<Arc<Decision>>,
     clock: Clock,
     audit: Audit,
-}
-
-/// Why the store cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// Another process holds it.
-    #[error("`{0}` is in use by another process")]
-    InUse(PathBuf),
 }
 
 /// The generation at which a token was last found admissible. One in each verified token.
@@ -62,22 +63,25 @@ impl Users {
     ///
     /// # Errors
     /// [`StoreError`]: nothing is ever begun anew because something is wrong with what is there.
-    pub fn open(_path: &Path, clock: Clock, audit: Audit) -> Result<Arc<Self>, StoreError> {
-        Ok(Self::new(Memory::default(), clock, audit))
+    pub fn open(path: &Path, clock: Clock, audit: Audit) -> Result<Arc<Self>, StoreError> {
+        let (store, memory) = Store::open(path)?;
+        Ok(Self::new(Some(store), memory, clock, audit))
     }
 
     /// Forgets everything with the process: for `explain`, for tests, and where no issuer's users are watched.
     pub fn in_memory(clock: Clock) -> Arc<Self> {
-        Self::new(Memory::default(), clock, Audit::off())
+        Self::new(None, Memory::default(), clock, Audit::off())
     }
 
-    fn new(memory: Memory, clock: Clock, audit: Audit) -> Arc<Self> {
+    fn new(store: Option<Store>, memory: Memory, clock: Clock, audit: Audit) -> Arc<Self> {
         Arc::new(Self {
             memory: RwLock::new(memory),
-            changing: Mutex::new(()),
+            store: Mutex::new(store),
             // 0 is what a token has that was never looked at.
             generation: AtomicU64::new(1),
             valid_until_ms: AtomicU64::new(u64::MAX),
+            flushed_ms: AtomicU64::new(0),
+            swept_ms: AtomicU64::new(0),
             decisions: broadcast::channel(LAG).0,
             clock,
             audit,

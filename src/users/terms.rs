@@ -218,8 +218,8 @@ pub struct Act {
 pub enum Lift {
     /// A read found the user there and enabled.
     Issuer {
-        /// When the read began, in milliseconds of **our monotonic** clock. A read that began before the newest proof of the
-        /// block came in says nothing.
+        /// When the read began, in milliseconds of the **monotonic** clock that [`Users`](super::Users) was given. A read that
+        /// began before the newest proof of the block came in says nothing.
         read_began_ms: u64,
         /// The `time` of an event that tells the moment of enabling, by the issuer's clock.
         enabled_ms: Option<u64>,

@@ -23,3 +23,4 @@ mod strip;
 mod support;
 mod tidy;
 mod user_status;
+mod user_store;
