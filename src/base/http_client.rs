@@ -99,7 +99,7 @@ impl HttpClient {
         }
         let answer = request.header(ACCEPT, "application/json").send().await.map_err(|error| failed(url, error))?;
         let status = answer.status().as_u16();
-        Ok((status, read(url, answer).await?))
+        Ok((status, read(url, answer, BODY_LIMIT).await?))
     }
 
     /// Posts a form as the client that `who` names, and gives the body of a 200.
