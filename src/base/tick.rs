@@ -3,20 +3,19 @@
 //! Arming a timer that is the runtime's earliest makes tokio write to its own wake-up descriptor, and
 //! registering one a request costs more than the rest of the timeout. Here a waiting task leaves its waker
 //! and its deadline in a list that belongs to the worker's thread; a tick every [`TICK`] wakes those
-//! that are overdue. A deadline is therefore late by up to one tick, never early.
+//! that are overdue. Deadlines are numbers of ticks, so that none reads a clock: each is late by up to two ticks, never early.
 
 use slab::Slab;
 use std::cell::{Cell, RefCell};
 use std::marker::PhantomData;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
-use tokio::time::Instant;
 
 /// How often the deadlines of a worker are looked at.
 pub const TICK: Duration = Duration::from_millis(100);
 
 thread_local! {
-    static WAITING: RefCell<Slab<(Instant, Waker)>> = const { RefCell::new(Slab::new()) };
+    static WAITING: RefCell<Slab<(u64, Waker)>> = const { RefCell::new(Slab::new()) };
     static COUNT: Cell<u64> = const { Cell::new(0) };
 }
 
@@ -27,36 +26,43 @@ pub fn count() -> u64 {
 
 /// A duration in ticks, rounded up.
 pub fn ticks(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis().div_ceil(TICK.as_millis())).unwrap_or(u64::MAX)
+    const A_SECOND: u64 = 1_000_000_000 / TICK.subsec_nanos() as u64;
+    let rest = duration.subsec_nanos().div_ceil(TICK.subsec_nanos());
+    duration.as_secs().saturating_mul(A_SECOND).saturating_add(u64::from(rest))
 }
 
 /// Wakes overdue tasks of this thread for ever. Each worker runs one.
 pub async fn run() {
     let mut interval = tokio::time::interval(TICK);
+    // No two ticks are closer than [`TICK`], also after the thread was held up: else a deadline could be early.
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         interval.tick().await;
         COUNT.set(COUNT.get() + 1);
-        sweep();
+        wake_overdue();
     }
 }
 
-/// Wakes what is overdue now.
-pub fn sweep() {
-    let now = Instant::now();
+fn wake_overdue() {
     WAITING.with_borrow(|waiting| {
         for (_, (at, waker)) in waiting {
-            if *at <= now {
+            if *at <= count() {
                 waker.wake_by_ref();
             }
         }
     });
 }
 
+/// The tick by which `after` has passed for certain: the first one to come may be due at once.
+fn tick_after(after: Duration) -> u64 {
+    count().saturating_add(ticks(after)).saturating_add(1)
+}
+
 /// A moment after which waiting is over. Costs nothing until it is polled while something else is pending.
 #[derive(Debug)]
 pub struct Deadline {
-    at: Instant,
+    /// A number of ticks.
+    at: u64,
     slot: Option<usize>,
     /// A slot belongs to the thread whose list it is in.
     _not_send: PhantomData<*const ()>,
@@ -65,29 +71,16 @@ pub struct Deadline {
 impl Deadline {
     /// A deadline `after` from now.
     pub fn after(after: Duration) -> Self {
-        Self { at: Instant::now() + after, slot: None, _not_send: PhantomData }
+        Self { at: tick_after(after), slot: None, _not_send: PhantomData }
     }
 
-    /// Moves the deadline to `after` from now, for timers of idleness.
-    pub fn reset(&mut self, after: Duration) {
-        self.at = Instant::now() + after;
-        if let Some(slot) = self.slot {
-            WAITING.with_borrow_mut(|waiting| {
-                if let Some(entry) = waiting.get_mut(slot) {
-                    entry.0 = self.at;
-                }
-            });
-        }
-    }
-
-    /// Ready when the deadline has passed; else the task is woken by a tick after it. The first time it only joins the list, which
-    /// needs no clock: most waiting ends before it is polled again.
+    /// Ready when the deadline has passed; else the task is woken by the tick of it. The first time it only joins the list.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(slot) = self.slot else {
             self.slot = Some(WAITING.with_borrow_mut(|waiting| waiting.insert((self.at, cx.waker().clone()))));
             return Poll::Pending;
         };
-        if Instant::now() >= self.at {
+        if count() >= self.at {
             return Poll::Ready(());
         }
         WAITING.with_borrow_mut(|waiting| {
@@ -125,6 +118,7 @@ impl Drop for Deadline {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tokio::time::Instant;
 
     #[tokio::test(start_paused = true)]
     async fn a_future_that_never_ends_is_cut_by_the_tick_after_its_deadline() {
@@ -145,12 +139,13 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_idle_timer_that_is_reset_runs_on() {
-        let mut deadline = Deadline::after(Duration::from_millis(50));
-        tokio::time::sleep(Duration::from_millis(40)).await;
-        deadline.reset(Duration::from_millis(50));
-        tokio::time::sleep(Duration::from_millis(40)).await;
-        let passed = std::future::poll_fn(|cx| Poll::Ready(deadline.poll(cx).is_ready())).await;
-        assert!(!passed);
+    async fn a_deadline_has_not_passed_while_ticks_are_missing() {
+        let mut deadline = Deadline::after(Duration::ZERO);
+        let mut has_passed = async || std::future::poll_fn(|cx| Poll::Ready(deadline.poll(cx).is_ready())).await;
+        assert!(!has_passed().await && !has_passed().await);
+        let tick = tokio::spawn(run());
+        tokio::time::sleep(TICK / 2).await;
+        assert!(has_passed().await);
+        tick.abort();
     }
 }

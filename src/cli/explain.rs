@@ -71,7 +71,9 @@ pub fn explain(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let pipeline = pipeline(&config, arguments, &clock, runtime.handle())?;
     let (mut parts, ()) = arguments.request()?.into_parts();
     let mut context = context(&clock);
-    let outcome = runtime.block_on(pipeline.decide(&LocalCache::default(), &mut parts, &mut context));
+    let (tokens, mut stripped) = (LocalCache::default(), Stripped::default());
+    let decided = pipeline.decide(&tokens, &mut parts, &mut context, &mut stripped);
+    let outcome = runtime.block_on(decided).map(|()| stripped);
     let mut out = std::io::stdout().lock();
     write_steps(&mut out, &pipeline, &context, &outcome)?;
     Ok(if outcome.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -149,7 +151,7 @@ fn write_steps(
     out: &mut impl Write,
     pipeline: &Pipeline,
     context: &Context,
-    outcome: &Result<Box<Stripped>, Rejection>,
+    outcome: &Result<Stripped, Rejection>,
 ) -> anyhow::Result<()> {
     const STAGES: [(Stage, &str); 7] = [
         (Stage::Strip, "strip"),

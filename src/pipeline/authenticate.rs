@@ -55,7 +55,8 @@ pub fn is_known(verifier: &Verifier, tokens: &LocalCache, presented: &Presented)
 /// What follows the scheme, which is compared without case (RFC 9110 §11.1).
 fn bearer(header: &[u8]) -> Option<&[u8]> {
     let (scheme, rest) = header.split_at_checked(7)?;
-    if !scheme.eq_ignore_ascii_case(b"bearer ") {
+    // Nearly all spell it like this.
+    if scheme != b"Bearer " && !scheme.eq_ignore_ascii_case(b"bearer ") {
         return None;
     }
     let token = rest.trim_ascii_start();

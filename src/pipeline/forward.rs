@@ -1,58 +1,54 @@
 //! Stage 7, the only one that sees the body: the request goes to its upstream, the answer comes back as it streams.
 
 use super::record::Record;
-use super::strip::Stripped;
 use super::{Pipeline, Rejection, Worker};
 use crate::telemetry::reason::Reason;
-use crate::upstream::{self, Answer, Body, OutgoingRequest, RequestBody};
+use crate::upstream::{self, Answer, OutgoingRequest, RequestBody};
 use http::header::{CONNECTION, TE, UPGRADE};
 use http::uri::PathAndQuery;
-use http::{HeaderValue, Response, StatusCode, Version};
+use http::{HeaderValue, StatusCode, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 
-/// Sends a request that was decided about, and gives the upstream's answer.
+/// What a target without a path asks for.
+static ROOT: PathAndQuery = PathAndQuery::from_static("/");
+
+/// Sends a request that was decided about, and puts the upstream's answer into `record`.
 ///
 /// # Errors
 /// [`Rejection`] where the upstream cannot be reached, breaks HTTP or is late, or the body is too large.
 pub async fn forward(
     worker: &Worker,
     pipeline: &Pipeline,
-    stripped: Box<Stripped>,
     body: Incoming,
     record: &mut Record,
-) -> Result<Response<Body>, Rejection> {
+) -> Result<(), Rejection> {
     let index = record.context.route.ok_or(Reason::NoRoute)?;
-    let parts = &mut record.request;
+    let (parts, stripped) = (&mut record.request, &mut record.stripped);
     let (route, upstream) = (&pipeline.routes[index], &pipeline.upstreams[index]);
     let on_upgrade = stripped.upgrade.as_ref().and_then(|_| parts.extensions.remove::<OnUpgrade>());
-    let mut fields = stripped.fields;
     if stripped.takes_trailers {
         // The HTTP/1.1 client leaves it out: it concerns one hop.
-        fields.push((TE, HeaderValue::from_static("trailers")));
+        stripped.fields.push((TE, HeaderValue::from_static("trailers")));
     }
-    let mut request = OutgoingRequest {
-        method: parts.method.clone(),
-        target: parts.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/")),
-        host: upstream.host.clone(),
-        fields,
-        answer_fields: std::mem::take(&mut parts.headers),
-        upgrade: stripped.upgrade.filter(|_| on_upgrade.is_some()),
-        body: request_body(body, parts.version, route.max_body_bytes, pipeline)?,
+    let body = request_body(body, parts.version, route.max_body_bytes, pipeline)?;
+    let request = OutgoingRequest {
+        method: &parts.method,
+        target: parts.uri.path_and_query().unwrap_or(&ROOT),
+        host: &upstream.host,
+        fields: &stripped.fields,
+        upgrade: stripped.upgrade.as_ref().filter(|_| on_upgrade.is_some()),
     };
     let timeout = route.response_timeout.unwrap_or(upstream.config.response_timeout);
-    let answer = worker.pools.send(upstream, &mut request, timeout).await?;
+    let answer = worker.pools.send(upstream, &request, body, &mut parts.headers, timeout).await?;
+    // An answer may take long.
+    stripped.fields = Vec::new();
     // Only a line in the log says it.
     record.answered_us = worker.log.is_on().then(|| pipeline.clock.monotonic_us());
-    let mut response = Response::new(Body::Empty);
-    *response.headers_mut() = request.answer_fields;
     match answer {
-        Answer::Response { status, body } => {
-            *response.status_mut() = status;
-            *response.body_mut() = body;
-        }
+        Answer::Response { status, body } => (record.status, record.body) = (Some(status), body),
         Answer::Switched(io) => {
             let client = on_upgrade.ok_or(Reason::UpstreamFailed)?;
             let idle = upstream.config.idle_timeout;
@@ -62,12 +58,12 @@ pub async fn forward(
                     upstream::tunnel(TokioIo::new(client), io, idle).await;
                 }
             });
-            *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
-            response.headers_mut().insert(UPGRADE, HeaderValue::from_static("websocket"));
+            record.status = Some(StatusCode::SWITCHING_PROTOCOLS);
+            parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+            parts.headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
         }
     }
-    Ok(response)
+    Ok(())
 }
 
 fn request_body(

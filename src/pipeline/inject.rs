@@ -143,8 +143,8 @@ fn about_the_request(stripped: &mut Stripped, context: &Context) {
     let scheme = said.unwrap_or(HeaderValue::from_static(if connection.is_tls { "https" } else { "http" }));
     stripped.fields.push((X_FORWARDED_FOR, forwarded_for));
     stripped.fields.push((X_FORWARDED_PROTO, scheme));
-    if !stripped.host.is_empty() {
-        stripped.fields.push((X_FORWARDED_HOST, stripped.host.clone()));
+    if !context.host.is_empty() {
+        stripped.fields.push((X_FORWARDED_HOST, context.host.clone()));
     }
     stripped.fields.push((X_REQUEST_ID, context.request_id.clone()));
     stripped.fields.push((TRACEPARENT, context.traceparent.clone()));

@@ -81,7 +81,7 @@ pub struct Context {
     pub token: Option<Arc<VerifiedToken>>,
     /// The caller, once it is known that they are still enabled.
     pub caller: Option<Caller>,
-    /// The host asked for, as sent.
+    /// The host asked for, as sent; empty where none was.
     pub host: HeaderValue,
     /// The namespace token that the upstream is given.
     pub minted: Option<Arc<Minted>>,
@@ -200,7 +200,7 @@ impl Pipeline {
         asked
     }
 
-    /// Decides about one request: what may go to the upstream, or why nothing goes.
+    /// Decides about one request: what may go to the upstream, which is left in `stripped`, or why nothing goes.
     ///
     /// # Errors
     /// [`Rejection`]; the context then shows how far the request came.
@@ -209,11 +209,12 @@ impl Pipeline {
         tokens: &LocalCache,
         parts: &mut Parts,
         context: &mut Context,
-    ) -> Result<Box<Stripped>, Rejection> {
-        let mut stripped = strip(parts, &self.identity_headers)?;
-        context.keep(&stripped);
+        stripped: &mut Stripped,
+    ) -> Result<(), Rejection> {
+        strip(parts, &self.identity_headers, stripped)?;
+        context.keep(stripped);
         context.stage = Stage::Route;
-        let route = self.route(parts, &stripped, context)?;
+        let route = self.route(parts, context)?;
         context.stage = Stage::Limit;
         let (client, now) = (context.client, context.now);
         self.limits.admit(client, now)?;
@@ -232,13 +233,13 @@ impl Pipeline {
             authorize(required, &caller.identity)?;
         }
         context.stage = Stage::Inject;
-        inject(self, route, &mut stripped, context)?;
+        inject(self, route, stripped, context)?;
         context.stage = Stage::Forward;
-        Ok(stripped)
+        Ok(())
     }
 
     /// Stage 2: the route, for a path that every server reads alike.
-    fn route(&self, parts: &Parts, stripped: &Stripped, context: &mut Context) -> Result<&Arc<Route>, Rejection> {
+    fn route(&self, parts: &Parts, context: &mut Context) -> Result<&Arc<Route>, Rejection> {
         let refused = |error| Rejection::because(Reason::PathNotCanonical, error);
         let path = parts.uri.path();
         let canonical = path::canonical(path).map_err(refused)?;
@@ -246,7 +247,7 @@ impl Pipeline {
         if !parts.uri.query().unwrap_or_default().bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(Reason::MalformedRequest.into());
         }
-        let host = if self.router.has_hosts() { host_name(&stripped.host) } else { String::new() };
+        let host = if self.router.has_hosts() { host_name(&context.host) } else { String::new() };
         let index = self.router.find(&host, &parts.method, path)?;
         let route = &self.routes[index];
         context.route = Some(index);
@@ -321,8 +322,10 @@ impl Context {
     }
 
     /// A client's own ids are kept where they are harmless.
-    fn keep(&mut self, stripped: &Stripped) {
-        self.host = stripped.host.clone();
+    fn keep(&mut self, stripped: &mut Stripped) {
+        if let Some(host) = stripped.host.take() {
+            self.host = host;
+        }
         if let Some(chain) = &stripped.forwarded_for
             && self.connection.trusts(self.connection.peer)
         {

@@ -1,13 +1,13 @@
 //! What a request leaves behind: one access line and a few counters, when its answer ends.
 
 use super::worker::InForce;
-use super::{Connection, Context, Worker};
+use super::{Connection, Context, Stripped, Worker};
 use crate::telemetry::access_log::Line;
 use crate::telemetry::reason::Reason;
 use crate::upstream::Body;
 use bytes::Bytes;
 use http::request::Parts;
-use http::{Method, StatusCode};
+use http::{Method, Response, StatusCode};
 use http_body::{Body as _, Frame, SizeHint};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -18,14 +18,16 @@ use std::task::{Context as TaskContext, Poll};
 pub struct Record {
     worker: Rc<Worker>,
     pipeline: InForce,
-    /// The request's head; its fields are gone once it was decided about.
+    /// The request's head. Once it was decided about its fields are gone, and those of the answer take their room.
     pub request: Parts,
     /// What is known about the request.
     pub context: Context,
+    /// What is left of its fields, until it is forwarded.
+    pub(super) stripped: Stripped,
     /// Of the answer; none if the client was gone before there was one.
     pub status: Option<StatusCode>,
     /// The rest of the answer.
-    body: Body,
+    pub(super) body: Body,
     /// Why it was refused.
     pub reason: Option<Reason>,
     /// When the head of the upstream's answer was there, by the monotonic clock.
@@ -35,17 +37,14 @@ pub struct Record {
 }
 
 impl Record {
-    pub(super) fn new(
-        worker: &Rc<Worker>,
-        pipeline: &InForce,
-        connection: Rc<Connection>,
-        request: Parts,
-    ) -> Box<Self> {
+    pub(super) fn new(worker: Rc<Worker>, pipeline: InForce, connection: Rc<Connection>, request: Parts) -> Box<Self> {
+        let context = worker.context(&pipeline, connection);
         Box::new(Self {
-            worker: Rc::clone(worker),
-            pipeline: Rc::clone(pipeline),
+            worker,
+            pipeline,
             request,
-            context: worker.context(pipeline, connection),
+            context,
+            stripped: Stripped::default(),
             status: None,
             body: Body::Empty,
             reason: None,
@@ -53,6 +52,12 @@ impl Record {
             bytes_sent: 0,
             is_complete: false,
         })
+    }
+
+    /// Takes an answer of Postern's own, in place of any other.
+    pub(super) fn put(&mut self, answer: Response<Body>) {
+        let (head, body) = answer.into_parts();
+        (self.status, self.request.headers, self.body) = (Some(head.status), head.headers, body);
     }
 }
 
@@ -101,9 +106,8 @@ pub struct Recorded<H> {
 }
 
 impl<H> Recorded<H> {
-    pub(super) fn new(body: Body, mut record: Box<Record>, held: H) -> Self {
-        record.is_complete = body.is_end_stream();
-        record.body = body;
+    pub(super) fn new(mut record: Box<Record>, held: H) -> Self {
+        record.is_complete = record.body.is_end_stream();
         Self { record, _held: held }
     }
 }

@@ -4,6 +4,7 @@
 
 use super::forbidden::is_forbidden;
 use super::reject::Rejection;
+use crate::base::bytes::ByteSet;
 use crate::telemetry::reason::Reason;
 use http::header::{AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, TE, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
@@ -11,14 +12,14 @@ use http::{HeaderName, HeaderValue, Method, Version};
 use std::collections::HashSet;
 
 /// A request's head without what a client may not say.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Stripped {
     /// What goes on to the upstream.
     pub fields: Vec<(HeaderName, HeaderValue)>,
     /// What was presented for authentication.
     pub authorization: Presented,
-    /// The host asked for, as sent; empty for HTTP/1.0 without one.
-    pub host: HeaderValue,
+    /// The host asked for, as sent; none for HTTP/1.0 without one.
+    pub host: Option<HeaderValue>,
     /// The protocol of a WebSocket upgrade.
     pub upgrade: Option<HeaderValue>,
     /// `TE: trailers`, which gRPC needs.
@@ -36,9 +37,10 @@ pub struct Stripped {
 }
 
 /// The `Authorization` fields of a request.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub enum Presented {
     /// None.
+    #[default]
     Nothing,
     /// Exactly one.
     One(HeaderValue),
@@ -46,64 +48,47 @@ pub enum Presented {
     Several,
 }
 
-/// Takes the head of a request apart.
+/// Takes the head of a request apart, into `stripped`, which must be empty.
 ///
 /// # Errors
 /// [`Rejection`] with 400 where the request breaks HTTP in a way that hyper lets through, 417 for an unknown expectation,
 /// 405 for `TRACE` and `CONNECT`.
-pub fn strip(parts: &mut Parts, identity_headers: &HashSet<String>) -> Result<Box<Stripped>, Rejection> {
+pub fn strip(parts: &mut Parts, identity_headers: &HashSet<String>, stripped: &mut Stripped) -> Result<(), Rejection> {
     if parts.method == Method::TRACE || parts.method == Method::CONNECT {
         return Err(Reason::MethodNotAllowed.into());
     }
-    let mut sorted = Sorted::with_room_for(parts.headers.len());
+    // With room for what is injected.
+    stripped.fields = Vec::with_capacity(parts.headers.len() + 8);
+    let mut sorted = Sorted { stripped, hosts: 0, codings: 0, connection: Vec::new() };
     let mut last_name = None;
     for (name, value) in parts.headers.drain() {
         // The map gives a name once, for the first of its values.
-        let name = match name {
-            Some(name) => last_name.insert(name).clone(),
-            None => last_name.clone().ok_or(Reason::MalformedRequest)?,
-        };
-        sorted.take(name, value, identity_headers)?;
+        if name.is_some() {
+            last_name = name;
+        }
+        sorted.take(last_name.as_ref().ok_or(Reason::MalformedRequest)?, value, identity_headers)?;
     }
     sorted.judge(parts)
 }
 
 /// The fields of a head, sorted in one pass.
-struct Sorted {
-    /// In a box, because it is large and moves from stage to stage.
-    stripped: Box<Stripped>,
+struct Sorted<'a> {
+    stripped: &'a mut Stripped,
     hosts: usize,
     codings: usize,
     /// The values of `Connection`; few requests have any.
     connection: Vec<HeaderValue>,
 }
 
-impl Sorted {
-    fn with_room_for(count: usize) -> Self {
-        let stripped = Box::new(Stripped {
-            // With room for what is injected.
-            fields: Vec::with_capacity(count + 8),
-            authorization: Presented::Nothing,
-            host: HeaderValue::from_static(""),
-            upgrade: None,
-            takes_trailers: false,
-            request_id: None,
-            traceparent: None,
-            tracestate: None,
-            forwarded_for: None,
-            forwarded_proto: None,
-        });
-        Self { stripped, hosts: 0, codings: 0, connection: Vec::new() }
-    }
-
+impl Sorted<'_> {
     fn take(
         &mut self,
-        name: HeaderName,
+        name: &HeaderName,
         value: HeaderValue,
         identity_headers: &HashSet<String>,
     ) -> Result<(), Rejection> {
-        let stripped = &mut self.stripped;
-        match name {
+        let stripped = &mut *self.stripped;
+        match *name {
             AUTHORIZATION => {
                 stripped.authorization = match stripped.authorization {
                     Presented::Nothing => Presented::One(value),
@@ -112,7 +97,7 @@ impl Sorted {
             }
             HOST => {
                 self.hosts += 1;
-                stripped.host = value;
+                stripped.host = Some(value);
             }
             CONNECTION => self.connection.push(value),
             // Chosen anew for the upstream.
@@ -133,22 +118,22 @@ impl Sorted {
             UPGRADE => {
                 stripped.upgrade = Some(value).filter(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"))
             }
-            name => match name.as_str() {
+            _ => match name.as_str() {
                 "x-request-id" => stripped.request_id = Some(value).filter(is_request_id),
                 "traceparent" => stripped.traceparent = Some(value).filter(is_traceparent),
                 "tracestate" => stripped.tracestate = joined(stripped.tracestate.take(), value),
                 "x-forwarded-proto" => stripped.forwarded_proto = Some(value),
                 "x-forwarded-for" => stripped.forwarded_for = joined(stripped.forwarded_for.take(), value),
                 text if is_forbidden(text, identity_headers) => {}
-                _ => stripped.fields.push((name, value)),
+                _ => stripped.fields.push((name.clone(), value)),
             },
         }
         Ok(())
     }
 
     /// What only the whole head tells.
-    fn judge(mut self, parts: &Parts) -> Result<Box<Stripped>, Rejection> {
-        let stripped = &mut self.stripped;
+    fn judge(self, parts: &Parts) -> Result<(), Rejection> {
+        let stripped = self.stripped;
         judge_host(parts, self.hosts, &mut stripped.host)?;
         let named = || self.connection.iter().flat_map(words);
         let wants_upgrade =
@@ -162,26 +147,33 @@ impl Sorted {
         if parts.version == Version::HTTP_2 {
             join_cookies(&mut stripped.fields);
         }
-        Ok(self.stripped)
+        Ok(())
     }
 }
 
 /// The one host that the request is for. HTTP/1.1 needs exactly one `Host` (RFC 9112 §3.2); where the target names a host too,
 /// they must agree, so that no server behind picks the other.
-fn judge_host(parts: &Parts, hosts: usize, host: &mut HeaderValue) -> Result<(), Rejection> {
+fn judge_host(parts: &Parts, hosts: usize, host: &mut Option<HeaderValue>) -> Result<(), Rejection> {
     let refused = || Rejection::from(Reason::MalformedRequest);
-    match parts.uri.authority() {
-        _ if hosts > 1 || (hosts == 0 && parts.version == Version::HTTP_11) => return Err(refused()),
-        Some(authority) if hosts == 0 => *host = HeaderValue::from_str(authority.as_str()).map_err(|_| refused())?,
-        Some(authority) if !host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes()) => {
-            return Err(refused());
-        }
-        None if hosts == 0 && parts.version == Version::HTTP_2 => return Err(refused()),
-        None if hosts == 0 => return Ok(()),
-        Some(_) | None => {}
+    if hosts > 1 || (hosts == 0 && parts.version == Version::HTTP_11) {
+        return Err(refused());
     }
-    if is_host(host.as_bytes()) { Ok(()) } else { Err(refused()) }
+    if let Some(authority) = parts.uri.authority().map(|authority| authority.as_str()) {
+        match host {
+            None => *host = Some(HeaderValue::from_str(authority).map_err(|_| refused())?),
+            Some(host) if !host.as_bytes().eq_ignore_ascii_case(authority.as_bytes()) => return Err(refused()),
+            Some(_) => {}
+        }
+    }
+    match host {
+        Some(host) if is_host(host.as_bytes()) => Ok(()),
+        None if parts.version != Version::HTTP_2 => Ok(()),
+        _ => Err(refused()),
+    }
 }
+
+/// What the name of a host is made of.
+static HOST_NAME: ByteSet = ByteSet::alphanumeric().and(b"-._~");
 
 /// A name or address, and perhaps a port (RFC 3986 §3.2.2, §3.2.3): no user information, no list, no path.
 fn is_host(text: &[u8]) -> bool {
@@ -196,8 +188,7 @@ fn is_host(text: &[u8]) -> bool {
         Some(at) => (&text[..at], &text[at + 1..]),
         None => (text, &b""[..]),
     };
-    let is_name_byte = |byte: &u8| matches!(byte, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~');
-    !name.is_empty() && name.len() <= 253 && name.iter().all(is_name_byte) && is_port(port)
+    !name.is_empty() && name.len() <= 253 && HOST_NAME.hold(name) && is_port(port)
 }
 
 /// The members of a list field.
@@ -256,13 +247,16 @@ mod tests {
     use super::*;
     use http::Request;
 
-    fn stripped(headers: &[(&str, &str)]) -> Result<Box<Stripped>, Reason> {
+    fn stripped(headers: &[(&str, &str)]) -> Result<Stripped, Reason> {
         let mut request = Request::get("/x");
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
         let mut parts = request.body(()).unwrap().into_parts().0;
-        strip(&mut parts, &HashSet::from(["x-team".to_owned()])).map_err(|rejection| rejection.reason)
+        let mut stripped = Stripped::default();
+        strip(&mut parts, &HashSet::from(["x-team".to_owned()]), &mut stripped)
+            .map_err(|rejection| rejection.reason)?;
+        Ok(stripped)
     }
 
     fn forwarded(headers: &[(&str, &str)]) -> Vec<String> {

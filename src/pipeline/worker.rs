@@ -51,26 +51,37 @@ impl Worker {
     }
 
     /// Answers one request; `held` is kept until the answer has ended. It does not fail: the result is what a service gives.
-    pub async fn handle<H>(
+    pub fn handle<H>(
         self: Rc<Self>,
         connection: Rc<Connection>,
         request: Request<Incoming>,
         held: H,
-    ) -> Result<Response<Recorded<H>>, Infallible> {
-        let pipeline = self.pipeline();
+    ) -> impl Future<Output = Result<Response<Recorded<H>>, Infallible>> {
+        // Here and not in the future, which would hold the whole head as well.
         let (parts, body) = request.into_parts();
-        let mut record = Record::new(&self, &pipeline, connection, parts);
-        let outcome = match published(&pipeline, &record.request.method, record.request.uri.path()) {
-            Some(document) => Ok(document),
-            None => match pipeline.decide(&self.tokens, &mut record.request, &mut record.context).await {
-                Ok(stripped) => forward::forward(&self, &pipeline, stripped, body, &mut record).await,
-                Err(rejection) => Err(rejection),
-            },
-        };
-        let mut response = outcome.unwrap_or_else(|rejection| refuse(&pipeline, rejection, &mut record));
-        response.headers_mut().insert(X_REQUEST_ID, record.context.request_id.clone());
-        record.status = Some(response.status());
-        Ok(response.map(|body| Recorded::new(body, record, held)))
+        let pipeline = self.pipeline();
+        let mut record = Record::new(Rc::clone(&self), Rc::clone(&pipeline), connection, parts);
+        async move {
+            if let Some(document) = published(&pipeline, &record.request.method, record.request.uri.path()) {
+                record.put(document);
+            } else if let Err(rejection) = self.pass(&pipeline, body, &mut record).await {
+                let refusal = refuse(&pipeline, rejection, &mut record);
+                record.put(refusal);
+            }
+            let mut fields = std::mem::take(&mut record.request.headers);
+            fields.insert(X_REQUEST_ID, record.context.request_id.clone());
+            let status = record.status.unwrap_or_default();
+            let mut response = Response::new(Recorded::new(record, held));
+            (*response.status_mut(), *response.headers_mut()) = (status, fields);
+            Ok(response)
+        }
+    }
+
+    /// All stages; the answer is in `record` then.
+    async fn pass(&self, pipeline: &Pipeline, body: Incoming, record: &mut Record) -> Result<(), Rejection> {
+        let Record { request, context, stripped, .. } = &mut *record;
+        pipeline.decide(&self.tokens, request, context, stripped).await?;
+        forward::forward(self, pipeline, body, record).await
     }
 
     /// The pipeline in force. One atomic load; the rest happens only after a reload.
@@ -124,35 +135,52 @@ fn published(pipeline: &Pipeline, method: &Method, path: &str) -> Option<Respons
 
 /// Ids that are unique, not secret: a counter's bits, mixed (splitmix64), from a random start.
 #[derive(Debug)]
-struct Ids(Cell<u64>);
+struct Ids {
+    counter: Cell<u64>,
+    /// The texts of those that come next, in one allocation for several requests.
+    ready: RefCell<Bytes>,
+}
+
+/// The length of a request id.
+const ID: usize = 32;
+/// The length of a `traceparent`.
+const TRACE: usize = 55;
+/// How many requests share an allocation. It is there as long as one of them, so it is small.
+const READY: usize = 16;
 
 impl Ids {
     fn new() -> Self {
         let mut seed = [0; 8];
         // Without random bytes ids are still unique within this worker.
         let _ = aws_lc_rs::rand::fill(&mut seed);
-        Self(Cell::new(u64::from_ne_bytes(seed)))
+        Self { counter: Cell::new(u64::from_ne_bytes(seed)), ready: RefCell::default() }
     }
 
-    /// A request id, and the head of a new trace of that id that is not sampled (W3C Trace Context §3.2). Both lie in one allocation.
+    /// A request id, and the head of a new trace of that id that is not sampled (W3C Trace Context §3.2).
     fn next(&self) -> (HeaderValue, HeaderValue) {
-        const TRACE: usize = 32;
+        let mut ready = self.ready.borrow_mut();
+        if ready.is_empty() {
+            *ready = (0..READY).flat_map(|_| self.texts()).collect::<Vec<_>>().into();
+        }
+        let value = |text| HeaderValue::from_maybe_shared(text).unwrap_or(HeaderValue::from_static("0"));
+        (value(ready.split_to(ID)), value(ready.split_to(TRACE)))
+    }
+
+    /// The texts of both, one behind the other.
+    fn texts(&self) -> [u8; ID + TRACE] {
         let mut text = *b"0000000000000000000000000000000000-00000000000000000000000000000000-0000000000000000-00";
         // An id of zeros is invalid.
         let id = [hex(self.bits() | 1), hex(self.bits())];
-        for (at, digits) in [(0, id[0]), (16, id[1]), (TRACE + 3, id[0]), (TRACE + 19, id[1])] {
+        for (at, digits) in [(0, id[0]), (16, id[1]), (ID + 3, id[0]), (ID + 19, id[1])] {
             text[at..][..16].copy_from_slice(&digits);
         }
-        text[TRACE + 36..][..16].copy_from_slice(&hex(self.bits() | 1));
-        let mut text = Bytes::copy_from_slice(&text);
-        let trace = text.split_off(TRACE);
-        let value = |text| HeaderValue::from_maybe_shared(text).unwrap_or(HeaderValue::from_static("0"));
-        (value(text), value(trace))
+        text[ID + 36..][..16].copy_from_slice(&hex(self.bits() | 1));
+        text
     }
 
     fn bits(&self) -> u64 {
-        self.0.set(self.0.get().wrapping_add(0x9e37_79b9_7f4a_7c15));
-        let mut bits = self.0.get();
+        self.counter.set(self.counter.get().wrapping_add(0x9e37_79b9_7f4a_7c15));
+        let mut bits = self.counter.get();
         bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         bits ^ (bits >> 31)

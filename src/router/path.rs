@@ -3,6 +3,8 @@
 //! A gateway and the server behind it must not read one path in two ways. Instead of rewriting paths, Postern refuses those that
 //! any known server would rewrite, and forwards the rest byte for byte.
 
+use crate::base::bytes::ByteSet;
+
 /// A path that every server reads alike, but for an encoded slash, which a route has to allow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Canonical {
@@ -75,7 +77,7 @@ pub fn canonical(path: &str) -> Result<Canonical, NotCanonical> {
                 is_empty = false;
                 at += 2;
             }
-            _ if is_plain(byte) => (is_empty, is_dots) = (false, false),
+            _ if PLAIN.has(byte) => (is_empty, is_dots) = (false, false),
             _ => return Err(NotCanonical::Character(path[at..].chars().next().unwrap_or('\u{fffd}'))),
         }
         at += 1;
@@ -90,9 +92,7 @@ pub fn canonical(path: &str) -> Result<Canonical, NotCanonical> {
 }
 
 /// Characters of a path segment (RFC 3986 `pchar`) without `;`, which some servers cut at, and without `.` and `%`.
-fn is_plain(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"-_~!$&'()*+,=:@".contains(&byte)
-}
+static PLAIN: ByteSet = ByteSet::alphanumeric().and(b"-_~!$&'()*+,=:@");
 
 /// The byte that the percent-encoding at `at` stands for, if it may be encoded at all.
 fn decode(bytes: &[u8], at: usize) -> Result<u8, NotCanonical> {

@@ -6,6 +6,10 @@ use http::header::{HeaderMap, HeaderName};
 /// use that is passed on, `te: trailers`, is handled where HTTP/2 is spoken. `Trailer` is not: it announces
 /// fields that are passed on.
 pub(super) fn is_of_connection(name: &str) -> bool {
+    // Asked of every field, and most of them end here.
+    if !matches!(name.as_bytes(), [b'c' | b'h' | b'k' | b'p' | b't' | b'u', ..]) {
+        return false;
+    }
     match name {
         "connection" | "keep-alive" | "te" | "transfer-encoding" | "upgrade" | "content-length" | "host" => true,
         _ => name.starts_with("proxy-"),

@@ -148,8 +148,9 @@ impl Shared {
     pub(super) async fn send(
         &self,
         mut connection: Http2,
-        request: &mut OutgoingRequest,
+        request: &OutgoingRequest<'_>,
         payload: Payload,
+        answer_fields: &mut HeaderMap,
         patience: &mut Patience,
         idle: Duration,
     ) -> Result<Answer, Failed> {
@@ -168,7 +169,7 @@ impl Shared {
         match outcome {
             Ok(Ok(response)) => {
                 let (parts, body) = from_hyper(response, watch, idle).into_parts();
-                request.answer_fields = parts.headers;
+                *answer_fields = parts.headers;
                 Ok(Answer::Response { status: parts.status, body })
             }
             Ok(Err(mut error)) => {
@@ -203,7 +204,7 @@ impl Shared {
     }
 }
 
-fn to_hyper(request: &OutgoingRequest, is_tls: bool, body: WatchedBody) -> Result<Request<WatchedBody>, Failure> {
+fn to_hyper(request: &OutgoingRequest<'_>, is_tls: bool, body: WatchedBody) -> Result<Request<WatchedBody>, Failure> {
     if request.upgrade.is_some() {
         return Err(Failure::UpgradeOverHttp2);
     }
@@ -216,7 +217,7 @@ fn to_hyper(request: &OutgoingRequest, is_tls: bool, body: WatchedBody) -> Resul
     *outgoing.uri_mut() = uri.build().map_err(|_| bad_authority())?;
     let fields = outgoing.headers_mut();
     fields.reserve(request.fields.len());
-    for (name, value) in &request.fields {
+    for (name, value) in request.fields {
         if !fields::is_of_connection(name.as_str()) {
             fields.append(name.clone(), value.clone());
         } else if name == TE && lists_trailers(value) {

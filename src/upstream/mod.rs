@@ -104,7 +104,7 @@ impl Upstream {
     }
 }
 
-/// What an upstream said to a request, but for the fields, which [`OutgoingRequest::answer_fields`] then holds.
+/// What an upstream said to a request, but for its fields.
 #[derive(Debug)]
 pub enum Answer {
     /// A response.

@@ -7,7 +7,7 @@ use crate::upstream::http2::{self, Http2};
 use crate::upstream::patience::Patience;
 use crate::upstream::request::{OutgoingRequest, Payload, RequestBody};
 use crate::upstream::{Answer, SendError, Upstream};
-use http::Method;
+use http::{HeaderMap, Method};
 use std::cell::{Cell, RefCell, RefMut};
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -93,21 +93,23 @@ impl Pools {
     ///
     /// If a connection that had been idle breaks before it gave a sign of an answer, an idempotent request whose body
     /// is at hand is sent once more, on a fresh connection; nothing else is sent twice. Dropping the future closes the
-    /// connection. The body is taken out of the request, and the fields of the answer are put in.
+    /// connection. `answer_fields`, which must be empty, takes the fields of the answer, without those that concerned our
+    /// connection to the upstream only, and without the length of a body, which says it itself.
     ///
     /// # Errors
     /// No connection, no acceptable answer, or a body of the request that cannot be passed on.
     pub async fn send(
         &self,
         upstream: &Arc<Upstream>,
-        request: &mut OutgoingRequest,
+        request: &OutgoingRequest<'_>,
+        body: RequestBody,
+        answer_fields: &mut HeaderMap,
         response_timeout: Duration,
     ) -> Result<Answer, SendError> {
-        let body = std::mem::replace(&mut request.body, RequestBody::Empty);
         let mut payload = Payload::new(body).map_err(SendError::RequestBody)?;
         let pool = self.pool_of(upstream);
         let mut patience = Patience::new(response_timeout, upstream.config.idle_timeout);
-        let mut may_repeat = is_idempotent(&request.method) && payload.is_replayable();
+        let mut may_repeat = is_idempotent(request.method) && payload.is_replayable();
         let mut idle = pool.take(request, may_repeat);
         loop {
             let connection = match idle.take() {
@@ -115,8 +117,19 @@ impl Pools {
                 // In a box, because it is large and rare: the caller's future holds room for it otherwise.
                 None => Box::pin(pool.open(upstream, request.upgrade.is_some())).await?,
             };
-            match pool.send_on(connection, request, payload.take(), &mut patience).await {
-                Err(failed) if failed.before_answer && may_repeat => may_repeat = false,
+            let payload = payload.take();
+            let (outcome, is_reused) = match connection {
+                Connection::Http1 { io, is_reused } => {
+                    (http1::send(io, &pool, request, payload, answer_fields, &mut patience).await, is_reused)
+                }
+                Connection::Http2 { connection, is_reused } => {
+                    let idle = pool.idle_timeout;
+                    let sent = pool.http2.send(connection, request, payload, answer_fields, &mut patience, idle);
+                    (Box::pin(sent).await, is_reused)
+                }
+            };
+            match outcome {
+                Err(failed) if failed.before_answer && is_reused && may_repeat => may_repeat = false,
                 outcome => return outcome.map_err(|failed| failed.error),
             }
         }
@@ -189,7 +202,7 @@ impl Pool {
 
     /// A connection that is already open. One that has anything to say before it was asked is closed: it is the end of
     /// the connection, or an answer to nothing. `may_repeat` says that a mistake in this can be made good.
-    fn take(&self, request: &OutgoingRequest, may_repeat: bool) -> Option<Connection> {
+    fn take(&self, request: &OutgoingRequest<'_>, may_repeat: bool) -> Option<Connection> {
         if request.upgrade.is_none()
             && let Some(connection) = self.http2.current(self.worker.now.get())
         {
@@ -218,23 +231,6 @@ impl Pool {
                 Ok(Connection::Http2 { connection, is_reused: false })
             }
         }
-    }
-
-    async fn send_on(
-        self: &Rc<Self>,
-        connection: Connection,
-        request: &mut OutgoingRequest,
-        payload: Payload,
-        patience: &mut Patience,
-    ) -> Result<Answer, Failed> {
-        let (outcome, is_reused) = match connection {
-            Connection::Http1 { io, is_reused } => (http1::send(io, self, request, payload, patience).await, is_reused),
-            Connection::Http2 { connection, is_reused } => {
-                let sent = self.http2.send(connection, request, payload, patience, self.idle_timeout);
-                (Box::pin(sent).await, is_reused)
-            }
-        };
-        outcome.map_err(|failed| Failed { before_answer: failed.before_answer && is_reused, ..failed })
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::upstream::fields;
 use bytes::Bytes;
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use http::{HeaderName, HeaderValue, Method};
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use std::fmt;
@@ -12,27 +12,22 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-/// One request to an upstream.
-#[derive(Debug)]
-pub struct OutgoingRequest {
+/// The head of a request to an upstream.
+#[derive(Debug, Clone, Copy)]
+pub struct OutgoingRequest<'a> {
     /// The method.
-    pub method: Method,
+    pub method: &'a Method,
     /// Path and query, sent byte for byte.
-    pub target: PathAndQuery,
+    pub target: &'a PathAndQuery,
     /// The value of `Host` (`:authority`).
-    pub host: HeaderValue,
+    pub host: &'a HeaderValue,
     /// All other fields. Those that frame a message or concern one connection are left out if present.
-    pub fields: Vec<(HeaderName, HeaderValue)>,
-    /// Where the fields of the answer are put, without those that concerned our connection to the upstream only. An empty map: that
-    /// of the client's request has room already.
-    pub answer_fields: HeaderMap,
+    pub fields: &'a [(HeaderName, HeaderValue)],
     /// The protocol to upgrade to, as the client asked for it. HTTP/1.1 only.
-    pub upgrade: Option<HeaderValue>,
-    /// The body. Its framing is chosen here.
-    pub body: RequestBody,
+    pub upgrade: Option<&'a HeaderValue>,
 }
 
-/// The body of a request.
+/// The body of a request. Its framing is chosen where it is sent.
 #[derive(Debug)]
 pub enum RequestBody {
     /// None.

@@ -110,6 +110,23 @@ fn a_reload_takes_up_a_renewed_certificate() {
 }
 
 #[test]
+fn a_reload_that_fails_leaves_the_certificate_in_force() {
+    let stage = Stage::new();
+    tls::write_certificate(&stage, "server");
+    let old = tls::client(&stage, "server", &[]);
+    let server = "tls = { certificate = 'server.pem', key = 'server.key' }";
+    let gateway = stage.gateway(File { server, issuer: "", rest: PUBLIC, ..File::default() });
+    // The new certificate is sound; what fails is an upstream's.
+    tls::write_certificate(&stage, "server");
+    std::fs::write(stage.path("empty.pem"), "no certificate\n").unwrap();
+    let rest = "[upstream.bad]\nto = 'https://127.0.0.1:1'\ntls = { ca = 'empty.pem' }\n\
+                [[route]]\npath = '/new'\nupstream = 'bad'\naccess = 'public'\n";
+    let broken = File { server, issuer: "", rest, ..File::default() };
+    gateway.inner.reload(stage.config(broken)).unwrap_err();
+    crate::support::Client::connect_tls(gateway.addr(), old).get("/old", &[]).passed();
+}
+
+#[test]
 fn draining_ends_what_runs_and_takes_nothing_new() {
     let gate = Gate::default();
     let stage = Stage::with(streaming(&gate));

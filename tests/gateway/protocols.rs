@@ -45,6 +45,7 @@ fn http2_with_prior_knowledge_is_judged_like_http1_and_forwarded_as_it() {
     ];
     let answer = client.call("GET /x?y", &fields, body("", &[]));
     assert_eq!((answer.head.status.as_u16(), &*answer.body), (200, &b"ok"[..]));
+    assert_eq!(answer.head.headers["content-length"], "2");
     let seen = stage.upstream.last();
     assert_eq!(seen.line, "GET /x?y HTTP/1.1");
     let told =

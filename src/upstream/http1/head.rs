@@ -4,7 +4,7 @@ use crate::upstream::fields;
 use bytes::Bytes;
 use http::header::{
     CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, DATE, ETAG, LAST_MODIFIED, LOCATION,
-    SERVER, SET_COOKIE, TRANSFER_ENCODING, UPGRADE, VARY,
+    SERVER, SET_COOKIE, UPGRADE, VARY,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use memchr::memchr;
@@ -165,25 +165,26 @@ fn parse(bytes: &Bytes, asked: Asked<'_>, kept: &mut HeaderMap) -> Result<Option
         if count > MAX_FIELDS {
             return Err(HeadError::TooManyFields(MAX_FIELDS));
         }
-        let (name, value) = field(line)?;
-        if fields::is_of_connection(name.as_str()) {
-            noted.note(name.as_str(), value)?;
-            if name != CONTENT_LENGTH || status == StatusCode::NO_CONTENT {
-                continue;
-            }
-        }
-        let value = match noted.content_length {
-            // No reader behind us is to take leading zeros for an octal number.
-            Some(length) if name == CONTENT_LENGTH && value.starts_with(b"0") => HeaderValue::from(length),
-            // Refuses control characters, so also a carriage return that ends no line.
-            _ => HeaderValue::from_maybe_shared(bytes.slice_ref(value)).map_err(|_| HeadError::Field)?,
+        let (role, value) = field(line)?;
+        let Role::Kept(name) = role else {
+            noted.note(role, value)?;
+            continue;
         };
+        // Refuses control characters, so also a carriage return that ends no line.
+        let value = HeaderValue::from_maybe_shared(bytes.slice_ref(value)).map_err(|_| HeadError::Field)?;
         kept.try_append(name, value).map_err(|_| HeadError::Field)?;
+    }
+    let framing = noted.framing(status, is_http10, asked)?;
+    // A body tells its length itself, to whoever writes it; where none follows, only the field does. It is written anew: no
+    // reader behind us is to take leading zeros for an octal number.
+    if let (Framing::Empty | Framing::Length(0), Some(length)) = (framing, noted.content_length)
+        && status != StatusCode::NO_CONTENT
+    {
+        kept.insert(CONTENT_LENGTH, HeaderValue::from(length));
     }
     for name in &noted.nominated {
         kept.remove(name);
     }
-    let framing = noted.framing(status, is_http10, asked)?;
     if framing == Framing::Tunnel {
         kept.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         kept.extend(asked.upgrade.map(|protocol| (UPGRADE, protocol.clone())));
@@ -213,41 +214,80 @@ fn is_text(bytes: &[u8]) -> bool {
     bytes.iter().all(|byte| !byte.is_ascii_control() || *byte == b'\t')
 }
 
-/// Name and value of a line, which is not judged but for its name: a folded line has none, nor one with a space before the colon.
-fn field(line: &[u8]) -> Result<(HeaderName, &[u8]), HeadError> {
+/// What a field is and its value, which is not judged: a folded line has no name, nor one with a space before the colon.
+fn field(line: &[u8]) -> Result<(Role, &[u8]), HeadError> {
     let colon = memchr(b':', line).ok_or(HeadError::Field)?;
     let (name, value) = (&line[..colon], &line[colon + 1..]);
-    let name = match known_name(name) {
-        Some(name) => name,
-        None => HeaderName::from_bytes(name).map_err(|_| HeadError::Field)?,
+    let role = match known(name) {
+        Some(role) => role,
+        None => Role::of(HeaderName::from_bytes(name).map_err(|_| HeadError::Field)?),
     };
-    Ok((name, trimmed(value)))
+    Ok((role, trimmed(value)))
 }
 
 /// Without the blanks around it, which are spaces and tabs only (RFC 9110 §5.6.3).
-fn trimmed(value: &[u8]) -> &[u8] {
-    let is_blank = |byte: &u8| matches!(byte, b' ' | b'\t');
-    let start = value.iter().position(|byte| !is_blank(byte)).unwrap_or(value.len());
-    let end = value.iter().rposition(|byte| !is_blank(byte)).map_or(start, |last| last + 1);
-    &value[start..end]
+fn trimmed(mut value: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] = value {
+        value = rest;
+    }
+    while let [rest @ .., b' ' | b'\t'] = value {
+        value = rest;
+    }
+    value
+}
+
+/// What a field of an answer is to us.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Role {
+    ContentLength,
+    TransferEncoding,
+    Connection,
+    Upgrade,
+    /// It concerns the connection, and nothing follows from it.
+    Dropped,
+    /// It is passed on.
+    Kept(HeaderName),
+}
+
+impl Role {
+    fn of(name: HeaderName) -> Self {
+        match name.as_str() {
+            "content-length" => Self::ContentLength,
+            "transfer-encoding" => Self::TransferEncoding,
+            "connection" => Self::Connection,
+            "upgrade" => Self::Upgrade,
+            text if fields::is_of_connection(text) => Self::Dropped,
+            _ => Self::Kept(name),
+        }
+    }
 }
 
 /// The names that most answers have, in the spellings that servers use: found without being looked up letter by letter.
-fn known_name(name: &[u8]) -> Option<HeaderName> {
-    Some(match name {
-        b"Cache-Control" | b"cache-control" => CACHE_CONTROL,
-        b"Connection" | b"connection" => CONNECTION,
-        b"Content-Encoding" | b"content-encoding" => CONTENT_ENCODING,
-        b"Content-Length" | b"content-length" => CONTENT_LENGTH,
-        b"Content-Type" | b"content-type" => CONTENT_TYPE,
-        b"Date" | b"date" => DATE,
-        b"ETag" | b"Etag" | b"etag" => ETAG,
-        b"Last-Modified" | b"last-modified" => LAST_MODIFIED,
-        b"Location" | b"location" => LOCATION,
-        b"Server" | b"server" => SERVER,
-        b"Set-Cookie" | b"set-cookie" => SET_COOKIE,
-        b"Transfer-Encoding" | b"transfer-encoding" => TRANSFER_ENCODING,
-        b"Vary" | b"vary" => VARY,
+fn known(name: &[u8]) -> Option<Role> {
+    // By length first, which leaves few to compare with.
+    Some(match name.len() {
+        4 => match name {
+            b"Date" | b"date" => Role::Kept(DATE),
+            b"ETag" | b"Etag" | b"etag" => Role::Kept(ETAG),
+            b"Vary" | b"vary" => Role::Kept(VARY),
+            _ => return None,
+        },
+        6 if name == b"Server" || name == b"server" => Role::Kept(SERVER),
+        8 if name == b"Location" || name == b"location" => Role::Kept(LOCATION),
+        10 => match name {
+            b"Connection" | b"connection" => Role::Connection,
+            b"Set-Cookie" | b"set-cookie" => Role::Kept(SET_COOKIE),
+            _ => return None,
+        },
+        12 if name == b"Content-Type" || name == b"content-type" => Role::Kept(CONTENT_TYPE),
+        13 => match name {
+            b"Cache-Control" | b"cache-control" => Role::Kept(CACHE_CONTROL),
+            b"Last-Modified" | b"last-modified" => Role::Kept(LAST_MODIFIED),
+            _ => return None,
+        },
+        14 if name == b"Content-Length" || name == b"content-length" => Role::ContentLength,
+        16 if name == b"Content-Encoding" || name == b"content-encoding" => Role::Kept(CONTENT_ENCODING),
+        17 if name == b"Transfer-Encoding" || name == b"transfer-encoding" => Role::TransferEncoding,
         _ => return None,
     })
 }
@@ -264,21 +304,23 @@ struct Noted {
 }
 
 impl Noted {
-    fn note(&mut self, name: &str, value: &[u8]) -> Result<(), HeadError> {
-        match name {
-            "content-length" => {
+    fn note(&mut self, role: Role, value: &[u8]) -> Result<(), HeadError> {
+        match role {
+            Role::ContentLength => {
                 if self.content_length.is_some() {
                     return Err(HeadError::ContentLength);
                 }
                 self.content_length = Some(decimal(value).ok_or(HeadError::ContentLength)?);
             }
-            "transfer-encoding" => {
+            Role::TransferEncoding => {
                 if self.is_chunked || !value.eq_ignore_ascii_case(b"chunked") {
                     return Err(HeadError::TransferEncoding);
                 }
                 self.is_chunked = true;
             }
-            "connection" => {
+            // What most answers say, and nothing follows from it.
+            Role::Connection if value == b"keep-alive" => {}
+            Role::Connection => {
                 for token in value.split(|byte| *byte == b',').map(trimmed) {
                     if token.eq_ignore_ascii_case(b"close") {
                         self.closes = true;
@@ -294,7 +336,7 @@ impl Noted {
                 }
             }
             // A second one is put behind the first, which then equals no protocol that was asked for.
-            "upgrade" if is_text(value) => self.upgrade.get_or_insert_default().extend_from_slice(value),
+            Role::Upgrade if is_text(value) => self.upgrade.get_or_insert_default().extend_from_slice(value),
             _ if is_text(value) => {}
             // Dropped or not, it is no field value.
             _ => return Err(HeadError::Field),

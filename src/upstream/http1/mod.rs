@@ -32,23 +32,26 @@ use upload::{Upload, UploadError};
 const MAX_INTERIM: u32 = 16;
 
 /// Sends a request on `io` and waits for the head of the answer.
-pub(super) async fn send(
+pub(super) fn send(
     io: Stream,
     pool: &Rc<Pool>,
-    request: &mut OutgoingRequest,
+    request: &OutgoingRequest<'_>,
     payload: Payload,
+    answer_fields: &mut HeaderMap,
     patience: &mut Patience,
-) -> Result<Answer, Failed> {
+) -> impl Future<Output = Result<Answer, Failed>> {
+    // Here and not in the future, which would hold what it is made of as well.
     let upload = Upload::new(request, payload, pool.worker.take_buffer());
     let mut exchange = Exchange { io, pool: pool.clone(), upload: Some(upload), write_error: None };
-    let mut reader = HeadReader::new(&mut request.answer_fields);
-    let asked = Asked { is_head: request.method == http::Method::HEAD, upgrade: request.upgrade.as_ref() };
-    let outcome = std::future::poll_fn(|cx| exchange.poll_head(cx, &mut reader, asked, patience)).await;
-    match outcome {
-        Ok((head, rest)) => Ok(exchange.answer(head, rest)),
-        Err(error) => {
-            let broke = matches!(&error, SendError::Failed(Failure::Io(_) | Failure::Closed));
-            Err(Failed { error, before_answer: broke && !reader.has_begun })
+    let mut reader = HeadReader::new(answer_fields);
+    let asked = Asked { is_head: *request.method == http::Method::HEAD, upgrade: request.upgrade };
+    async move {
+        match std::future::poll_fn(|cx| exchange.poll_head(cx, &mut reader, asked, patience)).await {
+            Ok((head, rest)) => Ok(exchange.answer(head, rest)),
+            Err(error) => {
+                let broke = matches!(&error, SendError::Failed(Failure::Io(_) | Failure::Closed));
+                Err(Failed { error, before_answer: broke && !reader.has_begun })
+            }
         }
     }
 }

@@ -45,9 +45,9 @@ pub(super) enum UploadError {
 
 impl Upload {
     /// Writes the head into `buffer`, which must be empty, and decides on the framing of the body.
-    pub(super) fn new(request: &OutgoingRequest, payload: Payload, mut buffer: Vec<u8>) -> Self {
+    pub(super) fn new(request: &OutgoingRequest<'_>, payload: Payload, mut buffer: Vec<u8>) -> Self {
         let (length, data, source) = match payload {
-            Payload::Empty => (expects_body(&request.method).then_some(0), Bytes::new(), None),
+            Payload::Empty => (expects_body(request.method).then_some(0), Bytes::new(), None),
             Payload::Full(data) => (Some(data.len() as u64), data, None),
             Payload::Stream(stream) => (stream.announced(), Bytes::new(), Some(stream)),
         };
@@ -211,24 +211,25 @@ fn expects_body(method: &Method) -> bool {
 
 /// Request line and fields, without framing and without the empty line. Fields that frame a message or concern a
 /// connection are left out, whoever put them there: a second framing would be request smuggling.
-fn write_head(out: &mut Vec<u8>, request: &OutgoingRequest) {
+fn write_head(out: &mut Vec<u8>, request: &OutgoingRequest<'_>) {
     out.extend_from_slice(request.method.as_str().as_bytes());
     out.push(b' ');
     out.extend_from_slice(request.target.as_str().as_bytes());
     out.extend_from_slice(b" HTTP/1.1\r\n");
     write_field(out, "host", request.host.as_bytes());
-    for (name, value) in &request.fields {
+    for (name, value) in request.fields {
         let name = name.as_str();
         if !fields::is_of_connection(name) {
             write_field(out, name, value.as_bytes());
         }
     }
-    if let Some(protocol) = &request.upgrade {
+    if let Some(protocol) = request.upgrade {
         write_field(out, "connection", b"upgrade");
         write_field(out, "upgrade", protocol.as_bytes());
     }
 }
 
+#[inline]
 fn write_field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
     out.extend_from_slice(name.as_bytes());
     out.extend_from_slice(b": ");

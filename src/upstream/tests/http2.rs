@@ -1,10 +1,10 @@
 //! HTTP/2 in clear text, against hyper's server.
 
 use super::upload::Client;
-use super::{Fake, Notes, Peer, RESPONSE_TIMEOUT, chain, fetch, get, on_worker, request};
+use super::{Call, Fake, Notes, Peer, RESPONSE_TIMEOUT, chain, fetch, get, on_worker, request};
 use crate::config::Protocol;
 use crate::upstream::http2::LocalExecutor;
-use crate::upstream::{Body, OutgoingRequest, Pools, RequestBody, Upstream};
+use crate::upstream::{Body, Pools, RequestBody, Upstream};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response};
 use http_body_util::{BodyExt, Full};
@@ -61,7 +61,7 @@ async fn requests_share_a_connection_and_trailers_pass() {
     on_worker(async || {
         let fake = fake().await;
         let (pools, upstream) = (Pools::new(), over_http2(&fake));
-        let call = |te: &'static str| OutgoingRequest {
+        let call = |te: &'static str| Call {
             fields: vec![
                 ("te".parse().unwrap(), HeaderValue::from_static(te)),
                 ("connection".parse().unwrap(), HeaderValue::from_static("close")),
@@ -146,7 +146,7 @@ async fn an_upload_of_any_size_is_echoed() {
         let fake = fake().await;
         let (pools, upstream) = (Pools::new(), over_http2(&fake));
         let data = Bytes::from(vec![b'x'; 5 << 20]);
-        let call = OutgoingRequest { body: RequestBody::Full(data.clone()), ..request(Method::POST, "/") };
+        let call = Call { body: RequestBody::Full(data.clone()), ..request(Method::POST, "/") };
         assert_eq!(fetch(&pools, &upstream, call).await.unwrap().body, data);
     })
     .await;
@@ -157,8 +157,8 @@ async fn an_upgrade_over_http2_is_refused() {
     on_worker(async || {
         let fake = fake().await;
         let (pools, upstream) = (Pools::new(), over_http2(&fake));
-        let mut upgrade = OutgoingRequest { upgrade: Some(HeaderValue::from_static("websocket")), ..get("/") };
-        let error = pools.send(&upstream, &mut upgrade, RESPONSE_TIMEOUT).await.unwrap_err();
+        let upgrade = Call { upgrade: Some(HeaderValue::from_static("websocket")), ..get("/") };
+        let error = upgrade.send(&pools, &upstream, &mut HeaderMap::new()).await.unwrap_err();
         assert!(chain(&error).contains("no protocol upgrade"), "{}", chain(&error));
     })
     .await;

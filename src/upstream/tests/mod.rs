@@ -15,7 +15,8 @@ use crate::base::tick::TICK;
 use crate::config;
 use crate::upstream::{Answer, OutgoingRequest, Pools, RequestBody, SendError, Upstream};
 use bytes::Bytes;
-use http::{HeaderMap, Method, Response, StatusCode};
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 use http_body_util::BodyExt;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -174,19 +175,46 @@ impl Notes {
     }
 }
 
-pub(super) fn request(method: Method, target: &str) -> OutgoingRequest {
-    OutgoingRequest {
+/// A request that is to be sent.
+pub(super) struct Call {
+    pub(super) method: Method,
+    pub(super) target: PathAndQuery,
+    pub(super) host: HeaderValue,
+    pub(super) fields: Vec<(HeaderName, HeaderValue)>,
+    pub(super) upgrade: Option<HeaderValue>,
+    pub(super) body: RequestBody,
+}
+
+impl Call {
+    pub(super) async fn send(
+        self,
+        pools: &Pools,
+        upstream: &Arc<Upstream>,
+        answer_fields: &mut HeaderMap,
+    ) -> Result<Answer, SendError> {
+        let request = OutgoingRequest {
+            method: &self.method,
+            target: &self.target,
+            host: &self.host,
+            fields: &self.fields,
+            upgrade: self.upgrade.as_ref(),
+        };
+        pools.send(upstream, &request, self.body, answer_fields, RESPONSE_TIMEOUT).await
+    }
+}
+
+pub(super) fn request(method: Method, target: &str) -> Call {
+    Call {
         method,
         target: target.parse().unwrap(),
         host: "orders.example".parse().unwrap(),
         fields: Vec::new(),
-        answer_fields: HeaderMap::new(),
         upgrade: None,
         body: RequestBody::Empty,
     }
 }
 
-pub(super) fn get(target: &str) -> OutgoingRequest {
+pub(super) fn get(target: &str) -> Call {
     request(Method::GET, target)
 }
 
@@ -200,7 +228,7 @@ pub(super) struct Whole {
 }
 
 /// Sends, and reads the answer to its end; the error's chain as a text where it fails.
-pub(super) async fn fetch(pools: &Pools, upstream: &Arc<Upstream>, request: OutgoingRequest) -> Result<Whole, String> {
+pub(super) async fn fetch(pools: &Pools, upstream: &Arc<Upstream>, request: Call) -> Result<Whole, String> {
     let response = respond(pools, upstream, request).await.map_err(|error| chain(&error))?;
     let (parts, body) = response.into_parts();
     let collected = body.collect().await.map_err(|error| chain(&error))?;
@@ -211,13 +239,14 @@ pub(super) async fn fetch(pools: &Pools, upstream: &Arc<Upstream>, request: Outg
 pub(super) async fn respond(
     pools: &Pools,
     upstream: &Arc<Upstream>,
-    mut request: OutgoingRequest,
+    request: Call,
 ) -> Result<Response<crate::upstream::Body>, SendError> {
-    match pools.send(upstream, &mut request, RESPONSE_TIMEOUT).await? {
+    let mut fields = HeaderMap::new();
+    match request.send(pools, upstream, &mut fields).await? {
         Answer::Response { status, body } => {
             let mut response = Response::new(body);
             *response.status_mut() = status;
-            *response.headers_mut() = request.answer_fields;
+            *response.headers_mut() = fields;
             Ok(response)
         }
         Answer::Switched(_) => panic!("switched without being asked to"),

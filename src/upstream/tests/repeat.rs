@@ -1,7 +1,7 @@
 //! When a request is sent a second time.
 
-use super::{Fake, fetch, get, on_worker, request};
-use crate::upstream::{OutgoingRequest, Pools, RequestBody};
+use super::{Call, Fake, fetch, get, on_worker, request};
+use crate::upstream::{Pools, RequestBody};
 use bytes::Bytes;
 use http::Method;
 
@@ -21,8 +21,8 @@ async fn once_then(next: &'static str) -> Fake {
     .await
 }
 
-fn with_body(method: Method) -> OutgoingRequest {
-    OutgoingRequest { body: RequestBody::Full(Bytes::from_static(b"{}")), ..request(method, "/") }
+fn with_body(method: Method) -> Call {
+    Call { body: RequestBody::Full(Bytes::from_static(b"{}")), ..request(method, "/") }
 }
 
 #[tokio::test]

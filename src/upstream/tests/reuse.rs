@@ -1,7 +1,7 @@
 //! Which connections carry another request.
 
-use super::{Fake, fetch, get, on_worker, request, respond};
-use crate::upstream::{OutgoingRequest, Pools, RequestBody};
+use super::{Call, Fake, fetch, get, on_worker, request, respond};
+use crate::upstream::{Pools, RequestBody};
 use bytes::Bytes;
 use http::{HeaderValue, Method};
 use http_body_util::BodyExt;
@@ -19,7 +19,7 @@ async fn one_connection_carries_request_after_request_byte_for_byte() {
             [("x-auth-user", "anna"), ("content-length", "7"), ("transfer-encoding", "chunked"), ("host", "x")]
                 .map(|(name, value)| (name.parse().unwrap(), HeaderValue::from_static(value)))
                 .into();
-        let put = OutgoingRequest { body: RequestBody::Full(Bytes::new()), ..request(Method::POST, "/p") };
+        let put = Call { body: RequestBody::Full(Bytes::new()), ..request(Method::POST, "/p") };
         for request in [first, put] {
             assert_eq!(fetch(&pools, &upstream, request).await.unwrap().body, "ok");
         }

@@ -1,9 +1,9 @@
 //! How long is waited for whom.
 
 use super::upload::Client;
-use super::{Fake, RESPONSE_TIMEOUT, fetch, get, on_worker, request, respond};
+use super::{Call, Fake, RESPONSE_TIMEOUT, fetch, get, on_worker, request, respond};
 use crate::base::tick::TICK;
-use crate::upstream::{OutgoingRequest, Pools, RequestBody};
+use crate::upstream::{Pools, RequestBody};
 use bytes::Bytes;
 use http::Method;
 use http_body_util::BodyExt;
@@ -67,10 +67,7 @@ async fn interim_responses_do_not_prolong_the_wait() {
 async fn an_upstream_that_takes_no_more_of_the_request_is_given_up() {
     on_worker(async || {
         let fake = Fake::silent().await;
-        let upload = OutgoingRequest {
-            body: RequestBody::Full(Bytes::from(vec![b'u'; 64 << 20])),
-            ..request(Method::POST, "/")
-        };
+        let upload = Call { body: RequestBody::Full(Bytes::from(vec![b'u'; 64 << 20])), ..request(Method::POST, "/") };
         let start = Instant::now();
         let error = fetch(&Pools::new(), &fake.upstream(), upload).await.unwrap_err();
         assert_eq!(error, "no answer from the upstream within 30s");

@@ -1,10 +1,10 @@
 //! TLS towards upstreams.
 
 use super::http2::echo;
-use super::{Fake, RESPONSE_TIMEOUT, fetch, get, on_worker};
+use super::{Call, Fake, fetch, get, on_worker};
 use crate::config;
-use crate::upstream::{Answer, OutgoingRequest, Pools, Upstream, UpstreamError};
-use http::HeaderValue;
+use crate::upstream::{Answer, Pools, Upstream, UpstreamError};
+use http::{HeaderMap, HeaderValue};
 use hyper_util::rt::TokioIo;
 use rustls::ServerConfig;
 use rustls::pki_types::PrivateKeyDer;
@@ -125,8 +125,8 @@ async fn tls_chooses_the_protocol_and_an_upgrade_asks_for_http1() {
         }
         assert_eq!(secured.fake.connections(), 1);
         assert!(secured.fake.notes().iter().all(|note| note == "0 GET https://orders.example/ te="));
-        let mut upgrade = OutgoingRequest { upgrade: Some(HeaderValue::from_static("websocket")), ..get("/") };
-        let answer = pools.send(&upstream, &mut upgrade, RESPONSE_TIMEOUT).await.unwrap();
+        let upgrade = Call { upgrade: Some(HeaderValue::from_static("websocket")), ..get("/") };
+        let answer = upgrade.send(&pools, &upstream, &mut HeaderMap::new()).await.unwrap();
         assert!(matches!(answer, Answer::Switched(_)));
 
         let only1 = secured.upstream(|config| config.protocol = config::Protocol::Http1);

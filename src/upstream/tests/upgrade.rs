@@ -1,8 +1,8 @@
 //! Connections that switch protocols.
 
-use super::{Fake, Notes, Peer, RESPONSE_TIMEOUT, chain, get, on_worker};
+use super::{Call, Fake, Notes, Peer, chain, get, on_worker};
 use crate::base::tick::TICK;
-use crate::upstream::{Answer, OutgoingRequest, Pools, SendError, Upgraded, Upstream, tunnel};
+use crate::upstream::{Answer, Pools, SendError, Upgraded, Upstream, tunnel};
 use http::{HeaderMap, HeaderValue};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,14 +14,14 @@ const IDLE: Duration = Duration::from_secs(25);
 const SWITCH: &str =
     "HTTP/1.1 101 Switching Protocols\r\nUpgrade: WebSocket\r\nConnection: upgrade\r\nSec-WebSocket-Accept: x\r\n\r\n";
 
-fn websocket() -> OutgoingRequest {
-    OutgoingRequest { upgrade: Some(HeaderValue::from_static("websocket")), ..get("/chat") }
+fn websocket() -> Call {
+    Call { upgrade: Some(HeaderValue::from_static("websocket")), ..get("/chat") }
 }
 
 async fn switch(pools: &Pools, upstream: &Arc<Upstream>) -> Result<(HeaderMap, Upgraded), SendError> {
-    let mut request = websocket();
-    match pools.send(upstream, &mut request, RESPONSE_TIMEOUT).await? {
-        Answer::Switched(io) => Ok((request.answer_fields, io)),
+    let mut fields = HeaderMap::new();
+    match websocket().send(pools, upstream, &mut fields).await? {
+        Answer::Switched(io) => Ok((fields, io)),
         Answer::Response { status, .. } => panic!("{status}"),
     }
 }
@@ -134,7 +134,7 @@ async fn an_upstream_may_decline_to_switch() {
         let fake = Fake::canned("HTTP/1.1 426 Upgrade Required\r\nUpgrade: x\r\nContent-Length: 2\r\n\r\nno").await;
         let pools = Pools::new();
         let Ok(Answer::Response { status, .. }) =
-            pools.send(&fake.upstream(), &mut websocket(), RESPONSE_TIMEOUT).await
+            websocket().send(&pools, &fake.upstream(), &mut HeaderMap::new()).await
         else {
             panic!("no response")
         };

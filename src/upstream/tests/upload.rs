@@ -1,8 +1,8 @@
 //! Bodies of requests, as a client sends them through hyper's server.
 
-use super::{Fake, chain, on_worker, respond};
-use crate::upstream::{Body, KeepTrailer, OutgoingRequest, Pools, RequestBody, Upstream};
-use http::{HeaderMap, Request, Response};
+use super::{Call, Fake, chain, on_worker, respond};
+use crate::upstream::{Body, KeepTrailer, Pools, RequestBody, Upstream};
+use http::{Request, Response};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -74,14 +74,13 @@ impl Client {
     }
 }
 
-fn to_outgoing(request: Request<Incoming>, max_bytes: Option<u64>) -> OutgoingRequest {
+fn to_outgoing(request: Request<Incoming>, max_bytes: Option<u64>) -> Call {
     let (parts, body) = request.into_parts();
-    OutgoingRequest {
+    Call {
         method: parts.method,
         target: parts.uri.path_and_query().unwrap().clone(),
         host: "orders.example".parse().unwrap(),
         fields: Vec::new(),
-        answer_fields: HeaderMap::new(),
         upgrade: None,
         body: RequestBody::Incoming {
             body,
@@ -261,7 +260,7 @@ async fn an_upstream_that_answers_and_closes_is_heard() {
         })
         .await;
         let body = RequestBody::Full(vec![b'u'; 64 << 20].into());
-        let upload = OutgoingRequest { body, ..super::request(http::Method::POST, "/") };
+        let upload = Call { body, ..super::request(http::Method::POST, "/") };
         let answer = super::fetch(&Pools::new(), &fake.upstream(), upload).await.unwrap();
         assert_eq!((answer.status.as_u16(), &answer.body[..]), (413, &b"no"[..]));
     })
