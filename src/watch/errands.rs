@@ -260,13 +260,13 @@ impl<D: Directory> Watch<D> {
     fn follow_lift(&self, user: &UserId, asked_ms: u64) {
         locked(&self.disabled).remove(user.subject());
         locked(&self.lifted).insert(Arc::clone(user.subject()), asked_ms);
+        let threshold_ms = self.users.state(user).map_or(0, |view| view.threshold_ms);
         let logins = locked(&self.logins).of(user.subject());
-        for login in logins {
+        for login in logins.iter().filter(|login| login.time_ms >= threshold_ms) {
             self.act_login(user, &login.session, login.time_ms, login.is_new);
         }
         if self.settings.end_sessions {
-            let threshold_ms = self.users.state(user).map(|view| view.threshold_ms);
-            self.errands.end_sessions(user.subject(), threshold_ms);
+            self.errands.end_sessions(user.subject(), Some(threshold_ms));
         }
     }
 }

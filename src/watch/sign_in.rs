@@ -31,19 +31,11 @@ pub enum SignIn {
 /// Where sign-ins are looked for, whatever directory is behind it.
 pub trait SignIns: Send + Sync {
     /// See [`Watch::sign_in`].
-    fn sign_in<'a>(
-        &'a self,
-        user: &'a UserId,
-        session: &'a str,
-    ) -> Pin<Box<dyn Future<Output = SignIn> + Send + 'a>>;
+    fn sign_in<'a>(&'a self, user: &'a UserId, session: &'a str) -> Pin<Box<dyn Future<Output = SignIn> + Send + 'a>>;
 }
 
 impl<D: Directory> SignIns for Watch<D> {
-    fn sign_in<'a>(
-        &'a self,
-        user: &'a UserId,
-        session: &'a str,
-    ) -> Pin<Box<dyn Future<Output = SignIn> + Send + 'a>> {
+    fn sign_in<'a>(&'a self, user: &'a UserId, session: &'a str) -> Pin<Box<dyn Future<Output = SignIn> + Send + 'a>> {
         Box::pin(Watch::sign_in(self, user, session))
     }
 }

@@ -148,9 +148,12 @@ impl<D: Directory> Watch<D> {
     async fn look_at_events(&self) {
         let config = match self.directory.events_config().await {
             Ok(config) => config,
-            Err(KeycloakError::NotAllowed { .. }) => {
-                EventsConfig { has_admin_events: false, has_details: false, has_user_events: false, has_lockouts: false }
-            }
+            Err(KeycloakError::NotAllowed { .. }) => EventsConfig {
+                has_admin_events: false,
+                has_details: false,
+                has_user_events: false,
+                has_lockouts: false,
+            },
             Err(error) => {
                 tracing::debug!(issuer = &*self.settings.issuer, %error, "it is not known which events are kept");
                 return;
@@ -160,7 +163,11 @@ impl<D: Directory> Watch<D> {
             let flag: &AtomicBool = &self.counters.feed(feed).is_off;
             if flag.swap(is_off, Ordering::Relaxed) != is_off && is_off {
                 let issuer = &*self.settings.issuer;
-                tracing::warn!(issuer, missing, "events are not kept or not shown: changes are noticed within `bound` only");
+                tracing::warn!(
+                    issuer,
+                    missing,
+                    "events are not kept or not shown: changes are noticed within `bound` only"
+                );
             }
         };
         set(Feed::Admin, !config.has_admin_events || !config.has_details, "admin events with representation");

@@ -1,1 +1,7 @@
+//! Each loop against a Keycloak in memory, on a clock that stands still unless somebody sleeps.
 
+mod fake;
+mod feed;
+mod reread;
+mod sign_in;
+mod sweep;

@@ -1,0 +1,99 @@
+use super::fake::World;
+use crate::users::{Judgement, State};
+use crate::watch::{SignIn, SignIns};
+use std::sync::Arc;
+
+/// A world where alice was disabled and enabled again, having an old session.
+async fn awaiting() -> World {
+    let world = World::start().await;
+    world.fake.sign_in("alice", "old", false);
+    world.after(2_000).await;
+    world.fake.enable("alice", false);
+    world.after(2_000).await;
+    world.fake.enable("alice", true);
+    world.after(3_000).await;
+    assert_eq!(world.state("alice"), State::AwaitingSignIn);
+    world
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_listed_session_that_began_since_is_a_proof() {
+    let world = awaiting().await;
+    let alice = world.user("alice");
+    assert_eq!(world.watch.sign_in(&alice, "old").await, SignIn::NotProven);
+    let began_ms = world.fake.now() / 1000 * 1000;
+    let session = crate::issuer::keycloak::Session { id: "new".to_owned(), began_ms };
+    world.fake.kc().users.get_mut("alice").unwrap().sessions.push(session);
+    assert_eq!(world.watch.sign_in(&alice, "new").await, SignIn::Proven);
+    assert_eq!((world.state("alice"), world.judge("alice", "new")), (State::Active, Judgement::Admitted));
+    assert_eq!(world.watch.sign_in(&alice, "old").await, SignIn::NotProven);
+    assert_eq!(world.fake.count("sessions alice"), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_old_session_used_again_in_a_browser_is_no_proof() {
+    let world = awaiting().await;
+    let again = crate::issuer::keycloak::Meaning::SignedIn {
+        user: "alice".to_owned(),
+        session: "old".to_owned(),
+        is_new: false,
+    };
+    world.fake.tell(crate::issuer::keycloak::Feed::User, again);
+    world.after(2_000).await;
+    assert_eq!(world.fake.count("sessions alice"), 1, "it is a reason to look");
+    assert_eq!(world.state("alice"), State::AwaitingSignIn);
+    assert!(matches!(world.judge("alice", "old"), Judgement::Refused(_)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_browsers_new_session_is_found_by_its_event() {
+    let world = awaiting().await;
+    world.fake.sign_in("alice", "new", false);
+    world.after(1_200).await;
+    assert_eq!((world.state("alice"), world.judge("alice", "new")), (State::Active, Judgement::Admitted));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unlisted_session_is_not_looked_for_time_and_again() {
+    let world = awaiting().await;
+    let alice = world.user("alice");
+    for _ in 0..50 {
+        assert_eq!(world.watch.sign_in(&alice, "offline").await, SignIn::NotProven);
+        world.after(100).await;
+    }
+    assert_eq!(world.fake.count("sessions alice"), 1);
+    world.after(10_000).await;
+    assert_eq!(world.watch.sign_in(&alice, "offline").await, SignIn::NotProven);
+    assert_eq!(world.fake.count("sessions alice"), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn those_who_wait_share_one_call() {
+    let world = awaiting().await;
+    world.fake.kc().takes = std::time::Duration::from_secs(1);
+    let mut waiting = tokio::task::JoinSet::new();
+    for _ in 0..20 {
+        let (watch, alice) = (Arc::clone(&world.watch), world.user("alice"));
+        waiting.spawn(async move { watch.sign_in(&alice, "unlisted").await });
+    }
+    assert!(waiting.join_all().await.iter().all(|outcome| *outcome == SignIn::NotProven));
+    assert_eq!(world.fake.count("sessions alice"), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_an_answer_nothing_is_known() {
+    let world = awaiting().await;
+    world.fake.kc().is_down = true;
+    let sign_ins: Arc<dyn SignIns> = world.watch.clone();
+    assert_eq!(sign_ins.sign_in(&world.user("alice"), "new").await, SignIn::Unknown);
+    assert_eq!(world.judge("alice", "new"), Judgement::NeedsSignInProof);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_user_that_is_gone_is_asked_about() {
+    let world = awaiting().await;
+    world.fake.kc().users.remove("alice");
+    assert_eq!(world.watch.sign_in(&world.user("alice"), "new").await, SignIn::NotProven);
+    world.after(200).await;
+    assert_eq!(world.state("alice"), State::Removed);
+}
