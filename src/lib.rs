@@ -7,8 +7,8 @@
 //!
 //! - **Data plane**: worker threads, one runtime each. A worker owns its listening sockets, its connections to upstreams and its view
 //!   of the verified tokens; nothing that a request needs is locked or shared for writing.
-//! - **Control plane**: one thread. It fetches keys, asks about users, serves the admin listener, looks after signing keys, and
-//!   swaps the configuration. Workers read what it made as immutable snapshots.
+//! - **Control plane**: one thread. It fetches keys, asks about users, watches what happens to them ([`watch`]), serves the admin
+//!   listener, looks after signing keys, and swaps the configuration. Workers read what it made as immutable snapshots.
 //!
 //! # The way of a request
 //!

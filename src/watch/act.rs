@@ -14,7 +14,9 @@ impl<D: Directory> Watch<D> {
             Meaning::LockedOut { user } => self.act_disabled(user, IssuerCause::LockedOut, event.time_ms, time),
             Meaning::Deleted { user } => {
                 let proof = self.told(IssuerCause::Deleted, event.time_ms, time);
-                self.user(user).map(|user| self.block(&user, proof));
+                if let Some(user) = self.user(user) {
+                    self.block(&user, proof);
+                }
             }
             Meaning::Enabled { user } => {
                 self.errands.read_enabled(user, event.time_ms);
@@ -116,6 +118,8 @@ impl<D: Directory> Watch<D> {
     }
 
     fn hint_user(&self, subject: &str) {
-        self.user(subject).map(|user| self.hint(Hint::Reintrospect(user)));
+        if let Some(user) = self.user(subject) {
+            self.hint(Hint::Reintrospect(user));
+        }
     }
 }

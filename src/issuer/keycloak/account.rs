@@ -21,12 +21,24 @@ const RESERVE_MS: u64 = 10_000;
 /// After a renewal that failed, a token that is still good is used for so long without trying again.
 const RETRY_AFTER_MS: u64 = 5_000;
 
+/// A token that is needed is waited for so long at least. The first one after a signing key is gone takes Keycloak up to 10 s, and each call that
+/// is given up leaves it with one more key to make.
+const LEAST_TIMEOUT: Duration = Duration::from_secs(15);
+
 /// A client that gets tokens for itself (RFC 6749 §4.4).
 pub(super) struct Account {
     credentials: BasicCredentials,
     timeout: Duration,
     /// Held while a token is had, so that those who need it at once wait for the same one.
-    held: tokio::sync::Mutex<Option<Held>>,
+    state: tokio::sync::Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    held: Option<Held>,
+    /// When the last call for a token that failed had failed, by our monotonic clock.
+    failed_ms: u64,
+    was_refused: bool,
 }
 
 #[derive(Clone)]
@@ -57,20 +69,22 @@ struct Claims {
 
 impl Account {
     pub(super) fn new(id: &str, secret: &Secret, timeout: Duration) -> Self {
-        Self { credentials: BasicCredentials::new(id, secret), timeout, held: tokio::sync::Mutex::new(None) }
+        Self { credentials: BasicCredentials::new(id, secret), timeout, state: tokio::sync::Mutex::default() }
     }
 
     /// A token; not the one with the number `refused`.
     pub(super) async fn token(&self, keycloak: &Keycloak, refused: Option<u64>) -> Result<Held, KeycloakError> {
-        let mut held = self.held.lock().await;
+        let arrived_ms = keycloak.clock.now().monotonic_ms;
+        let mut state = self.state.lock().await;
         let now = keycloak.clock.now().monotonic_ms;
-        let usable = held.clone().filter(|held| Some(held.number) != refused && now < held.ends_ms);
+        let usable = state.held.clone().filter(|held| Some(held.number) != refused && now < held.ends_ms);
         if let Some(held) = usable.as_ref().filter(|held| now < held.renew_ms) {
             return Ok(held.clone());
         }
-        match (self.renew(keycloak, &mut held).await, usable) {
+        let timeout = if usable.is_some() { self.timeout } else { self.timeout.max(LEAST_TIMEOUT) };
+        match (self.renew(keycloak, &mut state, arrived_ms, timeout).await, usable) {
             (Err(_), Some(usable)) => {
-                *held = Some(Held { renew_ms: now + RETRY_AFTER_MS, ..usable.clone() });
+                state.held = Some(Held { renew_ms: now + RETRY_AFTER_MS, ..usable.clone() });
                 Ok(usable)
             }
             (result, _) => result,
@@ -79,28 +93,47 @@ impl Account {
 
     /// Has a token that was asked for at `since_ms` or later.
     pub(super) async fn renewed_since(&self, keycloak: &Keycloak, since_ms: u64) -> Result<(), KeycloakError> {
-        let mut held = self.held.lock().await;
-        if held.as_ref().is_some_and(|held| held.asked_ms >= since_ms) {
+        let mut state = self.state.lock().await;
+        if state.held.as_ref().is_some_and(|held| held.asked_ms >= since_ms) {
             return Ok(());
         }
-        self.renew(keycloak, &mut held).await.map(|_| ())
+        self.renew(keycloak, &mut state, since_ms, self.timeout).await.map(|_| ())
     }
 
-    async fn renew(&self, keycloak: &Keycloak, held: &mut Option<Held>) -> Result<Held, KeycloakError> {
-        let number = held.as_ref().map_or(0, |held| held.number) + 1;
-        let granted = keycloak.note(self.grant(keycloak, number).await)?;
-        *held = Some(granted.clone());
-        Ok(granted)
+    /// One call for a token. Who came while another's failed shares in its failure.
+    async fn renew(
+        &self,
+        keycloak: &Keycloak,
+        state: &mut State,
+        arrived_ms: u64,
+        timeout: Duration,
+    ) -> Result<Held, KeycloakError> {
+        if state.failed_ms >= arrived_ms {
+            return Err(match state.was_refused {
+                true => KeycloakError::CredentialsRefused,
+                false => KeycloakError::NoToken,
+            });
+        }
+        let number = state.held.as_ref().map_or(0, |held| held.number) + 1;
+        let granted = keycloak.note(self.grant(keycloak, number, timeout).await);
+        match &granted {
+            Ok(held) => state.held = Some(held.clone()),
+            Err(error) => {
+                state.failed_ms = keycloak.clock.now().monotonic_ms;
+                state.was_refused = matches!(error, KeycloakError::CredentialsRefused);
+            }
+        }
+        granted
     }
 
-    async fn grant(&self, keycloak: &Keycloak, number: u64) -> Result<Held, KeycloakError> {
+    async fn grant(&self, keycloak: &Keycloak, number: u64, timeout: Duration) -> Result<Held, KeycloakError> {
         let text = format!("{}/protocol/openid-connect/token", keycloak.realm);
         let unexpected = || KeycloakError::Unexpected { url: text.clone() };
         let url = Url::parse(&text).map_err(|_| unexpected())?;
         let asked_ms = keycloak.clock.now().monotonic_ms;
         keycloak.counters.calls.fetch_add(1, Ordering::Relaxed);
         let form = [("grant_type", "client_credentials")];
-        let answer = keycloak.http.post_form(&url, &self.credentials, &form, self.timeout).await;
+        let answer = keycloak.http.post_form(&url, &self.credentials, &form, timeout).await;
         let body = answer.map_err(|error| match error {
             // Keycloak says 401; 400 and 403 are what RFC 6749 §5.2 and proxies have for it.
             HttpError::Status { status: 400 | 401 | 403, .. } => KeycloakError::CredentialsRefused,

@@ -45,6 +45,8 @@ pub enum KeycloakError {
     Unexpected { url: String },
     #[error("this text cannot be the id of a user or session")]
     NoId,
+    #[error("the issuer gave our service account no token")]
+    NoToken,
     #[error("no client is configured that may end sessions")]
     NoManager,
 }

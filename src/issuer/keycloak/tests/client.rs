@@ -69,6 +69,20 @@ async fn a_token_that_is_still_good_is_used_while_no_new_one_is_to_be_had() {
 }
 
 #[tokio::test]
+async fn those_who_wait_for_a_token_share_its_failure() {
+    let server = Server::start().await;
+    let clock = Clock::manual(5_000);
+    let client = server.client(clock.clone(), |_| ());
+    server.answer(TOKEN, 500, "");
+    let (one, other) = tokio::join!(client.user("alice"), client.user("alice"));
+    assert!(one.is_err() && matches!(other, Err(KeycloakError::NoToken)), "{other:?}");
+    assert_eq!(server.asked().len(), 1);
+    clock.advance(Duration::from_millis(1));
+    client.user("alice").await.unwrap_err();
+    assert_eq!(server.asked().len(), 2);
+}
+
+#[tokio::test]
 async fn a_refused_token_is_replaced_once_and_then_nothing_is_known() {
     let (server, client) = start().await;
     client.user("alice").await.unwrap();
