@@ -9,7 +9,7 @@ mod events;
 mod parse;
 mod user;
 
-pub use clock::IssuerSpan;
+pub use clock::{IssuerSpan, Offset};
 pub use events::{EventsConfig, Feed};
 pub use parse::{Event, EventPage, Meaning, parse_admin_events, parse_user_events};
 pub use user::{DisabledPage, Session, User, UserState};
@@ -93,7 +93,7 @@ pub struct Keycloak {
     reader: Account,
     /// Who ends sessions, if anybody does.
     manager: Option<Account>,
-    offset: Mutex<Option<clock::Offset>>,
+    offset: Mutex<Option<Offset>>,
     /// Which user events are asked for; empty while that is not known.
     event_types: Mutex<Vec<&'static str>>,
     counters: Counters,
@@ -145,7 +145,7 @@ impl Keycloak {
         self.time().ok_or_else(|| KeycloakError::Unexpected { url: self.realm.clone() })
     }
 
-    fn offset(&self) -> Option<clock::Offset> {
+    fn offset(&self) -> Option<Offset> {
         *self.offset.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
