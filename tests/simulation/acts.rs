@@ -8,9 +8,6 @@ use std::time::Duration;
 /// The most tokens that a user holds.
 const TOKENS: usize = 6;
 
-/// Between two looks at a realm's clock nobody can tell how late an event is.
-const CLOCK_KNOWN_MS: Ms = 75_000;
-
 /// A change that takes its time: what it tells bears the time at which it began, and all is so when it ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Change {
@@ -24,7 +21,8 @@ pub(crate) enum Change {
 impl World {
     /// How long a change takes. The overlap of readings is ten seconds.
     fn commit_delay(&mut self, realm: usize) -> Ms {
-        let is_steady = self.realms[realm].stepped.is_none_or(|stepped| stepped + CLOCK_KNOWN_MS < self.now());
+        // Until then nobody can tell how late an event is.
+        let is_steady = self.is_clock_known(realm);
         match self.random.below(10) {
             0 if is_steady => self.random.between(1_000, 9_000),
             1 | 2 if is_steady => self.random.between(50, 2_000),
@@ -66,8 +64,15 @@ impl World {
             person.changed = moment.at;
         }
         if is_out && (is_deletion || !was_out) {
-            let (from, is_due, is_end_told) = (moment, false, false);
-            person.incidents.push(Incident { is_deletion, from, is_told, until: None, is_end_told, is_due });
+            person.incidents.push(Incident {
+                is_deletion,
+                began_issuer_ms,
+                from: moment,
+                is_told,
+                until: None,
+                is_end_told: false,
+                is_due: false,
+            });
             person.is_touched = true;
             person.changed = moment.at;
         }

@@ -4,8 +4,8 @@ use crate::world::{Endpoint, Ms, REALMS, Shared, Weather, World};
 use postern::base::clock::Clock;
 use postern::base::http_client::HttpError;
 use postern::issuer::keycloak::{
-    Answer, DisabledPage, Event, EventPage, EventsConfig, Feed, IssuerSpan, KeycloakError, Meaning, Offset, Session, User,
-    UserState,
+    Answer, DisabledPage, Event, EventPage, EventsConfig, Feed, IssuerSpan, KeycloakError, Meaning, Offset, Session,
+    User, UserState,
 };
 use postern::watch::Directory;
 use std::sync::Mutex;
@@ -42,7 +42,7 @@ struct Fate {
 impl World {
     fn fate(&mut self, realm: usize, endpoint: Endpoint) -> Fate {
         let timeout = self.timeout;
-        let random = &mut self.random;
+        let random = &mut self.luck;
         let url = || format!("{endpoint:?}");
         let fair = |there, back| Fate { there, back, error: None };
         let timed_out = Fate { there: 0, back: timeout, error: Some(HttpError::Timeout { url: url() }) };
@@ -233,7 +233,7 @@ impl Directory for SimDirectory {
 }
 
 fn event_page(world: &mut World, realm: usize, feed: Feed, since_ms: u64, first: usize) -> EventPage {
-    let World { realms, random, .. } = world;
+    let World { realms, luck: random, .. } = world;
     let realm = &realms[realm];
     let mut rows: Vec<_> = realm.events[feed as usize].iter().filter(|row| row.time_ms >= since_ms).collect();
     rows.sort_by_key(|row| row.time_ms);

@@ -6,19 +6,20 @@ use postern::users::{Judgement, TokenClaims};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How often every token is judged.
-const TICK: Duration = Duration::from_millis(400);
+/// Every token is judged after a pause from this to that, in milliseconds.
+const PAUSE_MS: (u64, u64) = (200, 1_800);
 
 /// Judges every token, and asks for a proof for some.
 pub(crate) async fn judge_for_ever(world: Shared) {
     loop {
-        tokio::time::sleep(TICK).await;
+        let pause = world.lock().unwrap().luck.between(PAUSE_MS.0, PAUSE_MS.1);
+        tokio::time::sleep(Duration::from_millis(pause)).await;
         judge_all(&world);
         let asked = {
             let mut world = world.lock().unwrap();
             let mut all = tokens(&world);
-            let count = if all.is_empty() { 0 } else { 2 };
-            (0..count).map(|_| all.swap_remove(world.random.below(all.len()))).collect::<Vec<_>>()
+            let count = all.len().min(3);
+            (0..count).map(|_| all.swap_remove(world.luck.below(all.len()))).collect::<Vec<_>>()
         };
         for (realm, name, token) in asked {
             tokio::spawn(ask(Arc::clone(&world), realm, name, token));

@@ -8,9 +8,6 @@ use postern::watch::Directory;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// As long after a step of the issuer's clock as Postern may take it for what it was.
-const CLOCK_KNOWN_MS: u64 = 75_000;
-
 impl Driver {
     /// One more thing happens.
     pub(crate) fn act(&mut self) {
@@ -65,7 +62,8 @@ impl Driver {
         let mut world = self.lock();
         let endpoints = [Endpoint::Token, Endpoint::Events, Endpoint::Disabled, Endpoint::User, Endpoint::Sessions];
         let (percent, endpoint) = (world.random.between(5, 70), world.random.pick(&endpoints));
-        let kinds = [Weather::Slow, Weather::Flaky(percent), Weather::Broken(endpoint), Weather::Hanging, Weather::Down];
+        let kinds =
+            [Weather::Slow, Weather::Flaky(percent), Weather::Broken(endpoint), Weather::Hanging, Weather::Down];
         let weather = world.random.pick(&kinds);
         let lasts = match world.random.below(3) {
             0 => world.random.between(100, 3_000),
@@ -108,7 +106,9 @@ impl Driver {
             _ => world.random.between(60_000, 4_000_000),
         };
         let by = i64::try_from(by).unwrap() * if world.random.chance(50) { 1 } else { -1 };
-        if world.realms[realm].people.values().any(|person| person.is_busy) {
+        // Set twice before anybody could look at it, a clock leaves times behind that nothing leads back to.
+        let was_seen = world.is_clock_known(realm) && world.realms[realm].weather == Weather::Fair;
+        if !was_seen || world.realms[realm].people.values().any(|person| person.is_busy) {
             return;
         }
         world.settle(realm);
@@ -153,7 +153,9 @@ impl Driver {
 
     fn revoke(&self, realm: usize, name: &str) {
         let Some(process) = &self.process else { return };
-        let Some(id) = self.lock().person(realm, name).sessions.last().map(|session| session.id.clone()) else { return };
+        let Some(id) = self.lock().person(realm, name).sessions.last().map(|session| session.id.clone()) else {
+            return;
+        };
         let scope = SessionScope::Session(id.clone());
         process.users.end_session(&REALMS[realm].into(), scope, Cause::SessionGone).unwrap();
         let mut world = self.lock();
@@ -166,10 +168,10 @@ impl Driver {
         }
     }
 
-    /// What an operator's act takes for the issuer's clock, if that is known.
+    /// What an operator's act takes for the issuer's clock. If that was set and not looked at since, nobody knows it.
     fn issuer_now_ms(&self, realm: usize) -> Option<u64> {
         let (world, process) = (self.lock(), self.process.as_ref()?);
-        let is_known = world.realms[realm].stepped.is_none_or(|stepped| stepped + CLOCK_KNOWN_MS < world.now());
+        let is_known = world.is_clock_known(realm);
         drop(world);
         process.watches[realm].directory().time().filter(|_| is_known).map(|time| time.latest_ms)
     }

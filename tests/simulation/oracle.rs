@@ -56,17 +56,23 @@ impl World {
         self.realms[realm].people = people;
     }
 
-    /// Postern said that it blocked the user: then it must know of all that was so before.
-    pub(crate) fn heard_block(&mut self, realm: usize, name: &str) {
-        let now = self.now();
+    /// Postern said that it blocked the user, for what was so at a time of the issuer's clock: then it knows of what was so before.
+    pub(crate) fn heard_block(&mut self, realm: usize, name: &str, issuer_ms: u64) {
+        let is_steady = self.realms[realm].stepped_back.is_none();
         let person = self.person(realm, name);
         if !person.is_touched {
             self.fail(format!("{} {name} is blocked, and nothing was ever held against them", REALMS[realm]));
             return;
         }
-        for incident in person.incidents.iter_mut().filter(|incident| incident.from.at < now) {
-            incident.is_due = true;
+        for incident in &mut person.incidents {
+            incident.is_due |= is_steady && incident.began_issuer_ms <= issuer_ms;
         }
+    }
+
+    /// Whether Postern can have noticed how the realm's clock was last set.
+    pub(crate) fn is_clock_known(&self, realm: usize) -> bool {
+        let realm = &self.realms[realm];
+        realm.stepped.is_none() || (self.process.is_some() && realm.well_since(self.up_since) <= self.now())
     }
 
     /// What a token must get now.

@@ -76,7 +76,7 @@ impl Process {
             let mut world = world.lock().unwrap();
             let number = u32::try_from(world.counts.crashes).unwrap() + 1;
             // Nobody says that our own clock is right.
-            let skew = world.random.between(0, 40);
+            let skew = world.luck.between(0, 40);
             (number, EPOCH + world.now() / 1000 + skew)
         };
         let clock = Clock::of_runtime(unix_s);
@@ -177,9 +177,11 @@ async fn listen(world: Shared, number: u32, mut decisions: broadcast::Receiver<A
             world.counts.decisions += 1;
             let Decision { kind, target, cause, issuer_time_ms, delay_ms, .. } = &*decision;
             world.log(|| format!("  decided: {kind:?} {target:?} {cause:?} {issuer_time_ms:?} after {delay_ms:?}"));
-            if let (Kind::Block, Target::User(user), None, true) = (kind, target, &decision.act, *cause != Cause::NotBefore) {
+            if let (Kind::Block, Target::User(user), None, true) =
+                (kind, target, &decision.act, *cause != Cause::NotBefore)
+            {
                 let realm = REALMS.iter().position(|name| **name == **user.issuer()).unwrap();
-                world.heard_block(realm, user.subject());
+                world.heard_block(realm, user.subject(), issuer_time_ms.unwrap_or(0));
             }
         }
     }

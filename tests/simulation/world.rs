@@ -22,7 +22,10 @@ const LINES: usize = 60;
 pub(crate) type Shared = Arc<Mutex<World>>;
 
 pub(crate) struct World {
+    /// For what happens.
     pub(crate) random: Random,
+    /// For what becomes of calls: what Postern asks moves nothing else.
+    pub(crate) luck: Random,
     start: Instant,
     pub(crate) realms: [Realm; 2],
     /// The Postern that runs, if one does.
@@ -158,6 +161,8 @@ pub(crate) struct Token {
 #[derive(Debug)]
 pub(crate) struct Incident {
     pub(crate) is_deletion: bool,
+    /// When the change began, by the issuer's clock: the time that its event bears.
+    pub(crate) began_issuer_ms: u64,
     pub(crate) from: Moment,
     /// Whether an event tells of it.
     pub(crate) is_told: bool,
@@ -203,6 +208,7 @@ impl World {
             lines: VecDeque::new(),
             is_verbose,
             counts: Counts::default(),
+            luck: Random::new(!seed),
             random,
         }
     }
@@ -264,7 +270,6 @@ impl Realm {
         let count = random.between(2, 7);
         let person = || Person { exists: true, enabled: true, ..Person::default() };
         Self {
-
             people: (0..count).map(|number| (format!("user-{number}"), person())).collect(),
             events: Default::default(),
             keeps_events: true,
