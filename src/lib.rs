@@ -23,6 +23,7 @@
 //!    6. [`pipeline::authorize`]: the route's own demands. Else 403.
 //!    7. [`pipeline::inject`]: the credential ([`token_service`]) and the headers for the upstream.
 //! 3. [`pipeline::forward`] sends head and body through [`upstream`], and the answer streams back.
+//!    What does not end at once is listed in [`pipeline::streams`], which ends it when its user is out.
 //! 4. [`pipeline::record`] writes the access line and counts ([`telemetry`]) when the answer ends.
 //!
 //! A refusal is made in one place, [`pipeline::reject`]; its reason is the same word in answer, log and metric
@@ -38,9 +39,9 @@
 //! | 1 | [`config`], [`telemetry`] |
 //! | 2 | [`issuer`], [`upstream`], [`token_service`], [`router`] |
 //! | 3 | [`users`] |
-//! | 4 | [`watch`] |
-//! | 5 | [`identity`] |
-//! | 6 | [`pipeline`], [`listener`], [`admin`], [`operator`], [`dev`] |
+//! | 4 | [`identity`] |
+//! | 5 | [`watch`], [`endpoints`] |
+//! | 6 | [`pipeline`], [`listener`], [`admin`], [`operator`], [`doctor`], [`dev`] |
 //! | 7 | [`app`] |
 //! | 8 | [`cli`] |
 //!
@@ -63,12 +64,14 @@ pub mod upstream;
 
 pub mod users;
 
-pub mod watch;
-
 pub mod identity;
+
+pub mod endpoints;
+pub mod watch;
 
 pub mod admin;
 pub mod dev;
+pub mod doctor;
 pub mod listener;
 pub mod operator;
 pub mod pipeline;

@@ -48,3 +48,19 @@ need_programs() {
     fi
     apt-get update -qq >&2 && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "${missing[@]}" >&2
 }
+
+# run_pytest FOLDER [ARGUMENTS]: runs the tests of a folder that need the real Keycloak, in place of this shell.
+run_pytest() {
+    local folder=$1 tool
+    shift
+    skip() { echo "SKIPPED: the suite in $folder did not run: $1"; exit 77; }
+    for tool in java mvn python3 flock; do
+        command -v $tool >/dev/null || skip "\`$tool\` is missing"
+    done
+    python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || skip "Python 3.11 or newer is missing"
+    python3 -c 'import venv, ensurepip' 2>/dev/null || skip "Python's \`venv\` module is missing (Debian: python3-venv)"
+    need_postern
+    need_venv "$root/tests/keycloak/requirements.txt"
+    cd "$root/$folder"
+    exec "$PYTHON" -m pytest -p no:cacheprovider --tb=short --durations=10 --quiet -rfE "$@"
+}

@@ -3,27 +3,31 @@
 //! One thread with a runtime of its own is the control plane (keys, user status, admin, upkeep); every other thread is a worker
 //! that serves requests. Only this module starts threads and long-lived tasks. Dropping the [`Gateway`] ends them all.
 
+mod control;
+mod error;
 mod observe;
+mod observe_users;
 mod operators;
+mod upkeep;
+mod watches;
 mod workers;
 
-use crate::admin::{self, View};
+pub use error::StartError;
+
 use crate::base::clock::Clock;
-use crate::base::tls::TlsError;
 use crate::config::{self, Config};
-use crate::identity::Verifier;
-use crate::issuer::{Issuer, IssuerError, JwksError};
+use crate::endpoints::{Counts, Endpoints, Feed, Surroundings};
+use crate::identity::{Links, Shared, Verifier};
+use crate::issuer::Issuer;
 use crate::listener::tls::ServerTls;
 use crate::pipeline::Pipeline;
 use crate::telemetry::access_log::Writer;
 use crate::telemetry::audit_log::Audit;
 use crate::telemetry::metrics::{Metrics, OutcomeLabel};
-use crate::token_service::{KeyError, TokenService};
-use crate::upstream::UpstreamError;
-use crate::users::{StoreError, Users};
+use crate::token_service::TokenService;
+use crate::users::Users;
 use arc_swap::ArcSwap;
 use std::collections::HashMap;
-use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -32,15 +36,10 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
+use watches::Watches;
 
 /// How many verified tokens are remembered at most.
 const TOKEN_CAPACITY: usize = 100_000;
-
-/// How often expired tokens and the like are forgotten.
-const SWEEP_EVERY: Duration = Duration::from_secs(10);
-
-/// How often signing keys are looked after.
-const MAINTAIN_EVERY: Duration = Duration::from_secs(60);
 
 /// A running gateway.
 #[derive(Debug)]
@@ -53,6 +52,7 @@ pub struct Gateway {
     control: Option<JoinHandle<()>>,
     operators: Option<JoinHandle<()>>,
     handle: Handle,
+    surroundings: Surroundings,
     clock: Clock,
     metrics: Arc<Metrics>,
     pipeline: Arc<ArcSwap<Pipeline>>,
@@ -61,6 +61,8 @@ pub struct Gateway {
     tls: Option<ServerTls>,
     config: Mutex<Config>,
     issuer_tasks: Mutex<HashMap<String, AbortHandle>>,
+    watches: Arc<Watches>,
+    audit: Audit,
     writer: Option<Writer>,
 }
 
@@ -73,56 +75,6 @@ enum Phase {
     Drain(Duration),
 }
 
-/// Why a gateway cannot start, or a configuration cannot be put in force.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// An address cannot be had.
-    #[error("cannot listen on `{address}`")]
-    Listen {
-        /// The address.
-        address: SocketAddr,
-        /// What the system said.
-        #[source]
-        source: io::Error,
-    },
-    /// A thread or runtime cannot be made.
-    #[error("cannot start a thread")]
-    Thread(#[source] io::Error),
-    /// The access log cannot be opened.
-    #[error("cannot open the access log")]
-    AccessLog(#[source] io::Error),
-    /// The audit log cannot be opened.
-    #[error("cannot open the audit log")]
-    AuditLog(#[source] io::Error),
-    /// What is known against users cannot be read.
-    #[error("state")]
-    State(#[from] StoreError),
-    /// The operators' certificate.
-    #[error("operator.tls")]
-    Operator(#[source] TlsError),
-    /// An issuer cannot be asked.
-    #[error("issuer `{name}`")]
-    Issuer {
-        /// Its name.
-        name: String,
-        /// What is wrong.
-        #[source]
-        source: Box<IssuerError>,
-    },
-    /// Signing keys.
-    #[error(transparent)]
-    Keys(#[from] KeyError),
-    /// Postern's own keys cannot be read back.
-    #[error("Postern's own keys")]
-    OwnKeys(#[from] JwksError),
-    /// An upstream's TLS files.
-    #[error(transparent)]
-    Upstream(#[from] UpstreamError),
-    /// The server's certificate.
-    #[error("server.tls")]
-    Tls(#[from] TlsError),
-}
-
 impl Gateway {
     /// Starts a gateway; it serves once this returns, and is ready once its issuers' keys are there.
     ///
@@ -133,22 +85,28 @@ impl Gateway {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::Thread)?;
         let handle = runtime.handle().clone();
         let metrics = Arc::new(Metrics::new());
-        let users = users(&config, &clock)?;
+        let (users, audit) = users(&config, &clock)?;
+        let watches = Arc::<Watches>::default();
         let token_service = Arc::new(TokenService::start(config.token_service.clone(), clock.clone())?);
         let issuers = issuers(&config, &clock, &[])?;
         let asked = Pipeline::claims_asked(&config);
-        let verifier = Verifier::new(issuers, asked, &token_service, clock.clone(), handle.clone(), TOKEN_CAPACITY)?;
-        let pipeline = Pipeline::new(&config, Arc::new(verifier), token_service, &metrics, clock.clone(), None)?;
+        let links = Arc::new(Links::default());
+        let shared = Shared { users: Arc::clone(&users), links, clock: clock.clone(), control: handle.clone() };
+        let verifier = Arc::new(Verifier::new(issuers, asked, &token_service, shared.clone(), TOKEN_CAPACITY)?);
+        upkeep::run_verifier(&verifier, &handle);
+        let surroundings = surroundings(&config, shared, &metrics)?;
+        let pipeline = pipeline(&config, (verifier, token_service), &surroundings, &metrics, None)?;
         let pipeline = Arc::new(ArcSwap::from_pointee(pipeline));
-        observe::register(&metrics, &pipeline);
+        observe::register(&metrics, &pipeline, &users, &watches);
         let tls = config.server.tls.as_ref().map(ServerTls::load).transpose()?;
         let count = config.server.workers.or_else(|| std::thread::available_parallelism().ok()).map_or(1, usize::from);
         let (sockets, addresses) = workers::bind(&config.server, count)?;
-        let admin = config.admin.listen.map(|address| bind_admin(address, &handle)).transpose()?;
+        let admin = config.admin.listen.map(|address| control::bind_admin(address, &handle)).transpose()?;
         let admin_address = admin.as_ref().and_then(|listener| listener.local_addr().ok());
         let operator = operators::bind(config.operator.as_ref())?;
         let operator_address = operator.as_ref().and_then(|(listener, _)| listener.local_addr().ok());
         let phase = watch::Sender::new(Phase::Serve);
+        let cluster = config.cluster;
 
         let mut gateway = Self {
             addresses,
@@ -159,6 +117,7 @@ impl Gateway {
             control: None,
             operators: None,
             handle,
+            surroundings,
             clock,
             metrics,
             pipeline,
@@ -167,10 +126,14 @@ impl Gateway {
             tls,
             config: Mutex::new(config),
             issuer_tasks: Mutex::default(),
+            watches,
+            audit,
             writer: Some(writer),
         };
         gateway.control = Some(gateway.start_control(runtime, admin)?);
         gateway.run_issuers();
+        gateway.run_watches()?;
+        gateway.set_valid_until(cluster)?;
         gateway.operators = operator.map(|(listener, config)| gateway.start_operators(listener, config)).transpose()?;
         for (index, sockets) in sockets.into_iter().enumerate() {
             gateway.workers.push(gateway.start_worker(index, sockets)?);
@@ -195,7 +158,7 @@ impl Gateway {
 
     /// Whether every issuer's keys are there.
     pub fn is_ready(&self) -> bool {
-        waits_for(&self.pipeline, &self.is_draining).is_empty()
+        control::waits_for(&self.pipeline, &self.is_draining).is_empty()
     }
 
     /// Puts another configuration in force. Running requests end under the old one; listeners, admin and log stay as they are.
@@ -217,6 +180,9 @@ impl Gateway {
 
     fn try_reload(&self, config: Config) -> Result<(), StartError> {
         let mut current = self.config.lock().unwrap_or_else(PoisonError::into_inner);
+        if config.has_state() && !current.has_state() {
+            return Err(StartError::NoStore);
+        }
         let old = self.pipeline.load_full();
         let asked = Pipeline::claims_asked(&config);
         let is_same_service = config.token_service == current.token_service;
@@ -234,10 +200,12 @@ impl Gateway {
         } else {
             let former: Vec<_> = old.verifier().issuers().cloned().collect();
             let issuers = issuers(&config, &self.clock, &former)?;
-            let clock = self.clock.clone();
-            Arc::new(Verifier::new(issuers, asked, &token_service, clock, self.handle.clone(), TOKEN_CAPACITY)?)
+            let shared = self.surroundings.shared.clone();
+            let verifier = Verifier::new(issuers, asked, &token_service, shared, TOKEN_CAPACITY)?;
+            Arc::new(verifier.after(old.verifier()))
         };
-        let new = Pipeline::new(&config, verifier, token_service, &self.metrics, self.clock.clone(), Some(&old))?;
+        let parts = (Arc::clone(&verifier), token_service);
+        let new = pipeline(&config, parts, &self.surroundings, &self.metrics, Some(&old))?;
         // The last that can fail, so that a reload takes effect as a whole or not at all.
         if let (Some(tls), Some(files)) = (&self.tls, &config.server.tls) {
             tls.reload(files)?;
@@ -249,13 +217,22 @@ impl Gateway {
             );
         }
         self.pipeline.store(Arc::new(new));
+        if let Some(feed) = &self.surroundings.feed {
+            feed.configure(&config);
+        }
+        if !Arc::ptr_eq(&verifier, old.verifier()) {
+            old.verifier().retire();
+            upkeep::run_verifier(&verifier, &self.handle);
+        }
         // What needs a restart is said at every reload until there is one.
         let (server, admin, log) = (current.server.clone(), current.admin.clone(), current.log.clone());
         let (operator, state) = (current.operator.clone(), current.state.clone());
+        let cluster = config.cluster;
         *current = Config { server, admin, operator, log, state, ..config };
         drop(current);
         self.run_issuers();
-        Ok(())
+        self.run_watches()?;
+        self.set_valid_until(cluster)
     }
 
     /// Counts a reload that failed before it came here: the file has mistakes.
@@ -263,11 +240,12 @@ impl Gateway {
         self.metrics.reloads.get_or_create(&OutcomeLabel { outcome: "failed" }).inc();
     }
 
-    /// Opens the access log's file again, after it was moved away.
+    /// Opens the files of access and audit log again, after they were moved away.
     pub fn reopen_log(&self) {
         if let Some(writer) = &self.writer {
             writer.reopen();
         }
+        self.audit.reopen();
     }
 
     /// Ends in good order: not ready, a while of serving on, then no new connection, then what runs is ended. Blocks.
@@ -284,6 +262,9 @@ impl Gateway {
 
     /// Ends without waiting longer than `deadline` for running requests.
     fn stop(mut self, deadline: Duration) {
+        if let Some(feed) = &self.surroundings.feed {
+            feed.end_waiting();
+        }
         self.phase.send_replace(Phase::Drain(deadline));
         self.join();
     }
@@ -300,43 +281,6 @@ impl Gateway {
         }
         self.writer = None;
     }
-
-    fn start_control(
-        &self,
-        runtime: tokio::runtime::Runtime,
-        admin: Option<tokio::net::TcpListener>,
-    ) -> Result<JoinHandle<()>, StartError> {
-        let mut phase = self.phase.subscribe();
-        let (pipeline, is_draining) = (Arc::clone(&self.pipeline), Arc::clone(&self.is_draining));
-        let waits_for = Arc::new(move || waits_for(&pipeline, &is_draining));
-        let view = View { metrics: Arc::clone(&self.metrics), waits_for };
-        let (pipeline, metrics) = (Arc::clone(&self.pipeline), Arc::clone(&self.metrics));
-        let run = move || {
-            runtime.block_on(async {
-                if let Some(listener) = admin {
-                    tokio::spawn(admin::serve(listener, view));
-                }
-                tokio::spawn(upkeep(pipeline, metrics));
-                // The admin listener answers as long as workers drain.
-                let deadline = workers::until_drain(&mut phase).await;
-                let _ = tokio::time::timeout(deadline, phase.changed()).await;
-            });
-        };
-        std::thread::Builder::new().name("control".into()).spawn(run).map_err(StartError::Thread)
-    }
-
-    /// Starts the refresh loops of issuers that have none, and ends those of issuers that are gone.
-    fn run_issuers(&self) {
-        let pipeline = self.pipeline.load();
-        let mut tasks = self.issuer_tasks.lock().unwrap_or_else(PoisonError::into_inner);
-        for (_, task) in tasks.drain() {
-            task.abort();
-        }
-        for issuer in pipeline.verifier().issuers() {
-            let task = self.handle.spawn(Arc::clone(issuer).run());
-            tasks.insert(issuer.config().name.clone(), task.abort_handle());
-        }
-    }
 }
 
 impl Drop for Gateway {
@@ -344,17 +288,6 @@ impl Drop for Gateway {
         self.phase.send_replace(Phase::Drain(Duration::ZERO));
         self.join();
     }
-}
-
-/// What is waited for before the gateway is ready.
-fn waits_for(pipeline: &ArcSwap<Pipeline>, is_draining: &AtomicBool) -> Vec<String> {
-    let pipeline = pipeline.load();
-    let without_keys = pipeline.verifier().issuers().filter(|issuer| !issuer.is_ready());
-    let mut missing: Vec<_> = without_keys.map(|issuer| format!("keys of issuer `{}`", issuer.config().name)).collect();
-    if is_draining.load(Ordering::Relaxed) {
-        missing.push("draining".into());
-    }
-    missing
 }
 
 /// The issuers of a configuration; what is known of one that is asked in the same way is kept.
@@ -378,42 +311,44 @@ fn issuers(config: &Config, clock: &Clock, former: &[Arc<Issuer>]) -> Result<Vec
     config.issuers.iter().map(make).collect()
 }
 
-/// Looks after what gets old.
-async fn upkeep(pipeline: Arc<ArcSwap<Pipeline>>, metrics: Arc<Metrics>) {
-    let mut since_maintained = Duration::ZERO;
-    loop {
-        tokio::time::sleep(SWEEP_EVERY).await;
-        let pipeline = pipeline.load_full();
-        pipeline.verifier().sweep();
-        since_maintained += SWEEP_EVERY;
-        if since_maintained >= MAINTAIN_EVERY {
-            since_maintained = Duration::ZERO;
-            let token_service = Arc::clone(pipeline.token_service());
-            // Files and, once a month, a new key: off the loop that answers probes.
-            if let Ok(Err(error)) = tokio::task::spawn_blocking(move || token_service.maintain()).await {
-                tracing::error!(error = &error as &dyn std::error::Error, "signing keys cannot be maintained");
-                metrics.key_maintenance_failures.inc();
-            }
-            pipeline.verifier().refresh_own_keys(pipeline.token_service());
-        }
+/// What outlives configurations: the feed of events runs from now on, where there is a store.
+fn surroundings(config: &Config, shared: Shared, metrics: &Metrics) -> Result<Surroundings, StartError> {
+    let counts = Counts::new(metrics);
+    let feed = if config.has_state() {
+        let (path, users) = (config.state.path.join("events.redb"), Arc::clone(&shared.users));
+        let feed = Feed::open(&path, users, Arc::clone(&counts), shared.clock.clone())?;
+        feed.configure(config);
+        shared.control.spawn(Arc::clone(&feed).run());
+        Some(feed)
+    } else {
+        None
+    };
+    Ok(Surroundings { shared, feed, counts })
+}
+
+/// The pipeline of a configuration, with Postern's own endpoints.
+fn pipeline(
+    config: &Config,
+    (verifier, token_service): (Arc<Verifier>, Arc<TokenService>),
+    surroundings: &Surroundings,
+    metrics: &Metrics,
+    former: Option<&Pipeline>,
+) -> Result<Pipeline, StartError> {
+    if let Some(feed) = &surroundings.feed {
+        token_service.send_receipts(feed.receipts());
     }
+    let known = former.and_then(Pipeline::endpoints).map(AsRef::as_ref);
+    let endpoints = Endpoints::new(config, Arc::clone(&verifier), Arc::clone(&token_service), surroundings, known);
+    let clock = surroundings.shared.clock.clone();
+    let pipeline = Pipeline::new(config, verifier, token_service, metrics, clock, former)?;
+    Ok(pipeline.with_endpoints(Arc::new(endpoints)))
 }
 
 /// What is known against users; kept in a file where there is anything to keep.
-fn users(config: &Config, clock: &Clock) -> Result<Arc<Users>, StartError> {
+fn users(config: &Config, clock: &Clock) -> Result<(Arc<Users>, Audit), StartError> {
     if !config.has_state() {
-        return Ok(Users::in_memory(clock.clone()));
+        return Ok((Users::in_memory(clock.clone()), Audit::off()));
     }
     let audit = Audit::start(&config.log.audit).map_err(StartError::AuditLog)?;
-    Ok(Users::open(&config.state.path, clock.clone(), audit)?)
-}
-
-fn bind_admin(address: SocketAddr, handle: &Handle) -> Result<tokio::net::TcpListener, StartError> {
-    let _in_runtime = handle.enter();
-    let listen = || {
-        let listener = std::net::TcpListener::bind(address)?;
-        listener.set_nonblocking(true)?;
-        tokio::net::TcpListener::from_std(listener)
-    };
-    listen().map_err(|source| StartError::Listen { address, source })
+    Ok((Users::open(&config.state.path.join("users.redb"), clock.clone(), audit.clone())?, audit))
 }

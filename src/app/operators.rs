@@ -60,11 +60,11 @@ impl Gateway {
 
     /// The clock of an issuer that can be asked for it; ours for another.
     fn issuer_clock(&self) -> operator::IssuerClocks {
-        let (pipeline, clock) = (Arc::clone(&self.pipeline), self.clock.clone());
+        let (pipeline, clock, watches) = (Arc::clone(&self.pipeline), self.clock.clone(), Arc::clone(&self.watches));
         Arc::new(move |name| {
             let pipeline = pipeline.load();
             let is_known = pipeline.verifier().issuers().any(|issuer| issuer.config().name == name);
-            is_known.then(|| clock.now().unix_ms)
+            is_known.then(|| watches.issuer_now_ms(name, &clock))
         })
     }
 }

@@ -64,7 +64,7 @@ impl Gateway {
                 }
             };
             runtime.block_on(async move {
-                let worker = Rc::new(Worker::new(pipeline, log));
+                let worker = Rc::new(Worker::new(pipeline, log, &metrics));
                 let service = Front { worker: Rc::clone(&worker), trusted: server.trusted_proxies.clone().into() };
                 let (open, refused) = (metrics.connections.clone(), metrics.connections_refused.clone());
                 let listeners = Listeners::new(&server, tls, service, open, refused);
@@ -114,6 +114,7 @@ async fn sweep(worker: Rc<Worker>, listeners: Rc<Listeners<Front>>) {
     loop {
         tokio::time::sleep(tick::TICK).await;
         listeners.sweep();
+        worker.judge_streams();
         rounds += 1;
         if rounds.is_multiple_of(SWEEP_EVERY) {
             worker.sweep();

@@ -7,7 +7,7 @@ use crate::base::secret::Secret;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::Method;
-use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
 use reqwest::{RequestBuilder, Response};
 use serde::de::DeserializeOwned;
 use std::time::Duration;
@@ -81,6 +81,14 @@ impl HttpClient {
     pub async fn get_json<T: DeserializeOwned>(&self, url: &Url) -> Result<T, HttpError> {
         let body = self.get(url).await?;
         serde_json::from_slice(&body).map_err(|error| not_json(url, &error))
+    }
+
+    /// As [`Self::get`], from a caller that names the server by another `Host`.
+    ///
+    /// # Errors
+    /// As [`Self::get`].
+    pub async fn get_as_host(&self, url: &Url, host: &'static str) -> Result<Vec<u8>, HttpError> {
+        call(url, self.inner.get(url.clone()).header(HOST, HeaderValue::from_static(host))).await
     }
 
     /// Posts JSON with a bearer token, and gives status and body of any answer.

@@ -1,6 +1,7 @@
 //! `postern check FILE…`: says what is wrong with a configuration, all of it at once.
 
 use crate::config::{self, Config, Issuer, UserStatus};
+use crate::doctor;
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -37,27 +38,9 @@ fn note(issuer: &Issuer) -> Option<String> {
         UserStatus::Introspection(_) => Some(format!(
             "  issuer `{name}`: source `introspection` knows the end of sessions only; source `keycloak` knows users too"
         )),
-        UserStatus::Keycloak(keycloak) => Some(format!(
-            "  issuer `{name}`: up to {} tokens in use at bound {} and {} calls/s",
-            grouped(keycloak.tokens_in_use()),
-            humantime::format_duration(keycloak.introspection.bound),
-            grouped(keycloak.max_calls_per_second.into()),
-        )),
+        UserStatus::Keycloak(keycloak) => Some(format!("  issuer `{name}`: {}", doctor::tokens_in_use(keycloak))),
         UserStatus::None => None,
     }
-}
-
-/// With a comma before each three digits.
-fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 fn summary(config: &Config) -> String {
@@ -102,14 +85,6 @@ mod tests {
         let shown = report(&path, false).unwrap();
         let expected = "issuer `main`: up to 1,125 tokens in use at bound 30s and 100 calls/s";
         assert!(shown.lines().nth(1).is_some_and(|line| line.trim() == expected), "{shown}");
-    }
-
-    #[test]
-    fn numbers_are_grouped_by_thousands() {
-        for (number, text) in [(0, "0"), (999, "999"), (1125, "1,125"), (112_500, "112,500"), (1_000_000, "1,000,000")]
-        {
-            assert_eq!(grouped(number), text);
-        }
     }
 
     #[test]

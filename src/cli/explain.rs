@@ -3,12 +3,13 @@
 use crate::base::clock::Clock;
 use crate::config::{self, Access, Config, Credential, Rate, Requirements, Route};
 use crate::identity::status::Assumed;
-use crate::identity::{LocalCache, Verifier};
+use crate::identity::{LocalCache, Shared, Verifier};
 use crate::issuer::Issuer;
 use crate::pipeline::limit::Limits;
 use crate::pipeline::{Connection, Context, Pipeline, Rejection, Stage, Stripped};
 use crate::telemetry::metrics::Metrics;
 use crate::token_service::TokenService;
+use crate::users::Users;
 use anyhow::{Context as _, anyhow};
 use clap::{Args, ValueEnum};
 use http::{HeaderValue, Request};
@@ -136,7 +137,9 @@ fn pipeline(
     };
     let asked = Pipeline::claims_asked(config);
     let token_service = Arc::new(TokenService::ephemeral(config.token_service.clone(), clock.clone())?);
-    let verifier = Verifier::new(issuers, asked, &token_service, clock.clone(), control.clone(), 1)?.assuming(assumed);
+    let users = Users::in_memory(clock.clone());
+    let shared = Shared { users, links: Arc::default(), clock: clock.clone(), control: control.clone() };
+    let verifier = Verifier::new(issuers, asked, &token_service, shared, 1)?.assuming(assumed);
     Ok(Pipeline::new(config, Arc::new(verifier), token_service, &Metrics::new(), clock.clone(), None)?)
 }
 

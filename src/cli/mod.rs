@@ -2,6 +2,7 @@
 
 pub mod check;
 pub mod dev;
+pub mod doctor;
 pub mod explain;
 pub mod operate;
 pub mod run;
@@ -47,6 +48,8 @@ enum Command {
     },
     /// Show step by step why a request is let in or not; offline
     Explain(explain::Arguments),
+    /// Say which settings of the issuers would break a promise; reads only
+    Doctor(doctor::Arguments),
     /// Look at, make, verify or take back tokens
     #[command(subcommand)]
     Token(token::Command),
@@ -87,6 +90,7 @@ impl Cli {
             Command::Run { config } => run::run(&config)?,
             Command::Check { files } => return Ok(check::check(&files)),
             Command::Explain(arguments) => return explain::explain(&arguments),
+            Command::Doctor(arguments) => return doctor::doctor(&arguments),
             Command::Token(command) => return token::token(command),
             Command::User(command) => return operate::user(&command),
             Command::Cluster(command) => return operate::cluster(&command),

@@ -138,6 +138,7 @@ fn mint(arguments: &Mint) -> anyhow::Result<ExitCode> {
         email: &arguments.email,
         username: None,
         authorized_party: None,
+        epoch: 0,
         roles: &[],
         groups: &[],
     };

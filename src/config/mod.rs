@@ -40,7 +40,7 @@ pub use operator::{Operator, OperatorAccess};
 pub use reference::reference;
 pub use route::{
     Access, Credential, HeaderSource, HostRank, IdentityHeader, IssuerName, NamespaceToken, PathPattern,
-    PathPatternError, Rank, Requirements, Route, SegmentRank, TargetNamespace,
+    PathPatternError, Rank, Requirements, Route, SegmentRank, StreamEnds, TargetNamespace,
 };
 pub use schema::schema;
 pub use server::{Admin, Log, LogFormat, LogPlace, Server, ServerTls};

@@ -19,6 +19,8 @@ pub struct Facts {
     pub subject: Option<String>,
     /// `sid`: the session that it belongs to.
     pub session: Option<String>,
+    /// `jti`.
+    pub id: Option<String>,
 }
 
 /// Why the claims of a token with a good signature are refused.
@@ -61,8 +63,9 @@ impl Facts {
             _ => return Err(ClaimError::Unusable("sub")),
         };
         let expires = date(claims, "exp")?.ok_or(ClaimError::Unusable("exp"))?;
-        let session = claims.get("sid").and_then(Value::as_str).map(str::to_owned);
-        Ok(Self { expires, not_before: date(claims, "nbf")?, issued: date(claims, "iat")?, subject, session })
+        let text = |name| claims.get(name).and_then(Value::as_str).map(str::to_owned);
+        let (not_before, issued) = (date(claims, "nbf")?, date(claims, "iat")?);
+        Ok(Self { expires, not_before, issued, subject, session: text("sid"), id: text("jti") })
     }
 }
 
@@ -137,6 +140,7 @@ impl Identity {
         Some(Self {
             issuer: Arc::clone(issuer),
             subject: claims.get("sub")?.as_str()?.to_owned(),
+            epoch: 0,
             authorized_party: claims.get("azp").and_then(Value::as_str).map(str::to_owned),
             username: text(&issuer.username_claim),
             email: text(&issuer.email_claim).filter(|email| !email.is_empty()),
@@ -150,7 +154,8 @@ impl Identity {
     }
 }
 
-fn find<'a>(claims: &'a Map<String, Value>, path: &ClaimPath) -> Option<&'a Value> {
+/// The member at a path.
+pub fn find<'a>(claims: &'a Map<String, Value>, path: &ClaimPath) -> Option<&'a Value> {
     let (first, rest) = path.parts().split_first()?;
     rest.iter().try_fold(claims.get(first)?, |value, part| value.as_object()?.get(part))
 }

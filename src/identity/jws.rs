@@ -45,8 +45,8 @@ pub enum Malformed {
     /// `crit` or `b64` asks for something that is not understood (RFC 7515 §4.1.11, RFC 7797).
     #[error("the token's header has `crit` or `b64`")]
     Critical,
-    /// `typ` is not that of an access token (RFC 9068 §2.1), or `cty` says that another token is inside.
-    #[error("the token's `typ` is not that of an access token")]
+    /// `typ` is that of another kind of token (RFC 9068 §2.1), or `cty` says that another token is inside.
+    #[error("the token's `typ` is that of another kind of token")]
     Type,
 }
 
@@ -55,6 +55,18 @@ pub enum Malformed {
 /// # Errors
 /// [`Malformed`], for the log.
 pub fn parse(token: &[u8]) -> Result<Jws<'_>, Malformed> {
+    parse_typed(token, |typ| typ.is_none_or(is_access_token_type))
+}
+
+/// Takes a logout token apart (OpenID Connect Back-Channel Logout 1.0 §2.4), which has to say that it is one.
+///
+/// # Errors
+/// [`Malformed`], for the log.
+pub fn parse_logout(token: &[u8]) -> Result<Jws<'_>, Malformed> {
+    parse_typed(token, |typ| typ.is_some_and(is_logout_token_type))
+}
+
+fn parse_typed(token: &[u8], is_type: fn(Option<&str>) -> bool) -> Result<Jws<'_>, Malformed> {
     if token.len() > MAX_BYTES {
         return Err(Malformed::TooLong);
     }
@@ -70,11 +82,16 @@ pub fn parse(token: &[u8]) -> Result<Jws<'_>, Malformed> {
     let header = decode(&token[..first])?;
     let payload = decode(&token[first + 1..second])?;
     let signature = decode(&token[second + 1..])?;
-    let (algorithm, kid) = parse_header(&header)?;
+    let (algorithm, kid) = parse_header(&header, is_type)?;
     Ok(Jws { algorithm, kid, message: &token[..second], payload, signature })
 }
 
-fn parse_header(header: &[u8]) -> Result<(Algorithm, Option<String>), Malformed> {
+/// Whether a token is three parts with dots between them, whatever they hold.
+pub fn has_form(token: &[u8]) -> bool {
+    token.iter().filter(|byte| **byte == b'.').count() == 2
+}
+
+fn parse_header(header: &[u8], is_type: fn(Option<&str>) -> bool) -> Result<(Algorithm, Option<String>), Malformed> {
     let mut header = json::parse_object(header).ok_or(Malformed::Header)?;
     let algorithm = match header.get("alg") {
         Some(Value::String(name)) => Algorithm::from_name(name).ok_or(Malformed::Algorithm)?,
@@ -83,10 +100,12 @@ fn parse_header(header: &[u8]) -> Result<(Algorithm, Option<String>), Malformed>
     if header.contains_key("crit") || header.get("b64").is_some_and(|b64| *b64 != Value::Bool(true)) {
         return Err(Malformed::Critical);
     }
-    match header.get("typ") {
-        None => {}
-        Some(Value::String(typ)) if is_access_token_type(typ) => {}
-        Some(_) => return Err(Malformed::Type),
+    let is_right = match header.get("typ") {
+        None => is_type(None),
+        Some(typ) => typ.as_str().is_some_and(|typ| is_type(Some(typ))),
+    };
+    if !is_right {
+        return Err(Malformed::Type);
     }
     if header.contains_key("cty") {
         return Err(Malformed::Type);
@@ -102,6 +121,10 @@ fn parse_header(header: &[u8]) -> Result<(Algorithm, Option<String>), Malformed>
 /// Media types are compared without case (RFC 2045 §5.1).
 fn is_access_token_type(typ: &str) -> bool {
     ["JWT", "at+jwt", "application/at+jwt"].iter().any(|known| known.eq_ignore_ascii_case(typ))
+}
+
+fn is_logout_token_type(typ: &str) -> bool {
+    ["logout+jwt", "application/logout+jwt"].iter().any(|known| known.eq_ignore_ascii_case(typ))
 }
 
 #[cfg(test)]
@@ -155,6 +178,19 @@ mod tests {
         }
         check(r#"{"alg":"ES256","typ":1}"#, Err(Malformed::Type));
         check(r#"{"alg":"ES256","cty":"JWT"}"#, Err(Malformed::Type));
+    }
+
+    #[test]
+    fn a_logout_token_says_that_it_is_one() {
+        let parse = |header: &str| parse_logout(&token(header)).map(|_| ());
+        for typ in ["logout+jwt", "LOGOUT+jwt", "application/logout+jwt"] {
+            assert_eq!(parse(&format!(r#"{{"alg":"ES256","typ":"{typ}"}}"#)), Ok(()));
+        }
+        for typ in ["JWT", "at+jwt", "secevent+jwt", ""] {
+            assert_eq!(parse(&format!(r#"{{"alg":"ES256","typ":"{typ}"}}"#)), Err(Malformed::Type));
+        }
+        assert_eq!(parse(r#"{"alg":"ES256"}"#), Err(Malformed::Type));
+        assert_eq!(parse(r#"{"alg":"ES256","typ":["logout+jwt"]}"#), Err(Malformed::Type));
     }
 
     #[test]

@@ -1,21 +1,34 @@
 //! Who is calling: from the bytes of a bearer token to verified facts about a user who is still enabled.
 //!
 //! [`Verifier`] finds or makes a [`VerifiedToken`]; [`VerifiedToken::check`] holds it against the time and the keys of this
-//! moment, on every request; [`status`] asks whether its user is still enabled. A **user** is the pair (issuer, `sub`).
+//! moment, on every request; [`Verifier::confirm`] holds it against what is known of its user ([`crate::users`]), and against the
+//! issuer's last answer ([`status`]). The control plane asks the issuer about each token in use before its answer is too old
+//! (`calls`), under a [`ceiling`]. A **user** is the pair (issuer, `sub`).
 
+mod admit;
+mod ask;
 pub mod cache;
+mod calls;
+pub mod ceiling;
 pub mod claims;
+mod fair;
+mod in_use;
 pub mod json;
 pub mod jws;
+pub mod link;
+pub mod opaque;
 pub mod own;
+pub mod source;
 pub mod status;
+mod succession;
 pub mod verifier;
 
 #[cfg(test)]
 mod tests;
 
 pub use cache::{LocalCache, TokenCache};
-pub use verifier::{TokenError, VerifiedToken, Verifier};
+pub use link::{Hint, Link, Links, SignInQuestion, SignInReply, WatchEnd};
+pub use verifier::{Shared, TokenError, VerifiedToken, Verifier};
 
 use crate::config;
 use crate::token_service::CredentialCache;
@@ -29,6 +42,8 @@ pub struct Identity {
     pub issuer: Arc<config::Issuer>,
     /// `sub`.
     pub subject: String,
+    /// The user's block epoch when this was said: what was made for a caller before a block is not found after it.
+    pub epoch: u64,
     /// The client that the token was issued to (`azp`).
     pub authorized_party: Option<String>,
     /// From the issuer's `username_claim`.
@@ -62,6 +77,7 @@ impl Identity {
     pub fn is_same_user_as(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.issuer, &other.issuer)
             && self.subject == other.subject
+            && self.epoch == other.epoch
             && self.username == other.username
             && self.email == other.email
             && self.namespace == other.namespace

@@ -1,12 +1,14 @@
 //! Postern's own tokens as tokens that come in: issuer `self` of a route. Only those minted for `token_service.audience` pass, so
 //! that no upstream can use against Postern, or through it, what it was given.
 
-use super::Identity;
+use super::link::Links;
+use super::source::Source;
 use super::status::StatusError;
-use super::verifier::{Source, TokenError, VerifiedToken, Verifier};
+use super::verifier::{TokenError, VerifiedToken, Verifier};
+use super::{Identity, json, jws};
 use crate::base::clock::{Clock, Now};
 use crate::config::{self, Algorithm, ClaimPath, KeyPolicy, UserStatus};
-use crate::issuer::{Issuer, JwksError};
+use crate::issuer::{Issuer, JwksError, KeyLookup};
 use crate::token_service::TokenService;
 use crate::token_service::publish::Document;
 use serde_json::{Map, Value};
@@ -20,10 +22,10 @@ pub const OWN: &str = "self";
 ///
 /// # Errors
 /// The published keys are no key set that can be read, which would be a bug in one of the two.
-pub(super) fn source(service: &TokenService, clock: Clock) -> Result<Source, JwksError> {
+pub(super) fn source(service: &TokenService, clock: Clock, links: &Links) -> Result<Source, JwksError> {
     let keys = service.document(Document::Keys);
     let issuer = Issuer::offline(Arc::new(config(service.config())), clock, &String::from_utf8_lossy(&keys))?;
-    Ok(Source::new(Arc::new(issuer)))
+    Ok(Source::new(Arc::new(issuer), links))
 }
 
 /// Our own tokens are as [`crate::token_service::mint`] makes them.
@@ -62,25 +64,43 @@ impl Verifier {
     }
 
     /// The caller of an own token: a user of the issuer that `orig_iss` names.
-    pub(super) fn own_identity(&self, claims: &Map<String, Value>) -> Result<(Identity, Arc<Source>), TokenError> {
+    pub(super) fn own_identity(&self, claims: &Map<String, Value>) -> Result<Arc<Identity>, TokenError> {
         let url = claims.get("orig_iss").and_then(Value::as_str).ok_or(TokenError::Issuer)?;
         let original = self.source(url).ok_or(TokenError::Issuer)?;
         let identity = Identity::read(claims, self.own.issuer.config(), &[]).ok_or(TokenError::Payload)?;
         let issuer = Arc::clone(original.issuer.config());
-        Ok((Identity { issuer, ..identity }, Arc::clone(original)))
+        let epoch = self.users.epoch(&issuer.name, &identity.subject);
+        Ok(Arc::new(Identity { issuer, epoch, ..identity }))
+    }
+
+    /// The claims of a token that Postern minted for whomever, if a published key signed it and it lives.
+    pub fn minted(&self, token: &[u8], now: Now) -> Option<Map<String, Value>> {
+        let jws = jws::parse(token).ok()?;
+        let KeyLookup::Key(key) = self.own.issuer.key_now(jws.kid.as_deref(), jws.algorithm)? else {
+            return None;
+        };
+        if !key.verify(jws.algorithm, jws.message, &jws.signature) {
+            return None;
+        }
+        let claims = json::parse_object(&jws.payload)?;
+        let date = |name: &str| claims.get(name).and_then(Value::as_i64);
+        let is_own = claims.get("iss").and_then(Value::as_str) == Some(&self.own.issuer.config().url);
+        let lives = date("nbf")? <= now.unix_seconds() && now.unix_seconds() < date("exp")?;
+        (is_own && lives).then_some(claims)
     }
 
     /// An own token cannot be introspected at the user's issuer. It passes while the same user is known to be active by another token
     /// within the bound, and still has what this token says.
     pub(super) fn confirm_own(&self, token: &VerifiedToken, now: Now) -> Result<Arc<Identity>, StatusError> {
-        let stated = token.stated.clone().ok_or(StatusError::Unknown)?;
+        let stated = token.stated.load_full().ok_or(StatusError::Unknown)?;
         let Some(settings) = stated.issuer.user_status.introspection() else {
             return Ok(stated);
         };
-        let user = token.user.get().ok_or(StatusError::Unknown)?;
+        let user = token.status.user.get().ok_or(StatusError::Unknown)?;
         let known = user.active_within(settings.bound, now).ok_or(StatusError::Unknown)?;
         let holds = |now: &[String], then: &[String]| then.iter().all(|name| now.contains(name));
-        let is_current = known.identity.namespace == stated.namespace
+        let is_current = known.identity.epoch == stated.epoch
+            && known.identity.namespace == stated.namespace
             && holds(&known.identity.roles, &stated.roles)
             && holds(&known.identity.groups, &stated.groups);
         if is_current { Ok(stated) } else { Err(StatusError::Inactive) }

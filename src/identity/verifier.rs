@@ -2,62 +2,75 @@
 
 use super::cache::{LocalCache, Sharded, TokenCache};
 use super::claims::{ClaimError, Facts};
-use super::status::{Standing, UserRecord};
+use super::link::Links;
+use super::opaque::Strangers;
+use super::source::Source;
+use super::status::{Status, UserRecord};
+use super::succession::Former;
 use super::{Identity, json, jws, own};
 use crate::base::clock::{Clock, Now};
 use crate::config::ClaimPath;
 use crate::issuer::{Issuer, JwksError, KeyLookup, VerifyingKey};
 use crate::token_service::TokenService;
+use crate::users::Users;
 use arc_swap::ArcSwapOption;
 use serde_json::{Map, Value};
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Weak};
 use tokio::runtime::Handle;
-use tokio::sync::Notify;
 use zeroize::Zeroizing;
 
 /// Verifies tokens of all configured issuers, and remembers them.
 #[derive(Debug)]
 pub struct Verifier {
-    sources: Vec<Arc<Source>>,
+    pub(super) sources: Vec<Arc<Source>>,
     /// Postern itself.
     pub(super) own: Arc<Source>,
-    asked: Vec<ClaimPath>,
+    pub(super) asked: Vec<ClaimPath>,
     pub(super) clock: Clock,
     /// Where calls to issuers run.
     pub(super) control: Handle,
     cache: TokenCache,
     /// Identities in use, so that all tokens of a user share one, and with it its credentials.
     identities: Sharded<u64, Weak<Identity>>,
-    pub(super) users: Sharded<(String, String), Arc<UserRecord>>,
+    pub(super) users: Arc<Users>,
+    pub(super) records: Sharded<(String, String), Arc<UserRecord>>,
+    pub(super) strangers: Arc<Strangers>,
     pub(super) hasher: RandomState,
     pub(super) counts: super::status::Counts,
+    /// Answers by which a token ended.
+    pub(super) refusals: AtomicU64,
+    /// When it was made, in milliseconds of the monotonic clock.
+    pub(super) began_ms: u64,
+    pub(super) former: Former,
     pub(super) assumed: Option<super::status::Assumed>,
 }
 
-/// An issuer, and how asking it about users goes.
-pub struct Source {
-    /// The issuer.
-    pub issuer: Arc<Issuer>,
-    /// When a question last failed, in milliseconds of the monotonic clock; 0 once one was answered.
-    pub(super) failed_ms: AtomicU64,
+/// What a verifier shares with those before and after it.
+#[derive(Debug, Clone)]
+pub struct Shared {
+    /// What is known against users.
+    pub users: Arc<Users>,
+    /// The ways to those who watch issuers.
+    pub links: Arc<Links>,
+    /// The time.
+    pub clock: Clock,
+    /// The runtime that calls to issuers run on, so that a request that gives up cancels none.
+    pub control: Handle,
 }
 
 /// A token whose signature, issuer, audience and type were found good. Time, key and user are checked on every use.
 pub struct VerifiedToken {
-    bytes: Zeroizing<Box<[u8]>>,
+    pub(super) bytes: Zeroizing<Box<[u8]>>,
     pub(super) source: Arc<Source>,
-    key: Arc<VerifyingKey>,
+    /// What signed it; nothing did where only the issuer's word counts.
+    pub(super) key: Option<Arc<VerifyingKey>>,
     pub(super) facts: Facts,
     /// Who the token itself says the caller is; a lightweight token does not say.
-    pub(super) stated: Option<Arc<Identity>>,
-    /// The last answer about its user.
-    pub(super) standing: ArcSwapOption<Standing>,
-    pub(super) is_asking: AtomicBool,
-    pub(super) answered: Notify,
-    pub(super) user: OnceLock<Arc<UserRecord>>,
+    pub(super) stated: ArcSwapOption<Identity>,
+    pub(super) status: Status,
 }
 
 /// Why a token is refused, or cannot be judged. The log gets this; the client gets only its class.
@@ -104,6 +117,12 @@ pub enum TokenError {
     /// The issuer no longer publishes the key that signed it.
     #[error("the key that signed the token was withdrawn")]
     KeyWithdrawn,
+    /// The issuer does not know the token, or says that it is no longer good.
+    #[error("the issuer says that the token is not active")]
+    NotActive,
+    /// Only the issuer can say what the token is, and it did not in time.
+    #[error("the issuer did not say what the token is")]
+    Unknown,
     /// The issuer's keys are not known, or too old.
     #[error("the keys of issuer `{issuer}` are not available")]
     KeysUnavailable {
@@ -114,8 +133,7 @@ pub enum TokenError {
 
 impl Verifier {
     /// A verifier for `issuers`, and for the tokens of `own`, which reads the claims that routes ask about and keeps at most `capacity` tokens.
-    ///
-    /// `control` is the runtime that calls to issuers run on, so that a request that gives up cancels none.
+    /// [`Verifier::tasks`] are to be run for it.
     ///
     /// # Errors
     /// The keys that `own` publishes cannot be read back.
@@ -123,21 +141,26 @@ impl Verifier {
         issuers: Vec<Arc<Issuer>>,
         asked: Vec<ClaimPath>,
         own: &TokenService,
-        clock: Clock,
-        control: Handle,
+        shared: Shared,
         capacity: usize,
     ) -> Result<Self, JwksError> {
+        let Shared { users, links, clock, control } = shared;
         Ok(Self {
-            own: Arc::new(own::source(own, clock.clone())?),
-            sources: issuers.into_iter().map(|issuer| Arc::new(Source::new(issuer))).collect(),
+            own: Arc::new(own::source(own, clock.clone(), &links)?),
+            sources: issuers.into_iter().map(|issuer| Arc::new(Source::new(issuer, &links))).collect(),
             asked,
+            began_ms: clock.now().monotonic_ms,
+            former: Former::default(),
             clock,
             control,
             cache: TokenCache::new(capacity),
             identities: Sharded::default(),
-            users: Sharded::default(),
+            users,
+            records: Sharded::default(),
+            strangers: Arc::default(),
             hasher: RandomState::new(),
             counts: super::status::Counts::default(),
+            refusals: AtomicU64::new(0),
             assumed: None,
         })
     }
@@ -163,10 +186,16 @@ impl Verifier {
         let known = local.get(hash, token);
         let verified = match known {
             Some(known) => known,
+            // An opaque token is known by another hash.
+            None if !jws::has_form(token) => return Err(jws::Malformed::Parts.into()),
             None => {
                 let verified = match self.cache.get(hash, token) {
                     Some(known) => known,
-                    None => self.cache.insert(hash, Arc::new(self.first_sight(token).await?), now),
+                    None => {
+                        let verified = self.cache.insert(hash, Arc::new(self.first_sight(token).await?), now);
+                        self.take_over(&verified, now);
+                        verified
+                    }
                 };
                 local.insert(hash, Arc::clone(&verified));
                 verified
@@ -178,7 +207,7 @@ impl Verifier {
 
     /// Whether the token is among the verified ones.
     pub fn is_known(&self, local: &LocalCache, token: &[u8]) -> bool {
-        let hash = self.cache.hash(token);
+        let hash = if jws::has_form(token) { self.cache.hash(token) } else { self.opaque_hash(token) };
         local.get(hash, token).is_some() || self.cache.get(hash, token).is_some()
     }
 
@@ -202,26 +231,15 @@ impl Verifier {
             return Err(TokenError::Signature);
         }
         let facts = Facts::read(&claims, issuer.config())?;
-        let (stated, whose) = if is_own {
-            let (identity, original) = self.own_identity(&claims)?;
-            (Some(Arc::new(identity)), original)
-        } else {
-            (self.identity(&claims, issuer), Arc::clone(source))
-        };
-        let user = OnceLock::new();
-        if let Some(subject) = &facts.subject {
-            let _ = user.set(self.user(&whose.issuer, subject));
-        }
+        let stated = if is_own { Some(self.own_identity(&claims)?) } else { self.identity(&claims, issuer) };
+        let user = stated.as_ref().map(|stated| self.user(&stated.issuer.name, &stated.subject));
         Ok(VerifiedToken {
             bytes: Zeroizing::new(token.into()),
             source: Arc::clone(source),
-            key,
-            stated,
+            key: Some(key),
+            stated: ArcSwapOption::from(stated),
             facts,
-            standing: ArcSwapOption::empty(),
-            is_asking: AtomicBool::new(false),
-            answered: Notify::new(),
-            user,
+            status: user.map(Status::of).unwrap_or_default(),
         })
     }
 
@@ -232,17 +250,23 @@ impl Verifier {
 
     /// The one identity in use that says what `claims` say, or a new one.
     pub(super) fn identity(&self, claims: &Map<String, Value>, issuer: &Issuer) -> Option<Arc<Identity>> {
-        let identity = Identity::read(claims, issuer.config(), &self.asked)?;
+        let mut identity = Identity::read(claims, issuer.config(), &self.asked)?;
+        identity.epoch = self.users.epoch(&identity.issuer.name, &identity.subject);
+        Some(self.shared(identity))
+    }
+
+    /// The one identity in use that says the same, or this.
+    pub(super) fn shared(&self, identity: Identity) -> Arc<Identity> {
         let hash = self.hasher.hash_one((&identity.issuer.name, &identity.subject, &identity.authorized_party));
         let mut shard = self.identities.shard(hash);
         if let Some(known) = shard.get(&hash).and_then(Weak::upgrade)
             && known.says_the_same(&identity)
         {
-            return Some(known);
+            return known;
         }
         let identity = Arc::new(identity);
         shard.insert(hash, Arc::downgrade(&identity));
-        Some(identity)
+        identity
     }
 
     /// Forgets what nobody uses any more. Called now and then by the control plane.
@@ -253,12 +277,17 @@ impl Verifier {
             shard.retain(|_, identity| identity.strong_count() > 0);
         }
         self.sweep_users(now);
+        self.strangers.sweep(now);
+        self.sweep_former(now);
     }
 }
 
-impl Source {
-    pub(super) fn new(issuer: Arc<Issuer>) -> Self {
-        Self { issuer, failed_ms: AtomicU64::new(0) }
+impl Drop for Verifier {
+    fn drop(&mut self) {
+        // Tokens in use know their issuer, which knows them.
+        for asking in self.sources.iter().filter_map(|source| source.status.as_ref()) {
+            asking.calls().clear();
+        }
     }
 }
 
@@ -286,13 +315,17 @@ impl VerifiedToken {
                 return Err(TokenError::TooOld);
             }
         }
-        if self.key.is_retired() {
+        if self.is_key_retired() {
             return Err(TokenError::KeyWithdrawn);
         }
-        if !self.source.issuer.is_fresh(now) {
+        if self.key.is_some() && !self.source.issuer.is_fresh(now) {
             return Err(TokenError::KeysUnavailable { issuer: config.name.clone() });
         }
         Ok(())
+    }
+
+    pub(super) fn is_key_retired(&self) -> bool {
+        self.key.as_ref().is_some_and(|key| key.is_retired())
     }
 
     /// Whether this is the same token, byte for byte.
@@ -309,15 +342,14 @@ impl VerifiedToken {
         &self.source.issuer
     }
 
+    /// `sub`, where the token itself says it, so that an answer need not.
+    pub(super) fn stated_subject(&self) -> Option<&str> {
+        self.subject().filter(|_| self.key.is_some())
+    }
+
     /// `sub`, where the token says it.
     pub fn subject(&self) -> Option<&str> {
         self.facts.subject.as_deref()
-    }
-}
-
-impl fmt::Debug for Source {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Source").field("issuer", &self.issuer.config().name).finish_non_exhaustive()
     }
 }
 

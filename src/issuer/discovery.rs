@@ -40,7 +40,7 @@ pub(super) struct Discovery {
 /// The members that matter (OpenID Connect Discovery §3, RFC 8414 §2).
 #[derive(Debug, Deserialize)]
 pub(super) struct Document {
-    issuer: String,
+    pub(super) issuer: String,
     jwks_uri: String,
     introspection_endpoint: Option<String>,
 }

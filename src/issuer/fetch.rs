@@ -1,6 +1,6 @@
 //! One fetch of an issuer's keys: its discovery document, then its JWK Set.
 
-use crate::base::http_client::{HttpError, shown};
+use crate::base::http_client::{HttpError, not_json, shown};
 use crate::issuer::Issuer;
 use crate::issuer::discovery::{DiscoveryError, Document};
 use crate::issuer::jwk::{Jwks, JwksError, parse_jwks};
@@ -21,6 +21,26 @@ pub enum FetchError {
 }
 
 impl Issuer {
+    /// Fetches the keys once and learns the endpoints, for one who only looks. A gateway has [`Self::run`].
+    ///
+    /// # Errors
+    /// No usable keys.
+    pub async fn look(&self) -> Result<Jwks, FetchError> {
+        self.fetch(true).await
+    }
+
+    /// Who the discovery document says the issuer is when it is asked for under another `Host`.
+    ///
+    /// # Errors
+    /// No such document.
+    pub async fn name_under(&self, host: &'static str) -> Result<String, FetchError> {
+        let remote = self.remote.as_ref().ok_or(FetchError::Offline)?;
+        let url = remote.discovery.document();
+        let body = remote.http.get_as_host(url, host).await?;
+        let document: Document = serde_json::from_slice(&body).map_err(|error| not_json(url, &error))?;
+        Ok(document.issuer)
+    }
+
     /// Fetches the keys; `with_discovery` or where none was read yet, the discovery document first.
     pub(super) async fn fetch(&self, with_discovery: bool) -> Result<Jwks, FetchError> {
         let remote = self.remote.as_ref().ok_or(FetchError::Offline)?;

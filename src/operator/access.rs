@@ -72,7 +72,7 @@ impl Caller {
         let (Some(header), None) = (given.next(), given.next()) else { return Err(AccessError::NoToken) };
         let token = header.to_str().ok().and_then(|text| text.strip_prefix("Bearer ")).ok_or(AccessError::NoToken)?;
         let verified = verifier.verify(&LocalCache::default(), token.as_bytes(), now).await?;
-        let identity = verifier.confirm(&verified, now).await?;
+        let identity = verifier.confirm_operator(&verified, now).await?;
         let is_operator = verified.issuer().config().name == wanted.issuer
             && identity.roles.iter().any(|role| role == wanted.role)
             && has_audience(token, wanted.audience);

@@ -4,20 +4,24 @@ use super::reject::Rejection;
 use super::strip::Presented;
 use crate::base::clock::Now;
 use crate::config::{IssuerName, Route};
+use crate::identity::opaque::is_opaque;
 use crate::identity::own::OWN;
 use crate::identity::{LocalCache, TokenError, VerifiedToken, Verifier};
 use crate::telemetry::reason::Reason;
+use std::net::IpAddr;
 use std::sync::Arc;
 
-/// Verifies the token of a request. Waits only where the token names a key that is not known yet.
+/// Verifies the token of a request. Waits only where the token names a key that is not known yet, or where it is opaque and only its
+/// issuer can say what it is.
 ///
 /// # Errors
 /// [`Rejection`] with 401, 400 for a malformed header, 503 while the issuer's keys are unavailable.
 pub async fn authenticate(
-    verifier: &Verifier,
+    verifier: &Arc<Verifier>,
     tokens: &LocalCache,
     presented: &Presented,
     route: &Route,
+    client: IpAddr,
     now: Now,
 ) -> Result<Arc<VerifiedToken>, Rejection> {
     let header = match presented {
@@ -32,6 +36,10 @@ pub async fn authenticate(
         Err(TokenError::Malformed(error)) if !is_token68(token) => {
             return Err(Rejection::because(Reason::MalformedAuthorization, error));
         }
+        Err(TokenError::Malformed(error)) => match opaque_issuer(route).filter(|_| is_opaque(token)) {
+            Some(issuer) => verifier.verify_opaque(tokens, token, issuer, client, now).await?,
+            None => return Err(TokenError::Malformed(error).into()),
+        },
         Err(error) => return Err(error.into()),
     };
     let is_accepted = |name: &IssuerName| {
@@ -42,6 +50,14 @@ pub async fn authenticate(
         accepted == verified.issuer().config().name
     };
     if route.issuers.iter().any(is_accepted) { Ok(verified) } else { Err(Reason::WrongIssuer.into()) }
+}
+
+/// The one issuer of the route that takes tokens that are no JWS.
+fn opaque_issuer(route: &Route) -> Option<&str> {
+    route.issuers.iter().find_map(|name| match name {
+        IssuerName::Configured(issuer) => issuer.opaque.then_some(issuer.name.as_str()),
+        IssuerName::Own => None,
+    })
 }
 
 /// Whether the request shows a token that was verified before. It may have ended since.

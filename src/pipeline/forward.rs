@@ -1,7 +1,7 @@
 //! Stage 7, the only one that sees the body: the request goes to its upstream, the answer comes back as it streams.
 
 use super::record::Record;
-use super::{Pipeline, Rejection, Worker};
+use super::{Context, Pipeline, Rejection, Worker};
 use crate::telemetry::reason::Reason;
 use crate::upstream::{self, Answer, OutgoingRequest, RequestBody};
 use http::header::{CONNECTION, TE, UPGRADE};
@@ -11,6 +11,10 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
 
 /// What a target without a path asks for.
 static ROOT: PathAndQuery = PathAndQuery::from_static("/");
@@ -26,14 +30,14 @@ pub async fn forward(
     record: &mut Record,
 ) -> Result<(), Rejection> {
     let index = record.context.route.ok_or(Reason::NoRoute)?;
-    let (parts, stripped) = (&mut record.request, &mut record.stripped);
     let (route, upstream) = (&pipeline.routes[index], &pipeline.upstreams[index]);
+    let body = request_body(body, record, route.max_body_bytes, pipeline)?;
+    let (parts, stripped) = (&mut record.request, &mut record.stripped);
     let on_upgrade = stripped.upgrade.as_ref().and_then(|_| parts.extensions.remove::<OnUpgrade>());
     if stripped.takes_trailers {
         // The HTTP/1.1 client leaves it out: it concerns one hop.
         stripped.fields.push((TE, HeaderValue::from_static("trailers")));
     }
-    let body = request_body(body, parts.version, route.max_body_bytes, pipeline)?;
     let request = OutgoingRequest {
         method: &parts.method,
         target: parts.uri.path_and_query().unwrap_or(&ROOT),
@@ -42,7 +46,16 @@ pub async fn forward(
         upgrade: stripped.upgrade.as_ref().filter(|_| on_upgrade.is_some()),
     };
     let timeout = route.response_timeout.unwrap_or(upstream.config.response_timeout);
-    let answer = worker.pools.send(upstream, &request, body, &mut parts.headers, timeout).await?;
+    let generation = pipeline.verifier.generation();
+    let answer = {
+        let mut sent = pin!(worker.pools.send(upstream, &request, body, &mut parts.headers, timeout));
+        poll_fn(|cx| match record.open.as_ref().map(|open| open.cut().poll(cx)) {
+            Some(Poll::Ready(reason)) => Poll::Ready(Err(reason.into())),
+            Some(Poll::Pending) | None => sent.as_mut().poll(cx).map_err(Rejection::from),
+        })
+        .await?
+    };
+    may_have(pipeline, &record.context, generation)?;
     // An answer may take long.
     stripped.fields = Vec::new();
     // Only a line in the log says it.
@@ -51,11 +64,13 @@ pub async fn forward(
         Answer::Response { status, body } => (record.status, record.body) = (Some(status), body),
         Answer::Switched(io) => {
             let client = on_upgrade.ok_or(Reason::UpstreamFailed)?;
-            let idle = upstream.config.idle_timeout;
+            let (idle, open) = (upstream.config.idle_timeout, worker.open(pipeline, &record.context));
             tokio::task::spawn_local(async move {
+                // Where nobody had to say who they are, nobody is cut off.
+                let cut = open.as_ref().map(|open| Rc::clone(open.cut())).unwrap_or_default();
                 // A client that is gone by now needs no tunnel.
                 if let Ok(client) = client.await {
-                    upstream::tunnel(TokioIo::new(client), io, idle).await;
+                    upstream::tunnel(TokioIo::new(client), io, idle, &cut).await;
                 }
             });
             record.status = Some(StatusCode::SWITCHING_PROTOCOLS);
@@ -66,9 +81,20 @@ pub async fn forward(
     Ok(())
 }
 
+/// Whether an answer is for the caller still, if something became known while it was waited for.
+fn may_have(pipeline: &Pipeline, context: &Context, generation: u64) -> Result<(), Rejection> {
+    match &context.token {
+        Some(token) if pipeline.verifier.generation() != generation => {
+            Ok(pipeline.verifier.may_go_on(token, pipeline.clock.now())?)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The body of the request. One that is still coming is listed among what its user has going on.
 fn request_body(
     body: Incoming,
-    version: Version,
+    record: &mut Record,
     max_bytes: Option<u64>,
     pipeline: &Pipeline,
 ) -> Result<RequestBody, Rejection> {
@@ -83,6 +109,7 @@ fn request_body(
     }
     // h2 silently drops pseudo-header fields from trailers, which make a request malformed (RFC 9113 §8.1). Since they cannot be
     // seen, trailers of an HTTP/2 request are refused.
-    let keep_trailer = (version != Version::HTTP_2).then(|| pipeline.keep_trailer.clone());
-    Ok(RequestBody::Incoming { body, max_bytes, keep_trailer })
+    let keep_trailer = (record.request.version != Version::HTTP_2).then(|| pipeline.keep_trailer.clone());
+    let cut = record.list().map(|open| Rc::clone(open.cut())).unwrap_or_default();
+    Ok(RequestBody::Incoming { body, max_bytes, keep_trailer, cut })
 }

@@ -85,6 +85,7 @@ fn namespace_token(
         email: identity.email.as_deref().unwrap_or_default(),
         username: identity.username.as_deref(),
         authorized_party: identity.authorized_party.as_deref(),
+        epoch: identity.epoch,
         roles: &identity.roles,
         groups: &identity.groups,
     };

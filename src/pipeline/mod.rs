@@ -11,6 +11,8 @@ pub mod inject;
 pub mod limit;
 pub mod record;
 pub mod reject;
+mod serve;
+pub mod streams;
 pub mod strip;
 pub mod worker;
 
@@ -20,6 +22,7 @@ pub use worker::Worker;
 
 use crate::base::clock::{Clock, Now};
 use crate::config::{self, Access, ClaimPath, Config, Credential, Route};
+use crate::endpoints::{Endpoints, Site};
 use crate::identity::{Identity, LocalCache, VerifiedToken, Verifier};
 use crate::router::{Router, path};
 use crate::telemetry::metrics::{Metrics, RouteMetrics};
@@ -52,6 +55,10 @@ pub struct Pipeline {
     verifier: Arc<Verifier>,
     token_service: Arc<TokenService>,
     limits: Limits,
+    /// Where Postern answers itself.
+    site: Site,
+    /// What it answers there beside its documents.
+    endpoints: Option<Arc<Endpoints>>,
     /// Folded names that only Postern may send, of all routes: a header that one route adds must not come from a client on another.
     identity_headers: HashSet<String>,
     /// What may pass as a trailer: what may pass in the head, but for headers that carry a secret on some route.
@@ -178,6 +185,8 @@ impl Pipeline {
             no_route: metrics.route(""),
             routes: config.routes.clone(),
             verifier,
+            site: Site::new(&token_service.config().issuer),
+            endpoints: None,
             token_service,
             limits: Limits::new(&config.limits, former.map(|former| &former.limits)),
             keep_trailer: KeepTrailer::new(move |name| !forbidden::is_forbidden(name.as_str(), &forbidden_trailers)),
@@ -185,6 +194,17 @@ impl Pipeline {
             realm: HeaderValue::from_static("Bearer realm=\"postern\""),
             clock,
         })
+    }
+
+    /// The same pipeline with endpoints of Postern's own.
+    #[must_use]
+    pub fn with_endpoints(self, endpoints: Arc<Endpoints>) -> Self {
+        Self { endpoints: Some(endpoints), ..self }
+    }
+
+    /// Postern's own endpoints, if there are any.
+    pub fn endpoints(&self) -> Option<&Arc<Endpoints>> {
+        self.endpoints.as_ref()
     }
 
     /// The claims that the routes of a configuration ask about.
@@ -224,7 +244,7 @@ impl Pipeline {
             }
             let count = |refused: &Rejection| self.limits.refused(client, refused.reason, now);
             context.stage = Stage::Authenticate;
-            let token = authenticate(&self.verifier, tokens, &stripped.authorization, route, now).await;
+            let token = authenticate(&self.verifier, tokens, &stripped.authorization, route, client, now).await;
             let token = context.token.insert(token.inspect_err(count)?);
             context.stage = Stage::UserStatus;
             let identity = self.verifier.confirm(token, now).await.map_err(Rejection::from).inspect_err(count)?;

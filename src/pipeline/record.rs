@@ -1,10 +1,11 @@
 //! What a request leaves behind: one access line and a few counters, when its answer ends.
 
+use super::streams::Open;
 use super::worker::InForce;
 use super::{Connection, Context, Stripped, Worker};
 use crate::telemetry::access_log::Line;
 use crate::telemetry::reason::Reason;
-use crate::upstream::Body;
+use crate::upstream::{Body, BodyError};
 use bytes::Bytes;
 use http::request::Parts;
 use http::{Method, Response, StatusCode};
@@ -26,8 +27,10 @@ pub struct Record {
     pub(super) stripped: Stripped,
     /// Of the answer; none if the client was gone before there was one.
     pub status: Option<StatusCode>,
-    /// The rest of the answer.
+    /// The rest of the answer, unless it is a stream.
     pub(super) body: Body,
+    /// The stream that this is, from the moment that it turns out to be one.
+    pub open: Option<Open>,
     /// Why it was refused.
     pub reason: Option<Reason>,
     /// When the head of the upstream's answer was there, by the monotonic clock.
@@ -47,6 +50,7 @@ impl Record {
             stripped: Stripped::default(),
             status: None,
             body: Body::Empty,
+            open: None,
             reason: None,
             answered_us: None,
             bytes_sent: 0,
@@ -58,6 +62,43 @@ impl Record {
     pub(super) fn put(&mut self, answer: Response<Body>) {
         let (head, body) = answer.into_parts();
         (self.status, self.request.headers, self.body) = (Some(head.status), head.headers, body);
+    }
+
+    /// Lists this as a stream of its user, who may be cut off from now on. Nothing to do for a route without users.
+    pub(super) fn list(&mut self) -> Option<&Open> {
+        if self.open.is_none() {
+            self.open = self.worker.open(&self.pipeline, &self.context);
+            if let Some(open) = &self.open {
+                open.keep(std::mem::take(&mut self.body));
+            }
+        }
+        self.open.as_ref()
+    }
+
+    fn poll_frame(&mut self, cx: &mut TaskContext<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Some(open) = &self.open {
+            return open.poll_frame(cx);
+        }
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        let is_stream = match &polled {
+            Poll::Pending => true,
+            // The first may be all that there is.
+            Poll::Ready(Some(Ok(_))) => self.bytes_sent > 0 && !self.body.is_end_stream(),
+            Poll::Ready(None | Some(Err(_))) => false,
+        };
+        if is_stream && let Some(open) = self.list() {
+            match open.ended() {
+                Some(reason) => return Poll::Ready(Some(Err(BodyError::Cut(reason)))),
+                // Has this task woken.
+                None if polled.is_pending() => return open.poll_frame(cx),
+                None => {}
+            }
+        }
+        polled
+    }
+
+    fn has_ended(&self) -> bool {
+        self.open.as_ref().map_or_else(|| self.body.is_end_stream(), Open::has_ended)
     }
 }
 
@@ -93,6 +134,7 @@ impl Drop for Record {
             upstream_us: self.answered_us.map(since_start),
             bytes_sent: self.bytes_sent,
             complete: self.is_complete || self.request.method == Method::HEAD,
+            ended: self.open.as_ref().filter(|_| !self.is_complete).and_then(Open::ended),
         });
     }
 }
@@ -108,6 +150,12 @@ pub struct Recorded<H> {
 impl<H> Recorded<H> {
     pub(super) fn new(mut record: Box<Record>, held: H) -> Self {
         record.is_complete = record.body.is_end_stream();
+        if record.is_complete {
+            // A request that was listed for its upload has its whole answer.
+            record.open = None;
+        } else if let Some(open) = &record.open {
+            open.keep(std::mem::take(&mut record.body));
+        }
         Self { record, _held: held }
     }
 }
@@ -121,12 +169,12 @@ impl<H: Unpin> http_body::Body for Recorded<H> {
         cx: &mut TaskContext<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let record = &mut *self.record;
-        let polled = Pin::new(&mut record.body).poll_frame(cx);
+        let polled = record.poll_frame(cx);
         match &polled {
             Poll::Ready(Some(Ok(frame))) => {
                 let sent = frame.data_ref().map_or(0, Bytes::len);
                 record.bytes_sent += u64::try_from(sent).unwrap_or(0);
-                record.is_complete = record.body.is_end_stream();
+                record.is_complete = record.has_ended();
             }
             Poll::Ready(None) => record.is_complete = true,
             Poll::Ready(Some(Err(_))) | Poll::Pending => {}
@@ -135,10 +183,10 @@ impl<H: Unpin> http_body::Body for Recorded<H> {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.record.body.is_end_stream()
+        self.record.has_ended()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.record.body.size_hint()
+        self.record.open.as_ref().map_or_else(|| self.record.body.size_hint(), Open::size_hint)
     }
 }

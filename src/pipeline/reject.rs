@@ -111,6 +111,7 @@ impl From<TokenError> for Rejection {
             | TokenError::Key { .. }
             | TokenError::Signature
             | TokenError::KeyWithdrawn
+            | TokenError::NotActive
             | TokenError::Claims(ClaimError::Unusable(_) | ClaimError::Type | ClaimError::Bound) => {
                 Reason::InvalidToken
             }
@@ -118,6 +119,7 @@ impl From<TokenError> for Rejection {
             TokenError::Expired | TokenError::TooOld => Reason::TokenExpired,
             TokenError::NotYetValid => Reason::TokenNotYetValid,
             TokenError::KeysUnavailable { .. } => Reason::KeysUnavailable,
+            TokenError::Unknown => Reason::UserStatusUnknown,
         };
         Self::because(reason, error)
     }
@@ -125,13 +127,17 @@ impl From<TokenError> for Rejection {
 
 impl From<StatusError> for Rejection {
     fn from(error: StatusError) -> Self {
-        let reason = match &error {
-            StatusError::Inactive => Reason::UserInactive,
-            StatusError::Mismatch(ClaimError::Audience) => Reason::WrongAudience,
-            StatusError::Mismatch(_) => Reason::InvalidToken,
-            StatusError::Unknown => Reason::UserStatusUnknown,
-        };
-        Self::because(reason, error)
+        Self::because(of_status(&error), error)
+    }
+}
+
+/// What a client is told whose user or token does not pass.
+pub(super) fn of_status(error: &StatusError) -> Reason {
+    match error {
+        StatusError::Inactive | StatusError::Refused(_) => Reason::UserInactive,
+        StatusError::Mismatch(ClaimError::Audience) => Reason::WrongAudience,
+        StatusError::Mismatch(_) => Reason::InvalidToken,
+        StatusError::Unknown => Reason::UserStatusUnknown,
     }
 }
 
@@ -143,6 +149,7 @@ impl From<SendError> for Rejection {
             SendError::Failed(_) => Reason::UpstreamFailed,
             SendError::RequestBody(RequestBodyError::TooLarge { .. }) => Reason::BodyTooLarge,
             SendError::RequestBody(RequestBodyError::Idle(_)) => Reason::RequestTimeout,
+            SendError::RequestBody(RequestBodyError::Cut(reason)) => *reason,
             SendError::RequestBody(
                 RequestBodyError::Client(_) | RequestBodyError::Length | RequestBodyError::Trailers,
             ) => Reason::MalformedRequest,

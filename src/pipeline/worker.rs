@@ -2,15 +2,16 @@
 
 use super::inject::X_REQUEST_ID;
 use super::record::{Record, Recorded};
-use super::{Connection, Context, Pipeline, Rejection, forward};
+use super::streams::{Open, Streams};
+use super::{Connection, Context, Pipeline, Rejection, forward, serve};
+use crate::config::StreamEnds;
 use crate::identity::LocalCache;
 use crate::telemetry::access_log::AccessLog;
-use crate::token_service::publish::Document;
+use crate::telemetry::metrics::Metrics;
 use crate::upstream::{Body, Pools};
 use arc_swap::{ArcSwap, Cache};
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE};
-use http::{HeaderValue, Method, Request, Response};
+use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
@@ -31,6 +32,8 @@ pub struct Worker {
     pub tokens: LocalCache,
     /// Connections to upstreams.
     pub pools: Pools,
+    /// What users have going on.
+    streams: Rc<Streams>,
     /// Access lines.
     pub log: AccessLog,
     ids: Ids,
@@ -38,13 +41,14 @@ pub struct Worker {
 
 impl Worker {
     /// A worker that answers with whatever pipeline is in force.
-    pub fn new(pipeline: Arc<ArcSwap<Pipeline>>, log: AccessLog) -> Self {
+    pub fn new(pipeline: Arc<ArcSwap<Pipeline>>, log: AccessLog, metrics: &Metrics) -> Self {
         let current = Rc::new(pipeline.load_full());
         Self {
             pipeline: RefCell::new(Cache::new(pipeline)),
             current: RefCell::new(current),
             tokens: LocalCache::default(),
             pools: Pools::new(),
+            streams: Streams::new(metrics),
             log,
             ids: Ids::new(),
         }
@@ -62,9 +66,12 @@ impl Worker {
         let pipeline = self.pipeline();
         let mut record = Record::new(Rc::clone(&self), Rc::clone(&pipeline), connection, parts);
         async move {
-            if let Some(document) = published(&pipeline, &record.request.method, record.request.uri.path()) {
-                record.put(document);
-            } else if let Err(rejection) = self.pass(&pipeline, body, &mut record).await {
+            let passed = match serve::served(&pipeline, &record.request.method, record.request.uri.path()) {
+                // Boxed, so that the usual request does not carry the room for this.
+                Some(served) => Box::pin(serve::serve(&pipeline, served, body, &mut record)).await,
+                None => self.pass(&pipeline, body, &mut record).await,
+            };
+            if let Err(rejection) = passed {
                 let refusal = refuse(&pipeline, rejection, &mut record);
                 record.put(refusal);
             }
@@ -100,6 +107,19 @@ impl Worker {
         Context::new(pipeline.clock.now(), connection, request_id, traceparent)
     }
 
+    /// Lists a stream of the caller; none where nobody had to say who they are.
+    pub(super) fn open(&self, pipeline: &Pipeline, context: &Context) -> Option<Open> {
+        let (token, route) = (context.token.as_ref()?, &pipeline.routes[context.route?]);
+        let ends_with_token = route.stream_ends == StreamEnds::Token;
+        Some(self.streams.open(&pipeline.verifier, token, ends_with_token, pipeline.clock.now()))
+    }
+
+    /// Ends what users have going on who are out. Called on every tick.
+    pub fn judge_streams(&self) {
+        let pipeline = self.pipeline();
+        self.streams.sweep(&pipeline.verifier, pipeline.clock.now());
+    }
+
     /// Lets go of what is no longer needed. Called twice a second.
     pub fn sweep(&self) {
         self.log.flush();
@@ -111,6 +131,8 @@ impl Worker {
 
 fn refuse(pipeline: &Pipeline, rejection: Rejection, record: &mut Record) -> Response<Body> {
     record.reason = Some(rejection.reason);
+    // What is said now is for whoever was cut off.
+    record.open = None;
     let request_id = record.context.request_id.to_str().unwrap_or_default();
     if let Some(cause) = &rejection.cause {
         let reason = rejection.reason.code();
@@ -118,19 +140,6 @@ fn refuse(pipeline: &Pipeline, rejection: Rejection, record: &mut Record) -> Res
         tracing::debug!(request_id, reason, error, "request refused");
     }
     rejection.into_response(request_id, &pipeline.realm)
-}
-
-/// The documents that Postern serves about itself; for everybody, like the keys of any issuer.
-fn published(pipeline: &Pipeline, method: &Method, path: &str) -> Option<Response<Body>> {
-    let document = Document::at(&pipeline.token_service.config().issuer, path)?;
-    if method != Method::GET && method != Method::HEAD {
-        return None;
-    }
-    let mut response = Response::new(Body::full(pipeline.token_service.document(document)));
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    // A new key is published an hour before it signs.
-    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("public, max-age=300"));
-    Some(response)
 }
 
 /// Ids that are unique, not secret: a counter's bits, mixed (splitmix64), from a random start.

@@ -44,6 +44,8 @@ pub struct Line<'a> {
     pub bytes_sent: u64,
     /// False if the answer was cut off.
     pub complete: bool,
+    /// Why Postern cut it off.
+    pub ended: Option<Reason>,
 }
 
 /// Where the lines of one worker go.
@@ -208,7 +210,13 @@ impl Line<'_> {
             write!(out, ",\"upstream_us\":{us}")?;
         }
         write!(out, ",\"bytes_sent\":{}", self.bytes_sent)?;
-        out.push_str(if self.complete { "}\n" } else { ",\"complete\":false}\n" });
+        if !self.complete {
+            out.push_str(",\"complete\":false");
+        }
+        if let Some(reason) = self.ended {
+            write!(out, ",\"ended\":\"{}\"", reason.code())?;
+        }
+        out.push_str("}\n");
         Ok(())
     }
 }
@@ -272,6 +280,7 @@ mod tests {
             upstream_us: None,
             bytes_sent: 10,
             complete: true,
+            ended: None,
         }
     }
 

@@ -24,10 +24,17 @@ pub struct Metrics {
     pub connections_refused: Counter,
     /// `postern_access_lines_dropped_total`: the writer could not keep up.
     pub access_lines_dropped: Counter,
+    /// `postern_user_block_delay_seconds`: from the moment an issuer knew to the decision, where an event told it.
+    pub user_block_delay: Histogram,
+    decisions: Family<DecisionLabels, Counter>,
     /// `postern_config_reloads_total` by outcome.
     pub reloads: Family<OutcomeLabel, Counter>,
     /// `postern_key_maintenance_failures_total`: signing keys that could not be read or rotated.
     pub key_maintenance_failures: Counter,
+    /// `postern_streams_total`: uploads, answers that did not come at once, and upgraded connections, of users.
+    pub streams: Counter,
+    /// `postern_streams_ended_total`: those that were ended because of their user or token.
+    pub streams_ended: Family<CauseLabel, Counter>,
 }
 
 /// The handles of one route.
@@ -57,11 +64,24 @@ struct RouteLabel {
     route: String,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DecisionLabels {
+    kind: &'static str,
+    cause: &'static str,
+}
+
 /// `outcome` of something that can fail.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct OutcomeLabel {
     /// `ok` or `failed`.
     pub outcome: &'static str,
+}
+
+/// `cause` of something that Postern did by itself.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct CauseLabel {
+    /// One of a few words.
+    pub cause: &'static str,
 }
 
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
@@ -78,8 +98,12 @@ impl Metrics {
             connections: Gauge::default(),
             connections_refused: Counter::default(),
             access_lines_dropped: Counter::default(),
+            user_block_delay: Histogram::default(),
+            decisions: Family::default(),
             reloads: Family::default(),
             key_maintenance_failures: Counter::default(),
+            streams: Counter::default(),
+            streams_ended: Family::default(),
         };
         registry.register("requests", "Requests answered, by route and class of status", metrics.requests.clone());
         registry.register("refusals", "Requests refused, by route and reason", metrics.refusals.clone());
@@ -100,12 +124,23 @@ impl Metrics {
             "Access log lines lost because the writer could not keep up",
             metrics.access_lines_dropped.clone(),
         );
+        registry.register_with_unit(
+            "user_block_delay",
+            "From the moment an issuer knew that a user is out to the decision, where an event told it",
+            Unit::Seconds,
+            metrics.user_block_delay.clone(),
+        );
+        registry.register("user_decisions", "Changes of what is known against users", metrics.decisions.clone());
         registry.register("config_reloads", "Times that the configuration was read again", metrics.reloads.clone());
         registry.register(
             "key_maintenance_failures",
             "Times that signing keys could not be read or rotated",
             metrics.key_maintenance_failures.clone(),
         );
+        let help = "Uploads, answers that did not come at once, and upgraded connections, of users";
+        registry.register("streams", help, metrics.streams.clone());
+        let help = "Those that were ended because of their user or token";
+        registry.register("streams_ended", help, metrics.streams_ended.clone());
         // Both are there from the start, so that the first failure is an increase.
         for outcome in ["ok", "failed"] {
             drop(metrics.reloads.get_or_create(&OutcomeLabel { outcome }));
@@ -133,6 +168,11 @@ impl Metrics {
                 .collect(),
             duration,
         }
+    }
+
+    /// Counts one change of what is known against users.
+    pub fn count_decision(&self, kind: &'static str, cause: &'static str) {
+        self.decisions.get_or_create(&DecisionLabels { kind, cause }).inc();
     }
 
     /// All of it in OpenMetrics text.

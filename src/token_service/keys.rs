@@ -22,8 +22,10 @@ pub struct SigningKey {
     id: Arc<str>,
     pair: Pair,
     jwk: Value,
-    /// The JOSE header of every token that it signs, encoded, with the dot.
+    /// The JOSE header of every access token that it signs, encoded, with the dot.
     head: String,
+    /// That of every security event token.
+    event_head: String,
 }
 
 enum Pair {
@@ -124,12 +126,14 @@ impl SigningKey {
         };
         let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, members.to_string().as_bytes());
         let id = b64(digest.as_ref());
-        let head = json!({"alg": algorithm, "typ": "at+jwt", "kid": id}).to_string();
+        let head =
+            |typ: &str| format!("{}.", b64(json!({"alg": algorithm, "typ": typ, "kid": id}).to_string().as_bytes()));
+        let (head, event_head) = (head("at+jwt"), head("secevent+jwt"));
         let mut jwk = members;
         jwk["kid"] = json!(id);
         jwk["alg"] = json!(algorithm);
         jwk["use"] = json!("sig");
-        Some(Self { id: id.into(), pair, jwk, head: format!("{}.", b64(head.as_bytes())) })
+        Some(Self { id: id.into(), pair, jwk, head, event_head })
     }
 
     /// `kid`: the key's thumbprint (RFC 7638).
@@ -155,10 +159,19 @@ impl SigningKey {
         &self.jwk
     }
 
-    /// The compact JWS over `claims`; `None` if the library does not sign.
+    /// The compact JWS of an access token (RFC 9068) over `claims`; `None` if the library does not sign.
     pub(super) fn sign(&self, claims: &[u8]) -> Option<String> {
-        let mut token = String::with_capacity(self.head.len() + claims.len() * 4 / 3 + 400);
-        token.push_str(&self.head);
+        self.sign_under(&self.head, claims)
+    }
+
+    /// The compact JWS of a security event token (RFC 8417 §2.3), likewise.
+    pub(super) fn sign_event(&self, claims: &[u8]) -> Option<String> {
+        self.sign_under(&self.event_head, claims)
+    }
+
+    fn sign_under(&self, head: &str, claims: &[u8]) -> Option<String> {
+        let mut token = String::with_capacity(head.len() + claims.len() * 4 / 3 + 400);
+        token.push_str(head);
         URL_SAFE_NO_PAD.encode_string(claims, &mut token);
         let random = SystemRandom::new();
         let mut signature = [0; 512];

@@ -31,6 +31,8 @@ pub struct Grant<'a> {
     pub username: Option<&'a str>,
     /// `azp`: the client that the user signed in with.
     pub authorized_party: Option<&'a str>,
+    /// `epoch`: how often the user was blocked so far. A token of a former one is void for good.
+    pub epoch: u64,
     /// The user's roles, of which the template chooses.
     pub roles: &'a [String],
     /// The user's groups, likewise.
@@ -107,10 +109,18 @@ struct Claims<'a> {
     preferred_username: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     azp: Option<&'a str>,
+    #[serde(skip_serializing_if = "is_zero")]
+    epoch: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     roles: Option<Vec<&'a str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     groups: Option<Vec<&'a str>>,
+}
+
+/// Nearly nobody was ever blocked, and then the token need not say so.
+#[allow(clippy::trivially_copy_pass_by_ref)] // As serde wants it.
+fn is_zero(epoch: &u64) -> bool {
+    *epoch == 0
 }
 
 /// Mints one token.
@@ -137,6 +147,7 @@ pub fn mint(config: &config::TokenService, key: &SigningKey, grant: &Grant<'_>, 
         email: grant.email,
         preferred_username: grant.username,
         azp: grant.authorized_party,
+        epoch: grant.epoch,
         roles: chosen(grant.roles, &grant.template.roles),
         groups: chosen(grant.groups, &grant.template.groups),
     };
@@ -184,6 +195,7 @@ pub(super) mod tests {
             email: "",
             username: Some("alice"),
             authorized_party: Some("cli"),
+            epoch: 0,
             roles: &[],
             groups: &[],
         }

@@ -12,7 +12,8 @@ pub use rotation::KeyRing;
 use crate::base::clock::{Clock, Now};
 use crate::config;
 use arc_swap::ArcSwap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use tokio::sync::mpsc;
 
 /// A credential is minted anew once it has less than this left, so that at least ten minutes remain whenever one is
 /// handed out, clock differences included. In seconds.
@@ -24,6 +25,22 @@ pub struct TokenService {
     config: config::TokenService,
     clock: Clock,
     ring: ArcSwap<KeyRing>,
+    receipts: OnceLock<mpsc::UnboundedSender<Receipt>>,
+}
+
+/// That a token was made for an audience which wants to be told what befalls its user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Receipt {
+    /// `orig_iss`.
+    pub original_issuer: String,
+    /// `sub`.
+    pub subject: String,
+    /// `aud`.
+    pub audience: String,
+    /// `exp`, in seconds since 1970.
+    pub expires: i64,
+    /// `epoch`.
+    pub epoch: u64,
 }
 
 impl TokenService {
@@ -33,7 +50,7 @@ impl TokenService {
     /// [`KeyError`] names the file or folder that cannot be used.
     pub fn start(config: config::TokenService, clock: Clock) -> Result<Self, KeyError> {
         let ring = KeyRing::load(&config, clock.now())?;
-        Ok(Self { config, clock, ring: ArcSwap::from_pointee(ring) })
+        Ok(Self::with(config, clock, ring))
     }
 
     /// A service with a key of its own that nobody knows, for `explain`: nothing is read or written.
@@ -42,7 +59,17 @@ impl TokenService {
     /// No key could be made.
     pub fn ephemeral(config: config::TokenService, clock: Clock) -> Result<Self, KeyError> {
         let ring = KeyRing::ephemeral(config.algorithm)?;
-        Ok(Self { config, clock, ring: ArcSwap::from_pointee(ring) })
+        Ok(Self::with(config, clock, ring))
+    }
+
+    fn with(config: config::TokenService, clock: Clock, ring: KeyRing) -> Self {
+        Self { config, clock, ring: ArcSwap::from_pointee(ring), receipts: OnceLock::new() }
+    }
+
+    /// Has every token that is minted for the audience of a client noted there, before it is handed out. Once; without it
+    /// nothing is noted.
+    pub fn send_receipts(&self, to: mpsc::UnboundedSender<Receipt>) {
+        let _ = self.receipts.set(to);
     }
 
     /// Rotates keys that are due, and notices key files that changed. Called by the control plane every minute; on an
@@ -86,11 +113,38 @@ impl TokenService {
             return Ok(Arc::clone(minted));
         }
         let minted = Arc::new(mint::mint(&self.config, ring.current(), grant, now)?);
+        self.note(grant, minted.expires);
         // Two workers may mint at once; each hands out a sound token, and one of them stays cached.
         let mut list: Vec<_> = known.iter().filter(|other| !other.is_for(grant)).cloned().collect();
         list.push(Arc::clone(&minted));
         cached.0.store(Arc::new(list));
         Ok(minted)
+    }
+
+    /// Without a lock and without waiting.
+    fn note(&self, grant: &Grant<'_>, expires: i64) {
+        let Some(receipts) = self.receipts.get() else { return };
+        let audience = &grant.template.audience;
+        if self.config.clients.iter().any(|client| client.audience == *audience) {
+            // Nobody takes them any more while the process ends.
+            let _ = receipts.send(Receipt {
+                original_issuer: grant.original_issuer.to_owned(),
+                subject: grant.subject.to_owned(),
+                audience: audience.clone(),
+                expires,
+                epoch: grant.epoch,
+            });
+        }
+    }
+
+    /// Signs a security event token (RFC 8417) over `claims`, which are JSON, with the key in force.
+    ///
+    /// # Errors
+    /// [`MintError::Sign`].
+    pub fn sign_event(&self, claims: &[u8]) -> Result<String, MintError> {
+        let ring = self.ring.load();
+        let key = ring.current();
+        key.sign_event(claims).ok_or_else(|| MintError::Sign { key: key.id().to_owned() })
     }
 }
 

@@ -13,15 +13,13 @@ pub enum Document {
     Keys,
 }
 
+/// Where, under the issuer's path, a minted token is introspected (RFC 7662 §2).
+pub const INTROSPECT: &str = "/introspect";
+
 impl Document {
-    /// Which document a request path asks for, if any. Paths lie under that of `token_service.issuer`; where the issuer has
+    /// Which document a request path asks for, if any. Paths lie under `base`, that of `token_service.issuer`; where the issuer has
     /// a path, the RFC 8414 form (`/.well-known/oauth-authorization-server/PATH`) is answered too.
-    pub fn at(issuer: &str, path: &str) -> Option<Self> {
-        // Cheap for every other request.
-        if !path.contains("/.well-known/") {
-            return None;
-        }
-        let base = path_of(issuer);
+    pub fn at(base: &str, path: &str) -> Option<Self> {
         if let Some(rest) = path.strip_prefix("/.well-known/oauth-authorization-server")
             && rest == base
         {
@@ -36,7 +34,7 @@ impl Document {
 }
 
 /// The path of a URL without its last slash; empty for an origin.
-fn path_of(url: &str) -> &str {
+pub fn path_of(url: &str) -> &str {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     rest.find('/').map_or("", |at| rest[at..].trim_end_matches('/'))
 }
@@ -54,14 +52,20 @@ impl TokenService {
                 let issuer = self.config().issuer.as_str();
                 let mut algorithms: Vec<_> = ring.published().iter().map(|key| key.algorithm()).collect();
                 algorithms.dedup();
-                json!({
+                let under = |path: &str| format!("{}{path}", issuer.trim_end_matches('/'));
+                let mut document = json!({
                     "issuer": issuer,
-                    "jwks_uri": format!("{}/.well-known/jwks.json", issuer.trim_end_matches('/')),
+                    "jwks_uri": under("/.well-known/jwks.json"),
                     "id_token_signing_alg_values_supported": algorithms,
                     "subject_types_supported": ["public"],
                     "response_types_supported": ["token"],
-                })
-                .to_string()
+                });
+                // RFC 8414 §2. For the feed of events there is no member.
+                if !self.config().clients.is_empty() {
+                    document["introspection_endpoint"] = under(INTROSPECT).into();
+                    document["introspection_endpoint_auth_methods_supported"] = json!(["client_secret_basic"]);
+                }
+                document.to_string()
             }
         };
         text.into()
@@ -74,7 +78,7 @@ mod tests {
 
     #[track_caller]
     fn check(issuer: &str, path: &str, document: Option<Document>) {
-        assert_eq!(Document::at(issuer, path), document, "{issuer} {path}");
+        assert_eq!(Document::at(path_of(issuer), path), document, "{issuer} {path}");
     }
 
     #[test]

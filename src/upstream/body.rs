@@ -1,5 +1,6 @@
 //! The body of an answer, whatever it comes from.
 
+use crate::telemetry::reason::Reason;
 use crate::upstream::http1::{ChunkError, Http1Body};
 use crate::upstream::http2::Http2Body;
 use crate::upstream::request::RequestBodyError;
@@ -46,6 +47,9 @@ pub enum BodyError {
     /// The request's body, still being sent, could not be passed on.
     #[error("the body of the request cannot be passed on")]
     RequestBody(#[source] RequestBodyError),
+    /// It was cut: whoever asked for it may have no more of it.
+    #[error("the stream was ended: {}", .0.title())]
+    Cut(Reason),
 }
 
 impl Body {

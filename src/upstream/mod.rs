@@ -9,6 +9,8 @@
 
 mod body;
 mod connect;
+mod cut;
+mod farewell;
 mod fields;
 mod http1;
 mod http2;
@@ -18,9 +20,11 @@ mod request;
 #[cfg(test)]
 mod tests;
 mod tunnel;
+pub mod websocket;
 
 pub use body::{Body, BodyError};
 pub use connect::ConnectError;
+pub use cut::Cut;
 pub use http1::{
     Chunk, ChunkDecoder, ChunkError, Framing, HeadError, Http1Body, LineError, ResponseHead, parse_response_head,
 };

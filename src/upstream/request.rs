@@ -1,6 +1,7 @@
 //! What is sent: the request as the pipeline hands it over, and its body under watch.
 
-use crate::upstream::fields;
+use crate::telemetry::reason::Reason;
+use crate::upstream::{Cut, fields};
 use bytes::Bytes;
 use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue, Method};
@@ -8,8 +9,9 @@ use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use std::fmt;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 /// The head of a request to an upstream.
@@ -42,6 +44,8 @@ pub enum RequestBody {
         max_bytes: Option<u64>,
         /// Which trailer fields are passed on; `None` refuses a body that has a trailer section.
         keep_trailer: Option<KeepTrailer>,
+        /// Ends it when set.
+        cut: Rc<Cut>,
     },
 }
 
@@ -83,6 +87,9 @@ pub enum RequestBodyError {
     /// The client sent nothing for too long.
     #[error("the client sent nothing for {0:?}")]
     Idle(Duration),
+    /// It was cut: whoever sends it may send no more of it.
+    #[error("the upload was ended: {}", .0.title())]
+    Cut(Reason),
 }
 
 /// A body on its way: an [`RequestBody`] that has been looked at.
@@ -99,8 +106,8 @@ impl Payload {
             RequestBody::Full(bytes) if !bytes.is_empty() => Ok(Self::Full(bytes)),
             RequestBody::Empty | RequestBody::Full(_) => Ok(Self::Empty),
             RequestBody::Incoming { body, .. } if body.is_end_stream() => Ok(Self::Empty),
-            RequestBody::Incoming { body, max_bytes, keep_trailer } => {
-                Ok(Self::Stream(Box::new(RequestStream::new(body, max_bytes, keep_trailer)?)))
+            RequestBody::Incoming { body, max_bytes, keep_trailer, cut } => {
+                Ok(Self::Stream(Box::new(RequestStream::new(body, max_bytes, keep_trailer, cut)?)))
             }
         }
     }
@@ -128,6 +135,7 @@ pub(super) struct RequestStream {
     passed: u64,
     max_bytes: u64,
     keep_trailer: Option<KeepTrailer>,
+    cut: Rc<Cut>,
     has_ended: bool,
 }
 
@@ -136,13 +144,14 @@ impl RequestStream {
         body: Incoming,
         max_bytes: Option<u64>,
         keep_trailer: Option<KeepTrailer>,
+        cut: Rc<Cut>,
     ) -> Result<Self, RequestBodyError> {
         let max_bytes = max_bytes.unwrap_or(u64::MAX);
         let announced = body.size_hint().exact();
         if announced.is_some_and(|length| length > max_bytes) {
             return Err(RequestBodyError::TooLarge { max_bytes });
         }
-        Ok(Self { body, announced, passed: 0, max_bytes, keep_trailer, has_ended: false })
+        Ok(Self { body, announced, passed: 0, max_bytes, keep_trailer, cut, has_ended: false })
     }
 
     /// The length that the client announced.
@@ -182,7 +191,15 @@ impl http_body::Body for RequestStream {
         if this.has_ended {
             return Poll::Ready(None);
         }
-        let frame = match ready!(Pin::new(&mut this.body).poll_frame(cx)) {
+        // What has come of it stays here: a part of a body must not look like a whole one.
+        if let Some(reason) = this.cut.reason() {
+            return Poll::Ready(Some(Err(RequestBodyError::Cut(reason))));
+        }
+        let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(cx) else {
+            // Nobody else may be left to wake whoever sends it.
+            return this.cut.poll(cx).map(|reason| Some(Err(RequestBodyError::Cut(reason))));
+        };
+        let frame = match frame {
             None => return Poll::Ready(this.check_end().err().map(Err)),
             Some(Err(error)) => return Poll::Ready(Some(Err(RequestBodyError::Client(error)))),
             Some(Ok(frame)) => frame,

@@ -1,7 +1,11 @@
-//! Upgraded connections: bytes both ways until both sides have ended.
+//! Upgraded connections: bytes both ways until both sides have ended, or until they are cut.
 
 use crate::base::tick::Deadline;
+use crate::telemetry::reason::Reason;
+use crate::upstream::Cut;
 use crate::upstream::connect::Stream;
+use crate::upstream::farewell::{Leaving, farewell};
+use crate::upstream::websocket::{Frames, Sender};
 use bytes::{Buf, Bytes, BytesMut};
 use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
@@ -10,7 +14,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
 /// How much is read at once.
-const READ_SIZE: usize = 16 * 1024;
+pub(super) const READ_SIZE: usize = 16 * 1024;
 
 /// A connection to an upstream that has switched protocols.
 #[derive(Debug)]
@@ -29,18 +33,25 @@ impl Upgraded {
 /// Copies both ways, passing on the end of either side, until both have ended, one broke, or nothing moved
 /// for `idle`. Returns how many bytes went to the upstream and how many to the client. While nothing moves, no
 /// buffer is held.
+///
+/// When `cut` is set, both sides of a WebSocket are sent a Close frame with code 1008 and have five seconds to answer; what is
+/// not framed as one is closed at once.
 pub async fn tunnel(
     mut client: impl AsyncRead + AsyncWrite + Unpin,
     mut upstream: Upgraded,
     idle: Duration,
+    cut: &Cut,
 ) -> (u64, u64) {
-    let (mut up, mut down) = (Pipe::default(), Pipe::default());
+    let (mut up, mut down) = (Pipe::new(Sender::Client), Pipe::new(Sender::Server));
     let mut waiting: Option<(u64, Deadline)> = None;
-    std::future::poll_fn(|cx| {
+    let reason = std::future::poll_fn(|cx| {
+        if let Poll::Ready(reason) = cut.poll(cx) {
+            return Poll::Ready(Some(reason));
+        }
         let ends = (up.poll(cx, &mut client, &mut upstream), down.poll(cx, &mut upstream, &mut client));
         match ends {
             (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) | (Poll::Ready(Err(_)), _) | (_, Poll::Ready(Err(_))) => {
-                return Poll::Ready(());
+                return Poll::Ready(None);
             }
             _ => {}
         }
@@ -48,18 +59,38 @@ pub async fn tunnel(
         if waiting.as_ref().is_none_or(|(before, _)| *before != moved) {
             waiting = Some((moved, Deadline::after(idle)));
         }
-        waiting.as_mut().map_or(Poll::Pending, |(_, deadline)| deadline.poll(cx))
+        waiting.as_mut().map_or(Poll::Pending, |(_, deadline)| deadline.poll(cx).map(|()| None))
     })
     .await;
-    (up.moved, down.moved)
+    drop(waiting);
+    let (mut sent, mut received) = (up.moved, down.moved);
+    if let Some(reason) = reason
+        && let (Some(mut up), Some(mut down)) = (up.leave(reason, Some(mask())), down.leave(reason, None))
+    {
+        // In a box, because it is rare: each tunnel holds room for it otherwise.
+        Box::pin(farewell(&mut client, &mut upstream, &mut up, &mut down)).await;
+        sent += up.passed;
+        received += down.passed;
+    }
+    (sent, received)
+}
+
+/// What nobody can foresee (RFC 6455 §10.3).
+fn mask() -> [u8; 4] {
+    let mut mask = [0; 4];
+    // Without random bytes the frame is still one, of ours and not of the client's making.
+    let _ = aws_lc_rs::rand::fill(&mut mask);
+    mask
 }
 
 /// One direction.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Pipe {
     buffer: BytesMut,
     moved: u64,
     end: End,
+    /// Those that were passed on; none where the bytes are no frames.
+    frames: Option<Frames>,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -72,6 +103,31 @@ enum End {
 }
 
 impl Pipe {
+    fn new(sender: Sender) -> Self {
+        Self { buffer: BytesMut::new(), moved: 0, end: End::Open, frames: Some(Frames::new(sender)) }
+    }
+
+    /// What there is left to do if this ends now; none if it cannot end but at once.
+    fn leave(self, reason: Reason, mask: Option<[u8; 4]>) -> Option<Leaving> {
+        let leaving = Leaving::new(self.buffer, self.frames?, reason, mask);
+        Some(if self.end == End::Open { leaving } else { leaving.has_ended(self.end == End::Passed) })
+    }
+
+    /// Notes that the first bytes of the buffer were passed on.
+    fn pass(&mut self, length: usize) {
+        let mut passed = 0;
+        while let Some(frames) = &mut self.frames
+            && passed < length
+        {
+            match frames.advance(&self.buffer[passed..length]) {
+                Ok(taken) => passed += taken,
+                Err(_) => self.frames = None,
+            }
+        }
+        self.buffer.advance(length);
+        self.moved += length as u64;
+    }
+
     fn poll<R, W>(&mut self, cx: &mut Context<'_>, reader: &mut R, writer: &mut W) -> Poll<io::Result<()>>
     where
         R: AsyncRead + Unpin,
@@ -83,8 +139,7 @@ impl Pipe {
                 if written == 0 {
                     return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
                 }
-                self.buffer.advance(written);
-                self.moved += written as u64;
+                self.pass(written);
             }
             match self.end {
                 End::Open => {}

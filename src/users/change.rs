@@ -6,7 +6,7 @@ use super::decision::{self, Decision};
 use super::memory::{Memory, Write};
 use super::state::{LiftEffect, SignInEffect};
 use super::store::{Store, StoreError};
-use super::terms::{Act, Cause, IssuerClock, Lift, Lifted, Proof, Revocation, SessionScope, UserId};
+use super::terms::{Act, Cause, IssuerClock, Lift, Lifted, Proof, Revocation, SessionScope, Tokens, UserId};
 use crate::base::clock::Now;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard, PoisonError};
@@ -94,7 +94,24 @@ impl Users {
     ) -> Result<Option<Arc<Decision>>, StoreError> {
         self.change_one(|plan, memory, now| {
             let until_ms = now.unix_ms.saturating_add(LONGEST_TOKEN_MS);
-            decide::refuse(plan, memory, (issuer, scope.into()), (cause, None), until_ms, now);
+            decide::refuse(plan, memory, (issuer, scope.into(), None), (cause, None), until_ms, now);
+        })
+    }
+
+    /// Ends one session of a user who is known. As [`Users::end_session`] otherwise; who listens can then be told whose it was.
+    ///
+    /// # Errors
+    /// As [`Users::block`].
+    pub fn end_session_of(
+        &self,
+        user: &UserId,
+        session: String,
+        cause: Cause,
+    ) -> Result<Option<Arc<Decision>>, StoreError> {
+        self.change_one(|plan, memory, now| {
+            let until_ms = now.unix_ms.saturating_add(LONGEST_TOKEN_MS);
+            let tokens = (user.issuer(), Tokens::Session(session), Some(user.subject().to_string()));
+            decide::refuse(plan, memory, tokens, (cause, None), until_ms, now);
         })
     }
 
@@ -106,7 +123,7 @@ impl Users {
         let Revocation { issuer, tokens, act, until_ms } = revocation;
         self.change_one(|plan, memory, now| {
             let until_ms = until_ms.unwrap_or(now.unix_ms.saturating_add(LONGEST_TOKEN_MS));
-            decide::refuse(plan, memory, (&issuer, tokens), (Cause::Operator, Some(act)), until_ms, now);
+            decide::refuse(plan, memory, (&issuer, tokens, None), (Cause::Operator, Some(act)), until_ms, now);
         })
     }
 

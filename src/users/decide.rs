@@ -121,11 +121,11 @@ pub(super) fn signed_in(
     effect
 }
 
-/// Some tokens are refused until `until_ms`.
+/// Some tokens are refused until `until_ms`. `subject`: whose session it is, if that is known.
 pub(super) fn refuse(
     plan: &mut Plan,
     memory: &Memory,
-    (issuer, tokens): (&Arc<str>, Tokens),
+    (issuer, tokens, subject): (&Arc<str>, Tokens, Option<String>),
     (cause, act): (Cause, Option<Act>),
     until_ms: u64,
     now: Now,
@@ -136,15 +136,31 @@ pub(super) fn refuse(
         Tokens::User { issued_before_ms, .. } | Tokens::All { issued_before_ms } => (*issued_before_ms).max(1),
     };
     let key = TokenKey::of(issuer, &tokens);
-    let mut refusal = Refusal { cause, act: act.clone(), issued_before_ms, until_ms };
+    let mut refusal = Refusal { cause, act: act.clone(), issued_before_ms, until_ms, subject, at_ms: now.unix_ms };
     if let Some(known) = memory.refused(&key) {
         if known.issued_before_ms >= issued_before_ms && known.until_ms >= until_ms {
             return;
         }
+        refusal.subject = refusal.subject.or_else(|| known.subject.clone());
         refusal.issued_before_ms = issued_before_ms.max(known.issued_before_ms);
         refusal.until_ms = until_ms.max(known.until_ms);
     }
     plan.other.push(Write::Refuse(key, refusal));
+    // What was made for all their sessions, and is bound to none, goes with them.
+    match &tokens {
+        Tokens::Id(_) | Tokens::Session(_) => {}
+        Tokens::User { subject, .. } => {
+            if let Some(user) = UserId::new(Arc::clone(issuer), subject.as_str()) {
+                let mut record = plan.record(memory, &user);
+                record.epoch += 1;
+                plan.set_record(&user, record);
+            }
+        }
+        Tokens::All { .. } => {
+            let known = memory.issuer(issuer);
+            plan.other.push(Write::Issuer(Arc::clone(issuer), IssuerRecord { epoch: known.epoch + 1, ..known }));
+        }
+    }
     let kind = if act.is_some() { Kind::Revocation } else { Kind::SessionEnd };
     let target = Target::Tokens { issuer: Arc::clone(issuer), tokens };
     plan.decide(Decision { act, ..Decision::new(kind, target, cause, now) }, None);

@@ -76,6 +76,12 @@ pub(super) struct Refusal {
     pub(super) issued_before_ms: u64,
     /// By our clock.
     pub(super) until_ms: u64,
+    /// Whose session it was, if that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) subject: Option<String>,
+    /// When it was decided, by our clock.
+    #[serde(default)]
+    pub(super) at_ms: u64,
 }
 
 impl Refusal {
@@ -161,6 +167,11 @@ impl Memory {
         if self.cluster.is_expired || is_expired {
             return Judgement::Refused(Cause::ClusterExpired);
         }
+        self.judge_beside_cluster(claims)
+    }
+
+    /// The same while the cluster is closed.
+    pub(super) fn judge_beside_cluster(&self, claims: &TokenClaims<'_>) -> Judgement {
         if !is_subject(claims.subject) {
             return Judgement::Refused(Cause::NoUser);
         }

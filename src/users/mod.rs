@@ -20,13 +20,13 @@ mod tests;
 pub use decision::{Decision, Kind, Target};
 pub use store::StoreError;
 pub use terms::{
-    Act, Cause, ClusterView, IssuerCause, IssuerClock, IssuerTime, Judgement, Lift, Lifted, Proof, Revocation,
-    SessionScope, State, TokenClaims, Tokens, UserId, UserView,
+    Act, Cause, ClusterView, EndedSession, IssuerCause, IssuerClock, IssuerTime, Judgement, Lift, Lifted, Proof,
+    Revocation, SessionScope, State, TokenClaims, Tokens, UserId, UserView,
 };
 
 use crate::base::clock::{Clock, Now};
 use crate::telemetry::audit_log::Audit;
-use memory::Memory;
+use memory::{By, Memory, Refusal, TokenKey};
 use state::Record;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -124,6 +124,11 @@ impl Users {
         self.memory().judge(claims, is_expired)
     }
 
+    /// As [`Users::judge`], whether the cluster is closed or not: for those who may open it.
+    pub fn judge_beside_cluster(&self, claims: &TokenClaims<'_>) -> Judgement {
+        self.memory().judge_beside_cluster(claims)
+    }
+
     /// Grows with each block of the user, of everybody of the issuer, of everybody. What was made under a lower one is void.
     pub fn epoch(&self, issuer: &str, subject: &str) -> u64 {
         self.memory().epoch(issuer, subject)
@@ -157,6 +162,18 @@ impl Users {
         blocked.map(|(user, _)| user).collect()
     }
 
+    /// A session that ended, if it is known whose it was.
+    pub fn ended_session(&self, issuer: &Arc<str>, session: &str) -> Option<EndedSession> {
+        let key = TokenKey::of(issuer, &Tokens::Session(session.to_owned()));
+        let memory = self.memory();
+        ended(&key, memory.refused(&key)?)
+    }
+
+    /// The sessions that ended of late and of whom it is known whose they were, in no order.
+    pub fn ended_sessions(&self) -> Vec<EndedSession> {
+        self.memory().refusals().filter_map(|(key, refusal)| ended(&key, refusal)).collect()
+    }
+
     /// How many users are blocked or removed.
     pub fn blocked_users(&self) -> usize {
         let is_out = |record: &&Record| matches!(record.state(0), State::Blocked | State::Removed);
@@ -178,6 +195,17 @@ impl Users {
         // Writes are replacements of whole values: a panic leaves none half done.
         self.memory.read().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn ended(key: &TokenKey, refusal: &Refusal) -> Option<EndedSession> {
+    let subject = refusal.subject.as_deref().filter(|_| key.by == By::Session)?;
+    Some(EndedSession {
+        user: UserId::new(Arc::clone(&key.issuer), subject)?,
+        session: key.id.to_string(),
+        cause: refusal.cause,
+        at_ms: refusal.at_ms,
+        until_ms: refusal.until_ms,
+    })
 }
 
 fn view(memory: &Memory, user: UserId, record: &Record) -> UserView {

@@ -359,6 +359,21 @@ pub struct UserView {
     pub sessions: Vec<(String, u64)>,
 }
 
+/// A session that ended, and whose it was.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndedSession {
+    /// Whose.
+    pub user: UserId,
+    /// `sid`.
+    pub session: String,
+    /// Why.
+    pub cause: Cause,
+    /// When, by our clock, in milliseconds since 1970.
+    pub at_ms: u64,
+    /// Until when it is remembered, likewise.
+    pub until_ms: u64,
+}
+
 /// The cluster switch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClusterView {

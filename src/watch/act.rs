@@ -1,6 +1,7 @@
 //! What follows from an event, and from what is shown about a user.
 
-use super::{Directory, Hint, SignIn, Watch, ahead_ms, locked};
+use super::{Directory, SignIn, Watch, ahead_ms, locked};
+use crate::identity::Hint;
 use crate::issuer::keycloak::{Event, IssuerSpan, Meaning};
 use crate::users::{Cause, Decision, IssuerCause, IssuerTime, Proof, StoreError, Target, UserId};
 use std::sync::Arc;

@@ -3,8 +3,9 @@
 //! An event bears the time at which it was made and is seen when it is committed, which is later; so each reading begins some
 //! seconds before the newest event, and what comes again is known by its id. How far was read is stored, by the issuer's clock.
 
-use super::{Directory, Hint, Watch, back_off};
+use super::{Directory, Watch, back_off};
 use crate::base::clock::Now;
+use crate::identity::Hint;
 use crate::issuer::keycloak::{Answer, Feed, KeycloakError};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;

@@ -25,6 +25,7 @@ pub use sign_in::{SignIn, SignIns};
 
 use crate::base::clock::Clock;
 use crate::config;
+use crate::identity::Hint;
 use crate::issuer::keycloak::{Feed, IssuerSpan};
 use crate::users::{UserId, Users};
 use errands::Errands;
@@ -32,28 +33,10 @@ use feed::Logins;
 use pace::Pace;
 use sign_in::Looks;
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
-
-/// A reason to introspect tokens in use now, and not only when they are due.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Hint {
-    /// Those of one user.
-    Reintrospect(UserId),
-    /// Those of one session.
-    ReintrospectSession {
-        /// The NAME of `[issuer.NAME]`.
-        issuer: Arc<str>,
-        /// `sid`.
-        session: String,
-    },
-    /// Those of everybody of one issuer.
-    ReintrospectAll {
-        /// The NAME of `[issuer.NAME]`.
-        issuer: Arc<str>,
-    },
-}
 
 /// How an issuer is watched.
 #[derive(Debug, Clone)]
@@ -151,6 +134,17 @@ impl<D: Directory> Watch<D> {
     pub fn clock_offset_seconds(&self) -> Option<f64> {
         let time = self.directory.time()?;
         Some(ahead_ms(time, self.clock.now().unix_ms) as f64 / 1000.0)
+    }
+
+    /// How long ago a feed was last read to its end; `None`: never.
+    pub fn feed_lag(&self, feed: Feed) -> Option<Duration> {
+        let read_ms = self.counters.feed(feed).read_ms.load(Ordering::Relaxed);
+        (read_ms > 0).then(|| Duration::from_millis(self.clock.now().monotonic_ms.saturating_sub(read_ms)))
+    }
+
+    /// Has a user read again, by a call that begins from now on.
+    pub fn reread(&self, user: &UserId) {
+        self.errands.read(user.subject(), true);
     }
 
     fn user(&self, subject: &str) -> Option<UserId> {

@@ -31,6 +31,7 @@ fn minted(stage: &Stage, audience: &str) -> String {
         email: "",
         username: None,
         authorized_party: None,
+        epoch: 0,
         roles: &[],
         groups: &[],
     };

@@ -9,9 +9,9 @@ const LEVELS: &[&[&str]] = &[
     &["config", "telemetry"],
     &["issuer", "upstream", "token_service", "router"],
     &["users"],
-    &["watch"],
     &["identity"],
-    &["pipeline", "listener", "admin", "operator", "dev"],
+    &["watch", "endpoints"],
+    &["pipeline", "listener", "admin", "operator", "doctor", "dev"],
     &["app"],
     &["cli"],
 ];

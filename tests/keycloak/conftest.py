@@ -1,25 +1,11 @@
 """What the tests share: one Keycloak, one upstream, and a gateway for each configuration."""
 
-import signal
-import sys
-
 import pytest
+from counting import *  # noqa: F403  the hooks of pytest
 from issuer import Issuer
 from keycloak import Keycloak
 from postern import Postern
 from upstream import Upstream
-
-RESULTS = {"passed": set(), "failed": set(), "skipped": set()}
-
-
-def pytest_addoption(parser):
-    parser.addoption("--full", action="store_true", help="repeat what depends on timing")
-
-
-def pytest_configure():
-    # A time limit ends the suite with SIGTERM; Keycloak and the gateways must go with it.
-    signal.signal(signal.SIGTERM, lambda *_: pytest.exit("ended by SIGTERM", 1))
-
 
 def pytest_generate_tests(metafunc):
     """A test that takes `round` runs once, and ten times with --full."""
@@ -75,21 +61,3 @@ def new_gateway(keycloak, upstream, tmp_path_factory):
 def gateway(new_gateway, further_issuer):
     """The gateway that most tests use: two issuers, status by introspection, unknown means denied."""
     return new_gateway(further_issuer=further_issuer)
-
-
-def pytest_runtest_logreport(report):
-    """Counts a test once, whatever its set-up and clean-up do."""
-    if report.outcome != "passed" or report.when == "call":
-        RESULTS[report.outcome].add(report.nodeid)
-
-
-def pytest_collectreport(report):
-    if report.failed:
-        RESULTS["failed"].add(report.nodeid)
-
-
-def pytest_unconfigure():
-    failed = RESULTS["failed"]
-    passed = RESULTS["passed"] - failed
-    sys.stdout.write(f"{len(passed)} passed, {len(failed)} failed, {len(RESULTS['skipped'])} skipped\n")
-    sys.stdout.flush()

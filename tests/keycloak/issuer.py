@@ -23,21 +23,19 @@ class Issuer:
             protocol_version = "HTTP/1.1"
 
             def do_GET(self):
-                documents = {"/.well-known/openid-configuration": issuer.discovery, "/keys": issuer.key_set}
-                document = documents.get(self.path)
-                self.reply(200 if document else 404, document() if document else {})
-
-            def do_POST(self):
-                form = self.rfile.read(int(self.headers.get("content-length", 0))).decode()
-                self.reply(200, issuer.introspection(urllib.parse.parse_qs(form)["token"][0]))
-
-            def reply(self, status, document):
-                payload = json.dumps(document).encode()
+                length = int(self.headers.get("content-length", 0))
+                form = dict(urllib.parse.parse_qsl(self.rfile.read(length).decode()))
+                status, document = issuer.answer(self.command, self.path, form)
+                # A document is JSON; bytes are HTML, as a broken proxy before an issuer sends it.
+                is_html = isinstance(document, bytes)
+                payload = document if is_html else json.dumps(document).encode()
                 self.send_response(status)
-                self.send_header("content-type", "application/json")
+                self.send_header("content-type", "text/html" if is_html else "application/json")
                 self.send_header("content-length", str(len(payload)))
                 self.end_headers()
                 self.wfile.write(payload)
+
+            do_POST = do_PUT = do_DELETE = do_GET
 
             def log_message(self, *_):
                 pass
@@ -58,6 +56,16 @@ class Issuer:
     def close(self):
         self._server.shutdown()
         self._server.server_close()
+
+    def answer(self, method, path, form):
+        """Status and document of an answer."""
+        if path == "/.well-known/openid-configuration":
+            return 200, self.discovery()
+        if path == "/keys":
+            return 200, self.key_set()
+        if path == "/introspect" and method == "POST":
+            return 200, self.introspection(form["token"])
+        return 404, {}
 
     def discovery(self):
         return {

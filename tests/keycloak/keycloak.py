@@ -4,6 +4,7 @@ import base64
 import subprocess
 import time
 import uuid
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,17 +37,18 @@ class User:
 
 
 class Keycloak:
-    """One server on a port of its own, with the realm of `realm-demo.json`."""
+    """One server on a port of its own, with the realm of `realm-demo.json` or of another file."""
 
-    def __init__(self):
+    def __init__(self, realm_file=None):
         self.port = web.free_port()
+        self._start = [START, str(self.port), *(["--realm", str(realm_file)] if realm_file else [])]
         self.url = f"http://127.0.0.1:{self.port}/realms/demo"
         self.issued = set()  # every token that was ever handed out: none may show up in a log
-        self._admin_api = f"http://127.0.0.1:{self.port}/admin/realms/demo"
+        self.admin_api = f"http://127.0.0.1:{self.port}/admin/realms/demo"
         self._admin_token = None
 
     def start(self):
-        subprocess.run([START, str(self.port)], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(self._start, check=True, stdout=subprocess.DEVNULL)
 
     def stop(self):
         subprocess.run([START, "stop", str(self.port)], check=True)
@@ -65,6 +67,9 @@ class Keycloak:
 
     def client_credentials(self, client, secret):
         return self._grant(client, secret, {"grant_type": "client_credentials"})
+
+    def refresh(self, tokens, client="cli", secret=None):
+        return self._grant(client, secret, {"grant_type": "refresh_token", "refresh_token": tokens.refresh_token})
 
     def _grant(self, client, secret, form):
         form = {"client_id": client, **({"client_secret": secret} if secret else {}), **form}
@@ -102,7 +107,7 @@ class Keycloak:
             if self._admin_token is None:
                 self._admin_token = self.client_credentials("test-driver", "test-driver-secret").access_token
             headers = {"authorization": f"Bearer {self._admin_token}"}
-            answer = web.send(method, self._admin_api + path, headers=headers, body=body, timeout=60)
+            answer = web.send(method, self.admin_api + path, headers=headers, body=body, timeout=60)
             if answer.status != 401 or last:
                 break
             self._admin_token = None
@@ -156,6 +161,17 @@ class Keycloak:
         fields = self.admin("GET", f"/clients?clientId={client}").json[0]
         fields["attributes"][name] = value
         self.admin("PUT", f"/clients/{fields['id']}", fields)
+
+    @contextmanager
+    def without_audience_mapper(self, client):
+        """A client whose own audience mapper is gone for a while."""
+        fields = self.admin("GET", f"/clients?clientId={client}").json[0]
+        path, mapper = f"/clients/{fields['id']}/protocol-mappers/models", fields["protocolMappers"][0]
+        self.admin("DELETE", f"{path}/{mapper['id']}")
+        try:
+            yield
+        finally:
+            self.admin("POST", path, mapper)
 
     # Signing keys
 

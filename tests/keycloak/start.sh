@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Starts a real Keycloak on loopback with the realm of this folder, and nothing else on the machine is touched.
 #
-#   start.sh [PORT] [--fresh]        start; prints `url=… pid=…`; does nothing if it is already up
+#   start.sh [PORT] [--fresh] [--realm FILE]
+#                                    start; prints `url=… pid=…`; does nothing if it is already up
 #   start.sh stop [PORT] [--remove]  stop the one that was started on PORT; --remove deletes its data too
 #
 # PORT is 18080 by default. Each port has a database of its own, so several can run side by side; it survives a
-# restart, and --fresh sets it back to what was imported. Set-up happens once and is kept in
-# $POSTERN_CACHE/keycloak (default ~/.cache/postern/keycloak): fetch with Maven, `kc.sh build`, import of the realm.
+# restart, and --fresh sets it back to what was imported. FILE is another file for the realm `demo`. Set-up happens once
+# and is kept in $POSTERN_CACHE/keycloak (default ~/.cache/postern/keycloak): fetch with Maven, `kc.sh build`, import.
 # Needs Linux, Java 17 or newer, and Maven for the first start.
 set -euo pipefail
 
@@ -18,13 +19,15 @@ distribution=$cache/keycloak-$version
 start_limit=300 # seconds
 
 command=start port=18080 fresh=no remove=no
-for argument in "$@"; do
+while [ $# -gt 0 ]; do
+    argument=$1; shift
     case $argument in
         stop) command=stop ;;
         --fresh) fresh=yes ;;
         --remove) remove=yes ;;
+        --realm) realm_file=$(realpath "${1:?}"); shift ;;
         [0-9]*) port=$argument ;;
-        *) sed -n '2,10s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+        *) sed -n '2,11s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
     esac
 done
 

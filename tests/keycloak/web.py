@@ -60,8 +60,8 @@ class Received:
         return token
 
 
-def send(method, url, *, headers=None, form=None, body=None, timeout=15):
-    """One request on a connection of its own. `form` is sent URL-encoded, `body` as JSON."""
+def send(method, url, *, headers=None, form=None, body=None, timeout=15, source=None):
+    """One request on a connection of its own, from the address `source`. `form` is sent URL-encoded, `body` as JSON."""
     parts = urllib.parse.urlsplit(url)
     headers = dict(headers or {})
     payload = None
@@ -72,7 +72,9 @@ def send(method, url, *, headers=None, form=None, body=None, timeout=15):
         payload = json.dumps(body)
         headers["content-type"] = "application/json"
     path = parts.path + (f"?{parts.query}" if parts.query else "")
-    connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=timeout)
+    connection = http.client.HTTPConnection(
+        parts.hostname, parts.port, timeout=timeout, source_address=(source, 0) if source else None
+    )
     try:
         sent_at = time.monotonic()
         connection.request(method, path, payload, headers)

@@ -47,6 +47,17 @@ pub struct Route {
     pub allow_encoded_slash: bool,
     /// `max_body_bytes` of a request. Default: no limit.
     pub max_body_bytes: Option<u64>,
+    /// `stream_ends`: what ends a stream, besides the block of its user. Default `"session"`.
+    pub stream_ends: StreamEnds,
+}
+
+/// What ends an upload, a streaming answer or a WebSocket, besides the block of its user.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StreamEnds {
+    /// `"session"`: the end of the session that the token belongs to.
+    Session,
+    /// `"token"`: that, or the expiry of the token.
+    Token,
 }
 
 /// An issuer as a route names it.

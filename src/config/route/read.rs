@@ -2,7 +2,7 @@
 
 use super::access::ACCESS;
 use super::credential::{CREDENTIAL, Recipient};
-use super::{Access, Credential, HeaderSource, IdentityHeader, IssuerName, PathPattern, Route};
+use super::{Access, Credential, HeaderSource, IdentityHeader, IssuerName, PathPattern, Route, StreamEnds};
 use crate::config::description::{Key, Kind, Table};
 use crate::config::diagnostic::Mistake;
 use crate::config::nearest::did_you_mean;
@@ -87,6 +87,13 @@ pub(in crate::config) static ROUTE: Table = Table::of(&[
         "How large a request's body may be.",
     )
     .example("\"10MiB\""),
+    Key::default(
+        "stream_ends",
+        Kind::word(&["session", "token"]),
+        "\"session\"",
+        "When an upload, a streaming answer or a WebSocket ends that is still open: with the session of its token, or also \
+         with the token's `exp`. It ends with the block of its user in any case.",
+    ),
 ]);
 
 /// What the sections of one kind are known by. A section with a mistake keeps its name, so that those who refer to it
@@ -177,6 +184,10 @@ impl Route {
             response_timeout: section.duration("response_timeout"),
             allow_encoded_slash,
             max_body_bytes: section.integer("max_body_bytes"),
+            stream_ends: match section.text("stream_ends")?.value {
+                "token" => StreamEnds::Token,
+                _ => StreamEnds::Session,
+            },
         })
     }
 }

@@ -126,7 +126,7 @@ fn a_route_needs_a_token_and_mints_one() {
     assert_eq!(route.access, Access::Token(Requirements::default()));
     let token = NamespaceToken { target: None, audience: "orders".into(), roles: Vec::new(), groups: Vec::new() };
     assert_eq!(route.credential, Credential::NamespaceToken(token.into()));
-    assert!(route.headers.is_empty() && !route.allow_encoded_slash);
+    assert!(route.headers.is_empty() && !route.allow_encoded_slash && route.stream_ends == StreamEnds::Session);
 }
 
 #[test]

@@ -37,6 +37,7 @@ headers = {{ X-Auth-User = "sub", x-auth-roles = "roles" }}
 response_timeout = "2m"
 allow_encoded_slash = true
 max_body_bytes = "1KiB"
+stream_ends = "token"
 "#
     );
     let route = parse(&text).unwrap().routes[0].clone();
@@ -52,7 +53,7 @@ max_body_bytes = "1KiB"
     let headers: Vec<_> = route.headers.iter().map(|header| (header.name.as_str(), &header.source)).collect();
     assert_eq!(headers, [("x-auth-user", &HeaderSource::Subject), ("x-auth-roles", &HeaderSource::Roles)]);
     assert_eq!((route.response_timeout, route.max_body_bytes), (Some(Duration::from_secs(120)), Some(1024)));
-    assert!(route.allow_encoded_slash);
+    assert!(route.allow_encoded_slash && route.stream_ends == StreamEnds::Token);
 }
 
 #[test]

@@ -6,6 +6,7 @@ use crate::base::http_client::{BasicCredentials, BearerToken, HttpError, not_jso
 use crate::base::secret::Secret;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
@@ -54,11 +55,11 @@ pub(super) struct Held {
 
 /// A token response (RFC 6749 §5.1).
 #[derive(Deserialize)]
-struct Granted {
+pub(super) struct Granted {
     #[serde(deserialize_with = "secret")]
-    access_token: Secret,
+    pub(super) access_token: Secret,
     /// In seconds.
-    expires_in: u64,
+    pub(super) expires_in: u64,
 }
 
 /// The part of the token that is read. It comes from the issuer itself over our own connection, so its signature is not looked at.
@@ -126,11 +127,14 @@ impl Account {
         granted
     }
 
-    async fn grant(&self, keycloak: &Keycloak, number: u64, timeout: Duration) -> Result<Held, KeycloakError> {
+    /// A token that is not held, for one who looks at it.
+    pub(super) async fn granted(&self, keycloak: &Keycloak) -> Result<Granted, KeycloakError> {
+        self.ask(keycloak, self.timeout).await
+    }
+
+    async fn ask(&self, keycloak: &Keycloak, timeout: Duration) -> Result<Granted, KeycloakError> {
         let text = format!("{}/protocol/openid-connect/token", keycloak.realm);
-        let unexpected = || KeycloakError::Unexpected { url: text.clone() };
-        let url = Url::parse(&text).map_err(|_| unexpected())?;
-        let asked_ms = keycloak.clock.now().monotonic_ms;
+        let url = Url::parse(&text).map_err(|_| KeycloakError::Unexpected { url: text })?;
         keycloak.counters.calls.fetch_add(1, Ordering::Relaxed);
         let form = [("grant_type", "client_credentials")];
         let answer = keycloak.http.post_form(&url, &self.credentials, &form, timeout).await;
@@ -139,9 +143,16 @@ impl Account {
             HttpError::Status { status: 400 | 401 | 403, .. } => KeycloakError::CredentialsRefused,
             error => error.into(),
         })?;
-        let granted: Granted = serde_json::from_slice(&body).map_err(|error| not_json(&url, &error))?;
+        serde_json::from_slice(&body).map_err(|error| not_json(&url, &error).into())
+    }
+
+    async fn grant(&self, keycloak: &Keycloak, number: u64, timeout: Duration) -> Result<Held, KeycloakError> {
+        let unexpected = || KeycloakError::Unexpected { url: keycloak.realm.clone() };
+        let asked_ms = keycloak.clock.now().monotonic_ms;
+        let granted = self.ask(keycloak, timeout).await?;
         let answered_ms = keycloak.clock.now().monotonic_ms;
-        let offset = issued(&granted.access_token).map(|iat| Offset::new(iat, asked_ms, answered_ms));
+        let offset = read::<Claims>(&granted.access_token);
+        let offset = offset.map(|claims| Offset::new(claims.iat, asked_ms, answered_ms));
         let offset = offset.ok_or_else(unexpected)?;
         let token = BearerToken::new(&granted.access_token).ok_or_else(unexpected)?;
         let mut known = keycloak.offset.lock().unwrap_or_else(PoisonError::into_inner);
@@ -158,10 +169,10 @@ impl Account {
     }
 }
 
-/// `iat` of a token that is a JWT, as Keycloak's are.
-fn issued(token: &Secret) -> Option<u64> {
+/// The claims of a token that is a JWT, as Keycloak's are.
+pub(super) fn read<T: DeserializeOwned>(token: &Secret) -> Option<T> {
     let payload = URL_SAFE_NO_PAD.decode(token.expose().split('.').nth(1)?).ok()?;
-    serde_json::from_slice::<Claims>(&payload).ok().map(|claims| claims.iat)
+    serde_json::from_slice(&payload).ok()
 }
 
 fn secret<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Secret, D::Error> {

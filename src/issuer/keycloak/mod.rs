@@ -7,11 +7,15 @@ mod account;
 mod clock;
 mod events;
 mod parse;
+mod settings;
 mod user;
 
 pub use clock::{IssuerSpan, Offset};
 pub use events::{EventsConfig, Feed};
 pub use parse::{Event, EventPage, Meaning, parse_admin_events, parse_user_events};
+pub use settings::{
+    ClientSettings, EventSettings, Profile, ProfileAttribute, RealmSettings, ServiceAccount, Unmanaged,
+};
 pub use user::{DisabledPage, Session, User, UserState};
 
 use crate::base::clock::Clock;

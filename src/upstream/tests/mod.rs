@@ -2,6 +2,7 @@
 //!
 //! Where limits of time are tested, time is paused: it jumps to the next tick whenever nothing can move.
 
+mod farewell;
 mod framing;
 mod http2;
 mod repeat;
@@ -82,7 +83,7 @@ impl Peer {
 pub(super) struct Fake {
     pub(super) port: u16,
     connections: Rc<Cell<usize>>,
-    notes: Rc<RefCell<Vec<String>>>,
+    pub(super) notes: Rc<RefCell<Vec<String>>>,
 }
 
 impl Fake {

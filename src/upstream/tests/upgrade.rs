@@ -2,7 +2,7 @@
 
 use super::{Call, Fake, Notes, Peer, chain, get, on_worker};
 use crate::base::tick::TICK;
-use crate::upstream::{Answer, Pools, SendError, Upgraded, Upstream, tunnel};
+use crate::upstream::{Answer, Cut, Pools, SendError, Upgraded, Upstream, tunnel};
 use http::{HeaderMap, HeaderValue};
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,15 +10,15 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::spawn_local;
 use tokio::time::Instant;
 
-const IDLE: Duration = Duration::from_secs(25);
-const SWITCH: &str =
+pub(super) const IDLE: Duration = Duration::from_secs(25);
+pub(super) const SWITCH: &str =
     "HTTP/1.1 101 Switching Protocols\r\nUpgrade: WebSocket\r\nConnection: upgrade\r\nSec-WebSocket-Accept: x\r\n\r\n";
 
 fn websocket() -> Call {
     Call { upgrade: Some(HeaderValue::from_static("websocket")), ..get("/chat") }
 }
 
-async fn switch(pools: &Pools, upstream: &Arc<Upstream>) -> Result<(HeaderMap, Upgraded), SendError> {
+pub(super) async fn switch(pools: &Pools, upstream: &Arc<Upstream>) -> Result<(HeaderMap, Upgraded), SendError> {
     let mut fields = HeaderMap::new();
     match websocket().send(pools, upstream, &mut fields).await? {
         Answer::Switched(io) => Ok((fields, io)),
@@ -54,7 +54,7 @@ async fn bytes_pass_both_ways_and_so_do_the_ends() {
         );
 
         let (client, gateway) = tokio::io::duplex(64);
-        let tunnel = spawn_local(tunnel(gateway, io, IDLE));
+        let tunnel = spawn_local(async move { tunnel(gateway, io, IDLE, &Cut::default()).await });
         let (mut reader, mut writer) = tokio::io::split(client);
         let sent = vec![b'm'; 100_000];
         let copy = sent.clone();
@@ -78,7 +78,7 @@ async fn a_tunnel_in_which_nothing_moves_is_closed() {
         let fake = Fake::start(echo).await;
         let (_, io) = switch(&Pools::new(), &fake.upstream()).await.unwrap();
         let (mut client, gateway) = tokio::io::duplex(64);
-        let tunnel = spawn_local(tunnel(gateway, io, IDLE));
+        let tunnel = spawn_local(async move { tunnel(gateway, io, IDLE, &Cut::default()).await });
         client.read_exact(&mut [0; 5]).await.unwrap();
         for _ in 0..3 {
             tokio::time::sleep(Duration::from_secs(20)).await;
@@ -99,7 +99,7 @@ async fn a_tunnel_ends_when_either_side_breaks() {
         let fake = Fake::start(echo).await;
         let (_, io) = switch(&Pools::new(), &fake.upstream()).await.unwrap();
         let (client, gateway) = tokio::io::duplex(2);
-        let tunnel = spawn_local(tunnel(gateway, io, IDLE));
+        let tunnel = spawn_local(async move { tunnel(gateway, io, IDLE, &Cut::default()).await });
         drop(client);
         tunnel.await.unwrap();
         fake.noted("ended").await;

@@ -86,6 +86,7 @@ fn to_outgoing(request: Request<Incoming>, max_bytes: Option<u64>) -> Call {
             body,
             max_bytes,
             keep_trailer: Some(KeepTrailer::new(|name| name != "x-auth-user")),
+            cut: Rc::default(),
         },
     }
 }

@@ -116,6 +116,11 @@ impl Client {
         rest
     }
 
+    /// Some bytes; none when the connection has ended, by a reset too.
+    pub(crate) fn read_some(&mut self) -> usize {
+        self.io.read(&mut [0; 64 * 1024]).unwrap_or(0)
+    }
+
     /// Ends the client's half.
     pub(crate) fn finish(&mut self) {
         self.tcp.shutdown(Shutdown::Write).unwrap();

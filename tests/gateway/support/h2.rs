@@ -17,6 +17,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
@@ -87,6 +88,24 @@ impl H2Client {
             answers
         };
         self.runtime.block_on(async { tokio::time::timeout(PATIENCE, all).await.unwrap() })
+    }
+
+    /// Sends a request and gives its answer as soon as that begins.
+    pub(crate) fn begin(&self, request: Request<Body>) -> Response<Incoming> {
+        let mut sender = self.sender.clone();
+        let answer = async { tokio::time::timeout(PATIENCE, sender.send_request(request)).await };
+        self.runtime.block_on(answer).unwrap().unwrap()
+    }
+
+    /// The next piece of an answer; an error says how it broke off.
+    pub(crate) fn next(&self, answer: &mut Response<Incoming>) -> Option<Result<Bytes, String>> {
+        let frame = self.runtime.block_on(async { tokio::time::timeout(PATIENCE, answer.frame()).await.unwrap() })?;
+        Some(frame.map(|frame| frame.into_data().unwrap()).map_err(|error| format!("{error:?}")))
+    }
+
+    /// Whether nothing of an answer has come that was not read, its end neither.
+    pub(crate) fn is_waiting(&self, answer: &mut Response<Incoming>) -> bool {
+        self.runtime.block_on(async { tokio::time::timeout(Duration::from_millis(1), answer.frame()).await.is_err() })
     }
 
     /// The answer to `method path` with these fields, this body and these trailers.

@@ -164,6 +164,20 @@ impl Peer {
         let _ = self.io.get_mut().write_all(bytes.as_ref());
     }
 
+    /// Whether the gateway still takes bytes.
+    pub(crate) fn try_send(&mut self, bytes: &[u8]) -> bool {
+        self.io.get_mut().write_all(bytes).is_ok()
+    }
+
+    /// The next short frame of a WebSocket: its first byte, and its payload without the mask.
+    pub(crate) fn read_frame(&mut self) -> Option<(u8, Vec<u8>)> {
+        let head = self.read_bytes(2)?;
+        let mask = self.read_bytes(4)?;
+        let mut payload = self.read_bytes(usize::from(head[1] & 0x7f))?;
+        payload.iter_mut().zip(mask.iter().cycle()).for_each(|(byte, mask)| *byte ^= mask);
+        Some((head[0], payload))
+    }
+
     fn read_lines(&mut self) -> Option<Vec<String>> {
         let mut lines = Vec::new();
         loop {

@@ -1,14 +1,19 @@
 //! The verifier held against `jsonwebtoken`: both must agree about every token.
 
+mod block;
+mod status;
+
 use super::claims::ClaimError;
 use super::claims::tests::issuer;
-use super::{LocalCache, TokenError, Verifier};
+use super::{LocalCache, Shared, TokenError, Verifier};
 use crate::base::clock::Clock;
+use crate::base::clock::Now;
 use crate::base::secret::Secret;
 use crate::config::{Algorithm, Introspection, NamespaceToken, SigningAlgorithm, SigningKeys, UserStatus, WhenUnknown};
 use crate::dev::SigningKey;
 use crate::issuer::Issuer;
 use crate::token_service::{CredentialCache, Grant, NamespaceKind, TokenService};
+use crate::users::Users;
 use jsonwebtoken::{DecodingKey, Validation, jwk::Jwk};
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -22,9 +27,14 @@ static KEYS: LazyLock<[SigningKey; 2]> =
 
 fn verifier() -> Verifier {
     let jwks = json!({ "keys": [KEYS[0].jwk()] }).to_string();
-    let runtime = tokio::runtime::Handle::current();
     let issuer = Issuer::offline(Arc::new(issuer()), Clock::system(), &jwks).unwrap();
-    Verifier::new(vec![Arc::new(issuer)], Vec::new(), &own(), Clock::system(), runtime, 100).unwrap()
+    Verifier::new(vec![Arc::new(issuer)], Vec::new(), &own(), shared(&Clock::system()), 100).unwrap()
+}
+
+/// On this thread's runtime.
+pub(super) fn shared(clock: &Clock) -> Shared {
+    let control = tokio::runtime::Handle::current();
+    Shared { users: Users::in_memory(clock.clone()), links: Arc::default(), clock: clock.clone(), control }
 }
 
 fn own() -> TokenService {
@@ -111,8 +121,7 @@ async fn a_remembered_token_is_found_again_and_dies_with_its_time() {
     let clock = Clock::manual(1_800_000_000);
     let jwks = json!({ "keys": [KEYS[0].jwk()] }).to_string();
     let issuer = Issuer::offline(Arc::new(issuer()), clock.clone(), &jwks).unwrap();
-    let handle = tokio::runtime::Handle::current();
-    let verifier = Verifier::new(vec![Arc::new(issuer)], Vec::new(), &own(), clock.clone(), handle, 100).unwrap();
+    let verifier = Verifier::new(vec![Arc::new(issuer)], Vec::new(), &own(), shared(&clock), 100).unwrap();
     let claims = json!({"iss": "http://127.0.0.1:1/realms/demo", "aud": "api", "sub": "alice", "exp": 1_800_000_060});
     let header = json!({"alg": "ES256", "kid": KEYS[0].kid()}).to_string();
     let token = KEYS[0].compact(header.as_bytes(), claims.to_string().as_bytes()).unwrap();
@@ -148,50 +157,51 @@ async fn one_changed_byte_of_a_remembered_token_misses() {
 }
 
 /// A token as the token service mints it for `audience`.
-fn minted(service: &TokenService, audience: &str, original_issuer: &str) -> String {
+fn minted(service: &TokenService, audience: &str, original_issuer: &str, subject: &str, now: Now) -> String {
     let template = Arc::new(NamespaceToken { audience: audience.into(), ..NamespaceToken::default() });
     let grant = Grant {
         template: &template,
-        subject: "alice",
+        subject,
         original_issuer,
         namespace: "team-a",
         kind: NamespaceKind::Own,
         email: "",
         username: None,
         authorized_party: None,
+        epoch: 0,
         roles: &[],
         groups: &[],
     };
-    let minted = service.credential(&CredentialCache::default(), &grant, Clock::system().now()).unwrap();
+    let minted = service.credential(&CredentialCache::default(), &grant, now).unwrap();
     minted.header().to_str().unwrap().strip_prefix("Bearer ").unwrap().to_owned()
 }
 
 #[tokio::test]
 async fn of_our_own_tokens_only_those_for_ourselves_come_in() {
     let service = own();
+    let minted = |audience: &str, url: &str| minted(&service, audience, url, "alice", Clock::system().now());
     let offline = |issuer| {
         Arc::new(
             Issuer::offline(Arc::new(issuer), Clock::system(), &json!({ "keys": [KEYS[0].jwk()] }).to_string())
                 .unwrap(),
         )
     };
-    let handle = tokio::runtime::Handle::current();
     let introspecting = crate::config::Issuer { user_status: introspection(), ..issuer() };
     for (issuer, confirmed) in [(issuer(), true), (introspecting, false)] {
         let url = issuer.url.clone();
-        let verifier = Verifier::new(vec![offline(issuer)], Vec::new(), &service, Clock::system(), handle.clone(), 100);
+        let verifier = Verifier::new(vec![offline(issuer)], Vec::new(), &service, shared(&Clock::system()), 100);
         let verifier = Arc::new(verifier.unwrap());
         let verify = async |token: String| {
             verifier.verify(&LocalCache::default(), token.as_bytes(), Clock::system().now()).await
         };
-        let token = verify(minted(&service, "https://postern.example", &url)).await.unwrap();
+        let token = verify(minted("https://postern.example", &url)).await.unwrap();
         assert_eq!((token.issuer().config().name.as_str(), token.subject()), ("self", Some("alice")));
         // Where the user's status is asked for, an own token alone proves nothing.
         let status = verifier.confirm(&token, Clock::system().now()).await;
         assert_eq!(status.as_ref().map(|caller| caller.issuer.url.as_str()).ok(), confirmed.then_some(url.as_str()));
-        let foreign = verify(minted(&service, "orders", &url)).await;
+        let foreign = verify(minted("orders", &url)).await;
         assert_eq!(foreign.unwrap_err(), TokenError::Claims(ClaimError::Audience));
-        let stranger = verify(minted(&service, "https://postern.example", "https://nobody.example")).await;
+        let stranger = verify(minted("https://postern.example", "https://nobody.example")).await;
         assert_eq!(stranger.unwrap_err(), TokenError::Issuer);
     }
 }

@@ -1,0 +1,66 @@
+//! Why a gateway does not start, or a configuration is not put in force.
+
+use crate::base::tls::TlsError;
+use crate::endpoints::events::OutboxError;
+use crate::issuer::{IssuerError, JwksError};
+use crate::token_service::KeyError;
+use crate::upstream::UpstreamError;
+use crate::users::StoreError;
+use std::io;
+use std::net::SocketAddr;
+
+/// Why a gateway cannot start, or a configuration cannot be put in force.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// An address cannot be had.
+    #[error("cannot listen on `{address}`")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// A thread or runtime cannot be made.
+    #[error("cannot start a thread")]
+    Thread(#[source] io::Error),
+    /// The access log cannot be opened.
+    #[error("cannot open the access log")]
+    AccessLog(#[source] io::Error),
+    /// The audit log cannot be opened.
+    #[error("cannot open the audit log")]
+    AuditLog(#[source] io::Error),
+    /// What is known against users cannot be read.
+    #[error("state")]
+    State(#[from] StoreError),
+    /// The events that wait for clients cannot be read.
+    #[error("state")]
+    Outbox(#[from] OutboxError),
+    /// A reload asks for a store.
+    #[error("the store is opened at the start only, and this configuration is the first that needs it: restart")]
+    NoStore,
+    /// The operators' certificate.
+    #[error("operator.tls")]
+    Operator(#[source] TlsError),
+    /// An issuer cannot be asked.
+    #[error("issuer `{name}`")]
+    Issuer {
+        /// Its name.
+        name: String,
+        /// What is wrong.
+        #[source]
+        source: Box<IssuerError>,
+    },
+    /// Signing keys.
+    #[error(transparent)]
+    Keys(#[from] KeyError),
+    /// Postern's own keys cannot be read back.
+    #[error("Postern's own keys")]
+    OwnKeys(#[from] JwksError),
+    /// An upstream's TLS files.
+    #[error(transparent)]
+    Upstream(#[from] UpstreamError),
+    /// The server's certificate.
+    #[error("server.tls")]
+    Tls(#[from] TlsError),
+}

@@ -1,0 +1,140 @@
+//! The watches over issuers with the source `keycloak`: one each, begun anew when what it depends on changed.
+
+use super::{Gateway, StartError};
+use crate::base::clock::Clock;
+use crate::config;
+use crate::identity::{Hint, SignInReply, WatchEnd};
+use crate::issuer::keycloak::Keycloak;
+use crate::users::IssuerClock;
+use crate::watch::{Settings, SignIn, Watch};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+
+/// Hints on their way from a watch to the verifier.
+const HINTS: usize = 1024;
+
+/// Those that run, by the issuer's name.
+#[derive(Default)]
+pub(super) struct Watches(Mutex<BTreeMap<String, Running>>);
+
+struct Running {
+    config: Arc<config::Issuer>,
+    watch: Arc<Watch<Keycloak>>,
+    task: AbortHandle,
+}
+
+impl fmt::Debug for Watches {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.list().keys()).finish()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Watches {
+    fn list(&self) -> MutexGuard<'_, BTreeMap<String, Running>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Each, with the name of its issuer.
+    pub(super) fn each(&self) -> Vec<(String, Arc<Watch<Keycloak>>)> {
+        self.list().iter().map(|(name, running)| (name.clone(), Arc::clone(&running.watch))).collect()
+    }
+
+    /// No less than what the clock of an issuer shows, in milliseconds since 1970; ours for one that does not tell.
+    pub(super) fn issuer_now_ms(&self, issuer: &str, clock: &Clock) -> u64 {
+        let told = self.list().get(issuer).and_then(|running| running.watch.directory().time());
+        told.map_or_else(|| clock.now().unix_ms, |time| time.latest_ms)
+    }
+}
+
+/// Makes a watch over an issuer, which does nothing yet; none where its source is another. The receiver gets its hints.
+type Made = (Arc<Watch<Keycloak>>, mpsc::Receiver<Hint>);
+
+impl Gateway {
+    /// Watches every issuer that is to be watched, and no other.
+    ///
+    /// # Errors
+    /// An issuer cannot be asked; those that run go on.
+    pub(super) fn run_watches(&self) -> Result<(), StartError> {
+        let issuers: Vec<_> = {
+            let pipeline = self.pipeline.load();
+            pipeline.verifier().issuers().map(|issuer| Arc::clone(issuer.config())).collect()
+        };
+        let mut list = self.watches.list();
+        // A file of authorities may have changed under an unchanged configuration.
+        list.retain(|_, running| running.config.ca.is_none() && issuers.contains(&running.config));
+        for issuer in issuers {
+            if list.contains_key(&issuer.name) {
+                continue;
+            }
+            if let Some((watch, hints)) = self.make_watch(&issuer)?
+                && let Some(link) = self.surroundings.shared.links.get(&issuer.name)
+            {
+                let task = self.handle.spawn(run(Arc::clone(&watch), hints, link.watch_end())).abort_handle();
+                list.insert(issuer.name.clone(), Running { config: issuer, watch, task });
+            }
+        }
+        Ok(())
+    }
+
+    fn make_watch(&self, issuer: &config::Issuer) -> Result<Option<Made>, StartError> {
+        let Some(status) = issuer.user_status.keycloak() else { return Ok(None) };
+        let failed = |error| StartError::Issuer { name: issuer.name.clone(), source: Box::new(error) };
+        let directory = Keycloak::new(issuer, status, self.clock.clone()).map_err(failed)?;
+        let (hints, received) = mpsc::channel(HINTS);
+        let (settings, users) = (Settings::new(&issuer.name, status), Arc::clone(&self.users));
+        Ok(Some((Watch::new(settings, directory, users, self.clock.clone(), hints), received)))
+    }
+
+    /// Puts `cluster.valid_until` of the configuration in force.
+    ///
+    /// # Errors
+    /// It cannot be stored.
+    pub(super) fn set_valid_until(&self, cluster: config::Cluster) -> Result<(), StartError> {
+        let since = |at: std::time::SystemTime| at.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        let until_ms = cluster.valid_until.map(|at| u64::try_from(since(at).as_millis()).unwrap_or(u64::MAX));
+        let names: Vec<_> = self.watches.list().keys().cloned().collect();
+        let now = |issuer: &str| self.watches.issuer_now_ms(issuer, &self.clock);
+        let clocks: Vec<_> = names.iter().map(|issuer| IssuerClock { issuer, now_ms: now(issuer) }).collect();
+        self.users.set_valid_until(until_ms, &clocks)?;
+        Ok(())
+    }
+}
+
+/// Watches, and serves the verifier's end: for ever.
+async fn run(watch: Arc<Watch<Keycloak>>, mut hints: mpsc::Receiver<Hint>, end: WatchEnd) {
+    let WatchEnd { hints: told, mut questions, mut rereads, .. } = end;
+    let pass_on = async {
+        while let Some(hint) = hints.recv().await {
+            // Without a verifier there are no tokens in use.
+            let _ = told.send(hint);
+        }
+    };
+    let answer = async {
+        while let Some(question) = questions.recv().await {
+            let watch = Arc::clone(&watch);
+            tokio::spawn(async move {
+                let reply = match watch.sign_in(&question.user, &question.session).await {
+                    SignIn::Proven | SignIn::NotProven => SignInReply::Looked,
+                    SignIn::Unknown => SignInReply::Unreachable,
+                };
+                // The request may have given up waiting.
+                let _ = question.reply.send(reply);
+            });
+        }
+    };
+    let reread = async {
+        while let Some(user) = rereads.recv().await {
+            watch.reread(&user);
+        }
+    };
+    tokio::join!(Arc::clone(&watch).run(), pass_on, answer, reread);
+}

@@ -1,0 +1,336 @@
+//! What Postern itself answers on the public listener, under the path of `token_service.issuer`, beside its documents:
+//! introspection of its tokens ([`introspect`]), the feed of security events ([`events`]), and back-channel logout
+//! ([`backchannel_logout`]). Upstreams can verify a token alone, ask, or be told.
+//!
+//! [`Site::at`] finds out whether a path is one of these. A worker reads the body, which is small; what waits for the disk or for
+//! somebody runs on the control plane.
+
+pub mod backchannel_logout;
+pub mod client;
+mod counts;
+pub mod events;
+pub mod form;
+pub mod introspect;
+mod logout_token;
+mod reply;
+
+pub use client::Authorization;
+pub use counts::Counts;
+pub use events::Feed;
+
+use crate::base::clock::Clock;
+use crate::config::Config;
+use crate::identity::link::Links;
+use crate::identity::{Shared, Verifier};
+use crate::token_service::TokenService;
+use crate::token_service::publish::{Document, INTROSPECT, path_of};
+use crate::users::Users;
+use backchannel_logout::{Done, Logout};
+use bytes::Bytes;
+use client::{Client, Clients, Unknown};
+use events::poll::PollRequest;
+use http::{HeaderValue, Method, Response};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
+
+/// The longest body of a call, in bytes. A logout token has at most 16 KiB.
+pub const MAX_BODY: usize = 64 * 1024;
+
+/// How long a body may take.
+pub const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Polls of the feed.
+const EVENTS: &str = "/events/poll";
+
+/// What precedes the name of an issuer.
+const LOGOUT: &str = "/backchannel-logout/";
+
+/// Where Postern's own paths lie.
+#[derive(Debug)]
+pub struct Site {
+    base: Box<str>,
+}
+
+/// What is served at a path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Served {
+    /// A document, for everybody.
+    Document(Document),
+    /// An endpoint, if the configuration has it: [`Endpoints::admit`] knows.
+    Endpoint(Endpoint),
+}
+
+/// One of the endpoints.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Endpoint {
+    /// Introspection.
+    Introspect,
+    /// The feed of events.
+    Events,
+    /// Back-channel logout, for the issuer of that name.
+    Logout(Box<str>),
+}
+
+impl Site {
+    /// The site of an issuer's URL.
+    pub fn new(issuer: &str) -> Self {
+        Self { base: path_of(issuer).into() }
+    }
+
+    /// What a request path asks for; nothing for nearly every request, after one look.
+    #[inline]
+    pub fn at(&self, path: &str) -> Option<Served> {
+        let below = path.strip_prefix(&*self.base);
+        match below.unwrap_or(path).as_bytes().get(1)? {
+            b'.' => Document::at(&self.base, path).map(Served::Document),
+            b'i' | b'e' | b'b' => endpoint(below?).map(Served::Endpoint),
+            _ => None,
+        }
+    }
+}
+
+fn endpoint(below: &str) -> Option<Endpoint> {
+    match below {
+        INTROSPECT => Some(Endpoint::Introspect),
+        EVENTS => Some(Endpoint::Events),
+        _ => below.strip_prefix(LOGOUT).map(|name| Endpoint::Logout(name.into())),
+    }
+}
+
+/// The endpoints of one configuration.
+#[derive(Debug)]
+pub struct Endpoints {
+    clients: Clients,
+    logouts: Vec<Arc<Logout>>,
+    verifier: Arc<Verifier>,
+    token_service: Arc<TokenService>,
+    users: Arc<Users>,
+    feed: Option<Arc<Feed>>,
+    links: Arc<Links>,
+    done: Arc<Done>,
+    counts: Arc<Counts>,
+    control: Handle,
+    clock: Clock,
+}
+
+/// What outlives a configuration.
+#[derive(Debug, Clone)]
+pub struct Surroundings {
+    /// What the verifiers share, too.
+    pub shared: Shared,
+    /// The feed; there has to be one where there are clients.
+    pub feed: Option<Arc<Feed>>,
+    /// The counters.
+    pub counts: Arc<Counts>,
+}
+
+/// A call whose head is good; its body may be read.
+#[derive(Debug)]
+pub struct Admitted {
+    asks: Asks,
+}
+
+#[derive(Debug)]
+enum Asks {
+    Introspect(Arc<Client>),
+    Events(Arc<Client>),
+    Logout(Arc<Logout>),
+}
+
+/// An answer.
+#[derive(Debug)]
+pub struct Reply {
+    /// What is sent.
+    pub response: Box<Response<Bytes>>,
+    /// Whether it counts against the address that it came from: wrong credentials or a forged token.
+    pub is_failed_authentication: bool,
+}
+
+/// How a call ended; the word of the metric.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Active,
+    Inactive,
+    Done,
+    Repeated,
+    Malformed,
+    Unauthorized,
+    Forged,
+    Refused,
+    Unavailable,
+}
+
+impl Outcome {
+    fn code(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Inactive => "inactive",
+            Self::Done => "ok",
+            Self::Repeated => "repeated",
+            Self::Malformed => "malformed",
+            Self::Unauthorized => "unauthorized",
+            Self::Forged => "forged",
+            Self::Refused => "refused",
+            Self::Unavailable => "unavailable",
+        }
+    }
+}
+
+impl Asks {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Introspect(_) => "introspect",
+            Self::Events(_) => "events",
+            Self::Logout(_) => "backchannel_logout",
+        }
+    }
+}
+
+impl Endpoints {
+    /// The endpoints of a configuration. Which logout tokens did their work is taken over from those that it replaces.
+    pub fn new(
+        config: &Config,
+        verifier: Arc<Verifier>,
+        token_service: Arc<TokenService>,
+        surroundings: &Surroundings,
+        former: Option<&Self>,
+    ) -> Self {
+        let Surroundings { shared: Shared { users, links, clock, control }, feed, counts } = surroundings.clone();
+        Self {
+            clients: Clients::new(&config.token_service.clients),
+            logouts: Logout::all(verifier.issuers()).into_iter().map(Arc::new).collect(),
+            verifier,
+            token_service,
+            users,
+            feed,
+            links,
+            done: former.map(|former| Arc::clone(&former.done)).unwrap_or_default(),
+            counts,
+            control,
+            clock,
+        }
+    }
+
+    /// Whether the configuration has an endpoint at all; where not, its path is a route's affair.
+    pub fn has(&self, endpoint: &Endpoint) -> bool {
+        match endpoint {
+            Endpoint::Introspect | Endpoint::Events => !self.clients.is_empty(),
+            Endpoint::Logout(_) => !self.logouts.is_empty(),
+        }
+    }
+
+    /// Looks at the head of a call, before its body is read.
+    ///
+    /// # Errors
+    /// The answer, if there is nothing more to look at.
+    pub fn admit(
+        &self,
+        endpoint: &Endpoint,
+        method: &Method,
+        authorization: &Authorization,
+        content_type: Option<&HeaderValue>,
+    ) -> Result<Admitted, Reply> {
+        if method != Method::POST {
+            return Err(Reply::from(reply::only_post()));
+        }
+        let asks = match endpoint {
+            Endpoint::Introspect => Asks::Introspect(self.known("introspect", authorization)?),
+            Endpoint::Events => Asks::Events(self.known("events", authorization)?),
+            Endpoint::Logout(name) => {
+                let known = self.logouts.iter().find(|logout| *logout.name == **name);
+                Asks::Logout(Arc::clone(known.ok_or_else(|| Reply::from(reply::not_found()))?))
+            }
+        };
+        let expected = match asks {
+            Asks::Events(_) => "application/json",
+            Asks::Introspect(_) | Asks::Logout(_) => "application/x-www-form-urlencoded",
+        };
+        if content_type.is_some_and(|given| is_type(given, expected)) {
+            return Ok(Admitted { asks });
+        }
+        self.counts.call(asks.name(), Outcome::Malformed.code());
+        Err(Reply::from(reply::wrong_type(expected)))
+    }
+
+    fn known(&self, endpoint: &'static str, authorization: &Authorization) -> Result<Arc<Client>, Reply> {
+        self.clients.authenticate(authorization).map(Arc::clone).map_err(|unknown| {
+            self.counts.call(endpoint, Outcome::Unauthorized.code());
+            let is_failed_authentication = unknown != Unknown::Nobody;
+            Reply { is_failed_authentication, ..Reply::from(reply::unauthorized(unknown)) }
+        })
+    }
+
+    /// Answers a call. Dropped, it ends a poll that waits, but no logout that has begun.
+    pub async fn answer(self: &Arc<Self>, admitted: Admitted, body: Bytes) -> Reply {
+        let endpoints = Arc::clone(self);
+        let name = admitted.asks.name();
+        let (outcome, response) = match admitted.asks {
+            Asks::Introspect(client) => self.introspect(&client, &body, self.clock.now()),
+            Asks::Events(client) => {
+                let poll = self.control.spawn(async move { endpoints.events(&client, &body).await });
+                Ended(poll).join().await
+            }
+            Asks::Logout(logout) => {
+                let now = self.clock.now();
+                let ending = self.control.spawn(async move { endpoints.logout(&logout, &body, now).await });
+                ending.await.unwrap_or_else(|_| (Outcome::Unavailable, reply::unavailable()))
+            }
+        };
+        self.counts.call(name, outcome.code());
+        Reply { is_failed_authentication: outcome == Outcome::Forged, ..Reply::from(response) }
+    }
+
+    async fn events(&self, client: &Arc<Client>, body: &[u8]) -> (Outcome, Response<Bytes>) {
+        let request = match PollRequest::parse(body) {
+            Ok(request) => request,
+            Err(error) => return (Outcome::Malformed, reply::invalid_poll(&error.to_string())),
+        };
+        let Some(feed) = &self.feed else { return (Outcome::Unavailable, reply::unavailable()) };
+        match feed.poll(client, request, &self.token_service).await {
+            Ok(answer) => (Outcome::Done, reply::ok(&answer.into_json())),
+            Err(_) => (Outcome::Unavailable, reply::unavailable()),
+        }
+    }
+
+    /// The answer to a body that is too long.
+    pub fn too_large() -> Reply {
+        Reply::from(reply::too_large())
+    }
+
+    /// The answer to a body that did not come in time, or not at all.
+    pub fn too_slow() -> Reply {
+        Reply::from(reply::too_slow())
+    }
+}
+
+impl From<Response<Bytes>> for Reply {
+    fn from(response: Response<Bytes>) -> Self {
+        Self { response: Box::new(response), is_failed_authentication: false }
+    }
+}
+
+/// Media types are compared without case and without their parameters (RFC 9110 §8.3.1).
+fn is_type(given: &HeaderValue, expected: &str) -> bool {
+    let given = given.to_str().unwrap_or_default();
+    given.split(';').next().is_some_and(|given| given.trim().eq_ignore_ascii_case(expected))
+}
+
+/// A task that ends when nobody waits for it any more.
+struct Ended(JoinHandle<(Outcome, Response<Bytes>)>);
+
+impl Ended {
+    async fn join(mut self) -> (Outcome, Response<Bytes>) {
+        (&mut self.0).await.unwrap_or_else(|_| (Outcome::Unavailable, reply::unavailable()))
+    }
+}
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests;

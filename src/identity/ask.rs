@@ -1,0 +1,141 @@
+//! One question to an issuer about one token, and what its answer means. Runs on the control plane.
+
+use super::claims::{self, ClaimError};
+use super::source::Asking;
+use super::status::{LastActive, Standing, UserRecord, Verdict};
+use super::verifier::{VerifiedToken, Verifier};
+use super::{Identity, json, jws};
+use crate::issuer::{IntrospectError, Introspected};
+use serde_json::{Map, Value};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// What a call about a token came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Answered {
+    /// It is good, by a question that was asked then.
+    Active { asked_ms: u64 },
+    /// It is not.
+    Ended,
+    /// Nothing is known.
+    Failed,
+}
+
+impl Verifier {
+    /// Asks about a token, and keeps the answer with it.
+    pub(super) async fn ask(&self, token: &Arc<VerifiedToken>, asking: &Asking) -> Answered {
+        let asked_ms = self.clock.now().monotonic_ms;
+        let text = std::str::from_utf8(token.bytes()).unwrap_or_default();
+        let answer = token.issuer().introspect(text).await;
+        let Some(answer) = self.heard(&token.source, answer) else { return Answered::Failed };
+        let verdict = self.verdict(token, asking, answer, asked_ms);
+        let answered = match verdict {
+            Verdict::Active(_) => Answered::Active { asked_ms },
+            Verdict::Inactive { .. } | Verdict::Mismatch(_) => Answered::Ended,
+        };
+        token.status.standing.store(Some(Arc::new(Standing { asked_ms, verdict })));
+        if answered == Answered::Ended {
+            // Not before the answer is there to be seen.
+            self.refusals.fetch_add(1, Ordering::Release);
+        }
+        // A block that came while this was worked out has made it void.
+        self.renew(token);
+        answered
+    }
+
+    /// Notes how a call went; the answer, if there is one.
+    pub(super) fn heard(
+        &self,
+        source: &super::source::Source,
+        answer: Result<Introspected, IntrospectError>,
+    ) -> Option<Introspected> {
+        match answer {
+            Ok(answer) => {
+                source.note_success();
+                if answer == Introspected::Inactive {
+                    self.counts.inactive.fetch_add(1, Ordering::Relaxed);
+                }
+                Some(answer)
+            }
+            Err(error) => {
+                // Said once when it begins to fail, not once a request.
+                if source.note_failure(self.clock.now()) {
+                    tracing::error!(issuer = source.issuer.config().name, %error, "user status cannot be read");
+                }
+                self.counts.failed.fetch_add(1, Ordering::Relaxed);
+                None
+            }
+        }
+    }
+
+    pub(super) fn verdict(
+        &self,
+        token: &VerifiedToken,
+        asking: &Asking,
+        answer: Introspected,
+        asked_ms: u64,
+    ) -> Verdict {
+        let Introspected::Active(answer) = answer else {
+            let is_past_expiry = self.clock.now().unix_seconds() >= token.facts.expires;
+            // The user may be disabled or gone, which only reading them tells.
+            if asking.is_watched
+                && !is_past_expiry
+                && let Some(user) = token.status.user.get().and_then(|user| user.id())
+            {
+                asking.link.reread(user);
+            }
+            return Verdict::Inactive { is_past_expiry };
+        };
+        // What no token says, each answer has to; and a token does not change hands.
+        let known = token.status.user.get().map(|user| &*user.subject);
+        let checked = claims::check_answer(&answer, token.issuer().config(), token.stated_subject()).and_then(|()| {
+            let answered = answer.get("sub").and_then(Value::as_str);
+            if known.is_some() && answered.is_some() && known != answered {
+                return Err(ClaimError::Unusable("sub"));
+            }
+            let claims = completed(token.bytes(), answer);
+            self.identity(&claims, token.issuer()).ok_or(ClaimError::Unusable("sub"))
+        });
+        match checked {
+            Ok(identity) => {
+                let user = token.status.user.get_or_init(|| self.user(&identity.issuer.name, &identity.subject));
+                self.note_active(user, &identity, token.facts.session.clone(), asked_ms);
+                Verdict::Active(identity)
+            }
+            Err(error) => {
+                self.note_mismatch(&token.source, error);
+                Verdict::Mismatch(error)
+            }
+        }
+    }
+
+    /// Remembers that a user was active, by a question that was asked then.
+    pub(super) fn note_active(
+        &self,
+        user: &UserRecord,
+        identity: &Arc<Identity>,
+        session: Option<String>,
+        asked_ms: u64,
+    ) {
+        self.counts.active.fetch_add(1, Ordering::Relaxed);
+        user.note_active(LastActive { asked_ms, identity: Arc::clone(identity), session });
+    }
+
+    pub(super) fn note_mismatch(&self, source: &super::source::Source, error: ClaimError) {
+        self.counts.mismatch.fetch_add(1, Ordering::Relaxed);
+        tracing::warn!(issuer = source.issuer.config().name, %error, "introspection answer does not fit its token");
+    }
+}
+
+/// An answer that repeats the token's `jti` describes the token in full, as Keycloak's does: what it lacks is gone. To any other
+/// answer the token's own claims are added, for a plain RFC 7662 server says little more than `active`. An opaque token has none.
+fn completed(token: &[u8], answer: Map<String, Value>) -> Map<String, Value> {
+    let stated = jws::parse(token).ok().and_then(|jws| json::parse_object(&jws.payload));
+    match stated {
+        Some(mut stated) if answer.get("jti").is_none() || answer.get("jti") != stated.get("jti") => {
+            stated.extend(answer);
+            stated
+        }
+        _ => answer,
+    }
+}
