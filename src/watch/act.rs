@@ -14,9 +14,8 @@ impl<D: Directory> Watch<D> {
             Meaning::Disabled { user } => self.act_disabled(user, IssuerCause::Disabled, event.time_ms, time),
             Meaning::LockedOut { user } => self.act_disabled(user, IssuerCause::LockedOut, event.time_ms, time),
             Meaning::Deleted { user } => {
-                let proof = self.told(IssuerCause::Deleted, event.time_ms, time);
                 if let Some(user) = self.user(user) {
-                    self.block(&user, proof);
+                    self.act_out(&user, IssuerCause::Deleted, event.time_ms, time);
                 }
             }
             Meaning::Enabled { user } => {
@@ -45,10 +44,18 @@ impl<D: Directory> Watch<D> {
 
     fn act_disabled(&self, subject: &str, cause: IssuerCause, time_ms: u64, time: IssuerSpan) {
         let Some(user) = self.user(subject) else { return };
-        self.block(&user, self.told(cause, time_ms, time));
+        self.act_out(&user, cause, time_ms, time);
         // The event may be late, and what it tells no longer so.
-        self.errands.forget_enabled(subject, time_ms);
         self.errands.read(subject, true);
+    }
+
+    fn act_out(&self, user: &UserId, cause: IssuerCause, time_ms: u64, time: IssuerSpan) {
+        self.block(user, self.told(cause, time_ms, time));
+        if self.users.state(user).is_some_and(|view| view.by_issuer.is_some()) {
+            // It bears the time at which it was made, and became so at some moment until it was read.
+            let latest_ms = time.latest_ms.max(time_ms);
+            self.saw_disabled(user.subject(), IssuerSpan { earliest_ms: time_ms, latest_ms });
+        }
     }
 
     fn act_signed_in(&self, subject: &str, session: &str, time_ms: u64, is_new: bool) {

@@ -36,8 +36,8 @@ struct List {
 struct Errand {
     /// Ask whether the user is there and enabled.
     read: bool,
-    /// When an event says that the user was enabled, by the issuer's clock.
-    enabled_ms: Option<u64>,
+    /// When events say that the user was enabled, by the issuer's clock, in no order.
+    enabled_ms: Vec<u64>,
     /// Look whether this session is new.
     look: Option<String>,
     /// End all sessions, or those begun before a time.
@@ -50,10 +50,7 @@ impl Errand {
     /// Both, as one.
     fn join(&mut self, other: Self) {
         self.read |= other.read;
-        self.enabled_ms = match (self.enabled_ms, other.enabled_ms) {
-            (Some(one), Some(other)) => Some(one.min(other)),
-            (one, other) => one.or(other),
-        };
+        self.enabled_ms.extend(other.enabled_ms);
         self.look = other.look.or(self.look.take());
         // To end all is more than to end some.
         self.end = match (self.end, other.end) {
@@ -74,15 +71,8 @@ impl Errands {
 
     /// Ask about the user, who was enabled at this time of the issuer's clock.
     pub(super) fn read_enabled(&self, subject: &str, enabled_ms: u64) {
-        let errand = Errand { read: true, enabled_ms: Some(enabled_ms), is_urgent: true, ..Errand::default() };
+        let errand = Errand { read: true, enabled_ms: vec![enabled_ms], is_urgent: true, ..Errand::default() };
         self.add(subject, errand);
-    }
-
-    /// The user was disabled at this time of the issuer's clock: an enabling before it does not count.
-    pub(super) fn forget_enabled(&self, subject: &str, disabled_ms: u64) {
-        if let Some(errand) = locked(&self.list).errands.get_mut(subject) {
-            errand.enabled_ms = errand.enabled_ms.filter(|enabled_ms| *enabled_ms > disabled_ms);
-        }
     }
 
     /// Look whether the session is new.
@@ -175,7 +165,7 @@ impl<D: Directory> Watch<D> {
     async fn run_errand(&self, user: &UserId, errand: &mut Errand) -> Result<(), KeycloakError> {
         if errand.read {
             match self.directory.user(user.subject()).await {
-                Ok(answer) => self.act_read(user, &answer, errand.enabled_ms.take()).await,
+                Ok(answer) => self.act_read(user, &answer, &std::mem::take(&mut errand.enabled_ms)).await,
                 Err(error) => {
                     self.counters.reads_unknown.fetch_add(1, Ordering::Relaxed);
                     return Err(error);
@@ -194,7 +184,7 @@ impl<D: Directory> Watch<D> {
         Ok(())
     }
 
-    async fn act_read(&self, user: &UserId, answer: &Answer<UserState>, enabled_ms: Option<u64>) {
+    async fn act_read(&self, user: &UserId, answer: &Answer<UserState>, enabled_ms: &[u64]) {
         let (count, cause) = match answer.value {
             UserState::Present(found) if found.enabled => {
                 self.counters.reads_enabled.fetch_add(1, Ordering::Relaxed);
@@ -209,7 +199,7 @@ impl<D: Directory> Watch<D> {
             UserState::Deleted => (&self.counters.reads_deleted, IssuerCause::Deleted),
         };
         count.fetch_add(1, Ordering::Relaxed);
-        locked(&self.disabled).insert(Arc::clone(user.subject()), answer.time);
+        self.saw_disabled(user.subject(), answer.time);
         let known = self.users.state(user).and_then(|view| view.by_issuer);
         let is_known = match cause {
             IssuerCause::Deleted => known == Some(Cause::Deleted),
@@ -228,7 +218,7 @@ impl<D: Directory> Watch<D> {
         IssuerTime::Within(latest_ms.saturating_sub(1000))
     }
 
-    fn act_enabled(&self, user: &UserId, found: User, answer: &Answer<UserState>, enabled_ms: Option<u64>) {
+    fn act_enabled(&self, user: &UserId, found: User, answer: &Answer<UserState>, enabled_ms: &[u64]) {
         let view = self.users.state(user);
         let is_news = match &view {
             Some(view) => found.not_before_ms >= view.threshold_ms,
@@ -251,15 +241,22 @@ impl<D: Directory> Watch<D> {
         }
     }
 
-    /// From when on a session counts: when an event says that the user was enabled, if that was after they were last seen
-    /// disabled; else not before the latest moment at which that can have been.
-    fn enabled_at(&self, subject: &str, told_ms: Option<u64>) -> Option<u64> {
+    /// Notes that a user who is blocked was disabled at some moment of `span`.
+    pub(super) fn saw_disabled(&self, subject: &Arc<str>, span: IssuerSpan) {
+        let mut disabled = locked(&self.disabled);
+        let seen = disabled.entry(Arc::clone(subject)).or_insert(span);
+        // Only what was later counts, and an event may come late.
+        seen.earliest_ms = seen.earliest_ms.max(span.earliest_ms);
+        seen.latest_ms = seen.latest_ms.max(span.latest_ms);
+    }
+
+    /// From when on a session counts: when the first event since the user was last disabled says that they were enabled; else not
+    /// before the latest moment at which they can have been disabled.
+    fn enabled_at(&self, subject: &str, told_ms: &[u64]) -> Option<u64> {
         let seen = locked(&self.disabled).get(subject).copied();
-        match (told_ms, seen) {
-            (Some(told_ms), Some(seen)) if told_ms < seen.earliest_ms => Some(seen.latest_ms),
-            (None, Some(seen)) => Some(seen.latest_ms),
-            (told_ms, _) => told_ms,
-        }
+        let earliest_ms = seen.map_or(0, |seen| seen.earliest_ms);
+        let told_ms = told_ms.iter().copied().filter(|told_ms| *told_ms >= earliest_ms).min();
+        told_ms.or(seen.map(|seen| seen.latest_ms))
     }
 
     fn follow_lift(&self, user: &UserId, asked_ms: u64) {

@@ -6,7 +6,7 @@
 use super::{Directory, Watch, back_off};
 use crate::base::clock::Now;
 use crate::identity::Hint;
-use crate::issuer::keycloak::{Feed, IssuerSpan, KeycloakError};
+use crate::issuer::keycloak::{Answer, Feed, KeycloakError};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -25,6 +25,12 @@ const STEP_MS: u64 = 5_000;
 /// After such a step reading begins so much earlier than now: the clock is looked at once a minute.
 const STEP_BACK_MS: u64 = 70_000;
 
+/// The issuer's clock is known to about a second; one that was set back by less than this is covered by the overlap.
+const STEP_SEEN_MS: i64 = 1_000;
+
+/// From longer ago nothing is read again, whatever our own clock says about how long nothing was read.
+const AGAIN_MS: u64 = 24 * 60 * 60 * 1000;
+
 /// Rows of the last page that are asked for again: one that is committed late moves the others.
 const PAGE_OVERLAP: usize = 20;
 
@@ -35,8 +41,14 @@ const IDS_KEPT: usize = 100_000;
 struct Reader {
     feed: Feed,
     name: Arc<str>,
+    /// When the position was reached, by our clock, is stored under this.
+    reached_name: Arc<str>,
     /// The newest event, by the issuer's clock; `None`: never read.
     position_ms: Option<u64>,
+    /// Where the first reading of this process begins; it ends with that.
+    begin_ms: Option<u64>,
+    /// By how much the issuer's clock was ahead of our monotonic one at least, when it last answered.
+    ahead_ms: Option<i64>,
     /// Events seen, with their time.
     seen: BTreeMap<String, u64>,
 }
@@ -45,8 +57,10 @@ impl<D: Directory> Watch<D> {
     /// Follows a feed for ever.
     pub(super) async fn follow(&self, feed: Feed) {
         let name: Arc<str> = feed.code().into();
+        let reached_name = format!("{name}_at").into();
         let position_ms = self.users.position(&self.settings.issuer, &name);
-        let mut reader = Reader { feed, name, position_ms, seen: BTreeMap::new() };
+        let seen = BTreeMap::new();
+        let mut reader = Reader { feed, name, reached_name, position_ms, begin_ms: None, ahead_ms: None, seen };
         let mut failures = 0;
         loop {
             let began = Instant::now();
@@ -78,17 +92,11 @@ impl<D: Directory> Watch<D> {
     /// Reads a feed to its end.
     async fn read_feed(&self, reader: &mut Reader) -> Result<(), KeycloakError> {
         let counters = self.counters.feed(reader.feed);
-        let position = match reader.position_ms {
-            Some(position) => position,
-            // What was before the first start is the sweep's.
-            None => self.directory.ask_time().await?.earliest_ms,
-        };
-        self.reach(reader, position);
-        let since_ms = position.saturating_sub(OVERLAP_MS);
+        let since_ms = self.begin(reader).await?.saturating_sub(OVERLAP_MS);
         let (mut first, mut is_for_many) = (0, false);
         loop {
             let answer = self.directory.events(reader.feed, since_ms, first).await?;
-            if self.was_set_back(reader, answer.time) {
+            if self.was_set_back(reader, &answer) {
                 return Ok(());
             }
             let page = answer.value;
@@ -115,21 +123,49 @@ impl<D: Directory> Watch<D> {
             self.hint(Hint::ReintrospectAll { issuer: Arc::clone(&self.settings.issuer) });
             self.realm_changed.notify_one();
         }
+        reader.begin_ms = None;
         reader.forget(since_ms);
         Ok(())
+    }
+
+    /// From when on events are read.
+    async fn begin(&self, reader: &mut Reader) -> Result<u64, KeycloakError> {
+        if let (Some(position), Some(_)) = (reader.position_ms, reader.ahead_ms) {
+            return Ok(reader.begin_ms.map_or(position, |begin_ms| begin_ms.min(position)));
+        }
+        let now_ms = self.directory.ask_time().await?.earliest_ms;
+        let Some(position) = reader.position_ms else {
+            // What was before the first start is the sweep's.
+            self.reach(reader, now_ms);
+            return Ok(now_ms);
+        };
+        // Its clock may have been set back since, and gone past the position again: what it shows now less what went by counts too.
+        let reached_ms = self.users.position(&self.settings.issuer, &reader.reached_name);
+        let went_by_ms = self.clock.now().unix_ms.saturating_sub(reached_ms.unwrap_or(u64::MAX)).min(AGAIN_MS);
+        let begin_ms = position.min(now_ms.saturating_sub(went_by_ms)).saturating_sub(STEP_BACK_MS);
+        reader.begin_ms = Some(begin_ms);
+        Ok(begin_ms)
     }
 
     /// Everything up to a time was acted on.
     fn reach(&self, reader: &mut Reader, time_ms: u64) {
         if reader.position_ms.is_none_or(|position| position < time_ms) {
             reader.position_ms = Some(time_ms);
-            self.users.set_position(&self.settings.issuer, &reader.name, time_ms);
+            let issuer = &self.settings.issuer;
+            self.users.set_position(issuer, &reader.name, time_ms);
+            self.users.set_position(issuer, &reader.reached_name, self.clock.now().unix_ms);
         }
     }
 
-    /// Whether the issuer's clock went back behind what was read; then reading begins again from before that moment.
-    fn was_set_back(&self, reader: &mut Reader, time: IssuerSpan) -> bool {
-        let is_back = reader.position_ms.is_some_and(|position| position > time.latest_ms.saturating_add(STEP_MS));
+    /// Whether the issuer's clock went back; then reading begins again from before that moment.
+    fn was_set_back<T>(&self, reader: &mut Reader, answer: &Answer<T>) -> bool {
+        let time = answer.time;
+        let ahead = |issuer_ms: u64, our_ms: u64| issuer_ms.cast_signed().saturating_sub(our_ms.cast_signed());
+        let before_ms = reader.ahead_ms.replace(ahead(time.earliest_ms, answer.asked_ms));
+        let most_ms = ahead(time.latest_ms, self.clock.now().monotonic_ms);
+        let is_back = before_ms.is_some_and(|before_ms| most_ms.saturating_add(STEP_SEEN_MS) < before_ms)
+            // Or it did while nothing ran here.
+            || reader.position_ms.is_some_and(|position| position > time.latest_ms.saturating_add(STEP_MS));
         if is_back {
             let (issuer, feed) = (&*self.settings.issuer, reader.feed.code());
             tracing::warn!(issuer, feed, "the issuer's clock was set back: its events are read again");

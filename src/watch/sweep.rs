@@ -5,7 +5,6 @@ use super::{Directory, Watch, back_off, locked};
 use crate::issuer::keycloak::{Answer, DisabledPage, EventsConfig, Feed, KeycloakError};
 use crate::users::{Cause, IssuerCause, IssuerTime, Proof};
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -97,7 +96,7 @@ impl<D: Directory> Watch<D> {
                 self.errands.read(user.subject(), true);
                 continue;
             }
-            locked(&self.disabled).insert(Arc::clone(user.subject()), answer.time);
+            self.saw_disabled(user.subject(), answer.time);
             let known = self.users.state(&user).and_then(|view| view.by_issuer);
             if !matches!(known, Some(Cause::Disabled | Cause::LockedOut)) {
                 news.push(user);

@@ -15,7 +15,7 @@ pub struct IssuerSpan {
 
 /// By how much the issuer's clock is ahead of our monotonic one, in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Offset {
+pub struct Offset {
     least: i64,
     most: i64,
     /// When the newest token was asked for, by our monotonic clock.
@@ -27,7 +27,7 @@ const DRIFT: i64 = 2000;
 
 impl Offset {
     /// From a token with `iat` that was asked for and came at these times of our monotonic clock.
-    pub(super) fn new(issued: u64, asked_ms: u64, answered_ms: u64) -> Self {
+    pub fn new(issued: u64, asked_ms: u64, answered_ms: u64) -> Self {
         let issued_ms = signed(issued.saturating_mul(1000));
         Self {
             least: issued_ms.saturating_sub(signed(answered_ms)),
@@ -37,7 +37,7 @@ impl Offset {
     }
 
     /// What both say; where that is nothing one of the clocks was set, and the newer one counts.
-    pub(super) fn narrowed(self, older: Option<Self>) -> Self {
+    pub fn narrowed(self, older: Option<Self>) -> Self {
         let Some(older) = older else { return self };
         let drift = signed(self.sampled_ms.saturating_sub(older.sampled_ms)) / DRIFT + 1;
         let both = Self {
@@ -49,7 +49,7 @@ impl Offset {
     }
 
     /// What the issuer's clock showed at some moment between two of our monotonic clock.
-    pub(super) fn between(self, asked_ms: u64, answered_ms: u64) -> IssuerSpan {
+    pub fn between(self, asked_ms: u64, answered_ms: u64) -> IssuerSpan {
         let at = |ms: u64, offset: i64| u64::try_from(signed(ms).saturating_add(offset)).unwrap_or(0);
         IssuerSpan { earliest_ms: at(asked_ms, self.least), latest_ms: at(answered_ms, self.most) }
     }

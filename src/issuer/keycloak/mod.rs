@@ -10,7 +10,7 @@ mod parse;
 mod settings;
 mod user;
 
-pub use clock::IssuerSpan;
+pub use clock::{IssuerSpan, Offset};
 pub use events::{EventsConfig, Feed};
 pub use parse::{Event, EventPage, Meaning, parse_admin_events, parse_user_events};
 pub use settings::{
@@ -97,7 +97,7 @@ pub struct Keycloak {
     reader: Account,
     /// Who ends sessions, if anybody does.
     manager: Option<Account>,
-    offset: Mutex<Option<clock::Offset>>,
+    offset: Mutex<Option<Offset>>,
     /// Which user events are asked for; empty while that is not known.
     event_types: Mutex<Vec<&'static str>>,
     counters: Counters,
@@ -149,7 +149,7 @@ impl Keycloak {
         self.time().ok_or_else(|| KeycloakError::Unexpected { url: self.realm.clone() })
     }
 
-    fn offset(&self) -> Option<clock::Offset> {
+    fn offset(&self) -> Option<Offset> {
         *self.offset.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -32,6 +32,10 @@ pub(super) struct Keycloak {
     pub(super) realm_not_before_ms: u64,
     /// How far its clock is ahead of ours, in milliseconds.
     pub(super) ahead_ms: i64,
+    /// What a look at it some time ago said, if that was not just now.
+    pub(super) shown_ahead_ms: Option<i64>,
+    /// Whether a page of events comes newest first.
+    pub(super) is_reversed: bool,
     /// Each call takes so long.
     pub(super) takes: Duration,
     pub(super) page_size: usize,
@@ -57,6 +61,15 @@ impl Fake {
     /// What its clock shows, in milliseconds.
     pub(super) fn now(&self) -> u64 {
         self.clock.now().unix_ms.checked_add_signed(self.kc().ahead_ms).unwrap()
+    }
+
+    fn shown(&self) -> IssuerSpan {
+        let off_ms = {
+            let kc = self.kc();
+            kc.shown_ahead_ms.map_or(0, |shown_ms| shown_ms - kc.ahead_ms)
+        };
+        let now = self.now().checked_add_signed(off_ms).unwrap();
+        IssuerSpan { earliest_ms: now - 500, latest_ms: now + 500 }
     }
 
     /// Writes an event that was made `ago` milliseconds before.
@@ -113,9 +126,7 @@ impl Fake {
             Ok(value(&mut self.kc()))
         };
         tokio::time::sleep(takes / 2).await;
-        let now = self.now();
-        let time = IssuerSpan { earliest_ms: now - 500, latest_ms: now + 500 };
-        result.map(|value| Answer { value, asked_ms, time })
+        result.map(|value| Answer { value, asked_ms, time: self.shown() })
     }
 }
 
@@ -125,7 +136,10 @@ impl Directory for Fake {
             let mut rows = kc.events[feed as usize].clone();
             rows.retain(|(_, time, _)| *time >= since_ms);
             rows.sort_by_key(|(_, time, _)| *time);
-            let rows: Vec<_> = rows.into_iter().skip(first).take(kc.page_size).collect();
+            let mut rows: Vec<_> = rows.into_iter().skip(first).take(kc.page_size).collect();
+            if kc.is_reversed {
+                rows.reverse();
+            }
             let newest_ms = rows.iter().map(|(_, time, _)| *time).max().unwrap_or(0);
             let (count, is_full) = (rows.len(), rows.len() == kc.page_size);
             let events = rows.into_iter().map(|(id, time_ms, meaning)| Event { id, time_ms, meaning }).collect();
@@ -180,8 +194,7 @@ impl Directory for Fake {
     }
 
     fn time(&self) -> Option<IssuerSpan> {
-        let now = self.now();
-        Some(IssuerSpan { earliest_ms: now - 500, latest_ms: now + 500 })
+        Some(self.shown())
     }
 
     async fn ask_time(&self) -> Result<IssuerSpan, KeycloakError> {
@@ -231,6 +244,8 @@ impl World {
             config,
             realm_not_before_ms: 0,
             ahead_ms: 0,
+            shown_ahead_ms: None,
+            is_reversed: false,
             takes: Duration::from_millis(10),
             page_size: 100,
             calls: Vec::new(),

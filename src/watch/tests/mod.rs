@@ -2,6 +2,7 @@
 
 mod fake;
 mod feed;
+mod late;
 mod reread;
 mod sign_in;
 mod sweep;
