@@ -174,9 +174,11 @@ impl Directory for SimDirectory {
 
     async fn user(&self, id: &str) -> Result<Answer<UserState>, KeycloakError> {
         self.ask(Endpoint::User, |world| match world.realms[self.realm].people.get(id) {
-            Some(person) if person.exists => {
-                UserState::Present(User { enabled: person.enabled, not_before_ms: person.not_before_ms })
-            }
+            Some(person) if person.exists => UserState::Present(User {
+                enabled: person.enabled,
+                is_federated: false,
+                not_before_ms: person.not_before_ms,
+            }),
             _ => UserState::Deleted,
         })
         .await
