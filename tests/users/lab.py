@@ -10,6 +10,8 @@ import jwt
 from issuer import Issuer
 
 BACKCHANNEL_LOGOUT = "http://schemas.openid.net/event/backchannel-logout"
+TOKENS = "/protocol/openid-connect/token"  # below the realm, which here is all of the server
+EVENTS = ["LOGIN", "LOGOUT", "USER_DISABLED_BY_PERMANENT_LOCKOUT"]  # of users, which it keeps
 HTML = b"<html><body>Welcome to the login page of some proxy</body></html>"
 
 
@@ -38,15 +40,20 @@ class Lab(Issuer):
         for beginning, fault in list(self.faults.items()):
             if path.startswith(beginning):
                 return fault()
-        if method == "POST" and path == "/token":
+        if method == "POST" and path == TOKENS:
             token = self.token("RS256", sub="service-account", typ="Bearer", aud="realm-management")
             return 200, {"access_token": token, "token_type": "Bearer", "expires_in": 300, "not-before-policy": 0}
+        if path == "/":
+            return 200, {"realm": "lab", "token-service": f"{self.url}{TOKENS}", "tokens-not-before": 0}
         if path.startswith("/admin/"):
             self.asked.append(path)
             parts = urllib.parse.urlsplit(path.removeprefix("/admin"))
             query = {name: values[0] for name, values in urllib.parse.parse_qs(parts.query).items()}
             return self.administration([urllib.parse.unquote(part) for part in parts.path.split("/")[1:]], query)
         return super().answer(method, path, form)
+
+    def discovery(self):
+        return {**super().discovery(), "token_endpoint": f"{self.url}{TOKENS}"}
 
     def administration(self, path, query):
         match path:
@@ -66,7 +73,7 @@ class Lab(Issuer):
                 return 200, self.since(self.user_events, query)
             case ["events", "config"]:
                 on = ("eventsEnabled", "adminEventsEnabled", "adminEventsDetailsEnabled")
-                return 200, {**dict.fromkeys(on, True), "enabledEventTypes": ["LOGIN", "LOGOUT"]}
+                return 200, {**dict.fromkeys(on, True), "enabledEventTypes": EVENTS}
         return 404, {"error": "HTTP 404 Not Found"}
 
     def user(self, subject):
@@ -87,6 +94,7 @@ class Lab(Issuer):
         return ordered[first : first + most]
 
     def introspection(self, token):
+        """Unlike Keycloak's, it knows no disabled users, so that what shuts them out is what the administration says."""
         if token in self.issued and token in self.opaque_tokens:
             return {"active": True, **self.opaque_tokens[token], **self.introspected_as}
         answer = super().introspection(token)

@@ -6,6 +6,7 @@
 
 use super::user::is_id;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::collections::HashMap;
 
@@ -253,7 +254,12 @@ fn of_user(row: &AdminRow, kind: &str, path: &str) -> Read {
 
 /// Whether what was sent says that the user is enabled. A text cut off by the database, or with `enabled` twice, says nothing.
 fn enabled(representation: Option<&str>) -> Option<bool> {
-    serde_json::from_str::<Representation>(representation?).ok()?.enabled
+    object::<Representation>(representation?.as_bytes())?.enabled
+}
+
+/// Reads a JSON object and nothing else: what serde derives takes an array of the members' values for one as well.
+pub(super) fn object<T: DeserializeOwned>(json: &[u8]) -> Option<T> {
+    if json.trim_ascii_start().first() == Some(&b'{') { serde_json::from_slice(json).ok() } else { None }
 }
 
 fn user_meaning(row: UserRow) -> Read {

@@ -149,7 +149,7 @@ async fn a_user_is_deleted_only_by_keycloaks_own_words() {
         let result = client.user("alice").await;
         assert!(result.is_err(), "{status} {body}: {result:?}");
     }
-    for id in ["", ".", "..", "a\nb"] {
+    for id in ["", ".", ".."] {
         assert!(matches!(client.user(id).await, Err(KeycloakError::NoId)), "{id:?}");
     }
 }
@@ -173,10 +173,10 @@ async fn nothing_is_waited_for_and_nothing_is_read_without_end() {
 #[tokio::test]
 async fn a_list_of_everybody_disables_nobody() {
     let (server, client) = start().await;
-    let rows = json!([{"id": "a", "enabled": true}, {"id": "b", "enabled": false}, {"id": "c\n", "enabled": false}]);
+    let rows = json!([{"id": "a", "enabled": true}, {"id": "b", "enabled": false}, {"id": "..", "enabled": false}, {"id": "c\n", "enabled": false}]);
     server.answer("/admin/realms/demo/users", 200, rows.to_string());
     let page = client.disabled_users(0).await.unwrap().value;
-    assert_eq!(page, DisabledPage { users: vec!["b".to_owned()], next: None });
+    assert_eq!(page, DisabledPage { users: vec!["b".to_owned(), "c\n".to_owned()], next: None });
     assert!(server.asked().last().unwrap().contains("enabled=false&briefRepresentation=true&first=0&max=500"));
     let full: Vec<_> = (0..500).map(|n| json!({"id": n.to_string(), "enabled": false})).collect();
     server.answer("/admin/realms/demo/users", 200, json!(full).to_string());
