@@ -69,7 +69,7 @@ impl Driver {
             has_silence: random.chance(40),
             has_operators: random.chance(40),
             ends_sessions: random.chance(20),
-            lasts: random.between(30_000, 120_000),
+            lasts: random.between(20_000, 100_000),
         };
         guard.log(|| format!("{plan:?}"));
         let settings = Settings {
