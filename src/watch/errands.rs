@@ -265,7 +265,7 @@ impl<D: Directory> Watch<D> {
         if !is_blocked || is_due {
             return true;
         }
-        let enabled_ms = self.enabled_at(user.subject(), &told.enabled_ms);
+        let enabled_ms = Some(self.enabled_at(user.subject(), &told.enabled_ms, answer.time));
         match self.users.lift(user, Lift::Issuer { read_began_ms: answer.asked_ms, enabled_ms }) {
             Ok(Lifted::Done(_)) => self.follow_lift(user, answer.asked_ms),
             // The block is newer than the read, and so may be the moment of enabling.
@@ -313,12 +313,12 @@ impl<D: Directory> Watch<D> {
     }
 
     /// From when on a session counts: when the first event since the user was last disabled says that they were enabled; else not
-    /// before the latest moment at which they can have been disabled.
-    fn enabled_at(&self, subject: &str, told_ms: &[u64]) -> Option<u64> {
+    /// before the latest moment at which they can have been disabled. For a block from before this process that is the read.
+    fn enabled_at(&self, subject: &str, told_ms: &[u64], read: IssuerSpan) -> u64 {
         let seen = locked(&self.disabled).get(subject).copied();
         let earliest_ms = seen.map_or(0, |seen| seen.earliest_ms);
         let told_ms = told_ms.iter().copied().filter(|told_ms| *told_ms >= earliest_ms).min();
-        told_ms.or(seen.map(|seen| seen.latest_ms))
+        told_ms.unwrap_or(seen.map_or(read.latest_ms, |seen| seen.latest_ms))
     }
 
     fn follow_lift(&self, user: &UserId, asked_ms: u64) {

@@ -75,7 +75,7 @@ pub struct Watch<D> {
     errands: Errands,
     looks: Looks,
     logins: Mutex<Logins>,
-    /// When a user who was blocked was last seen disabled, by the issuer's clock. Lost with the process: then the next sweep tells.
+    /// When a user who was blocked was last seen disabled, by the issuer's clock. Lost with the process: then a read does.
     disabled: Mutex<BTreeMap<Arc<str>, IssuerSpan>>,
     /// When the read began that lifted a user's block, by our monotonic clock: what was asked before says nothing.
     lifted: Mutex<BTreeMap<Arc<str>, u64>>,

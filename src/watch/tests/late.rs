@@ -2,8 +2,9 @@
 
 use super::fake::{Fake, Keycloak, START, World};
 use crate::base::clock::Clock;
-use crate::issuer::keycloak::{Feed, Meaning};
-use crate::users::{State, Users};
+use crate::issuer::keycloak::{Feed, Meaning, Session};
+use crate::users::{IssuerCause, IssuerTime, Proof, State, UserId, Users};
+use crate::watch::SignIn;
 use std::time::Duration;
 
 fn disabled(user: &str) -> Meaning {
@@ -106,4 +107,23 @@ async fn a_clock_that_was_set_back_while_nothing_ran_here_hides_no_event() {
         world.after(3_100).await;
         assert_eq!(world.state("alice"), State::Removed, "{back_ms}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_block_from_before_this_process_is_lifted_as_of_the_read_that_shows_it() {
+    let clock = Clock::of_runtime(START);
+    let users = Users::in_memory(clock.clone());
+    let told = IssuerTime::At(START * 1000 - 3_000);
+    let proof = Proof::Issuer { cause: IssuerCause::Deleted, time: told, happened_ms: None };
+    users.block(&UserId::new("main", "alice").unwrap(), proof).unwrap();
+    // Begun after what the event says, and before alice was out.
+    let old = Session { id: "between".to_owned(), began_ms: START * 1000 - 2_000 };
+    let list = |kc: &mut Keycloak| kc.users.get_mut("alice").unwrap().sessions.push(old);
+    let world = World::over("main", clock, users, list, |_| ()).await;
+    world.after(1_000).await;
+    assert_eq!(world.state("alice"), State::AwaitingSignIn);
+    assert_eq!(world.watch.sign_in(&world.user("alice"), "between").await, SignIn::NotProven);
+    world.fake.sign_in("alice", "new", true);
+    world.after(1_100).await;
+    assert_eq!(world.state("alice"), State::Active);
 }
