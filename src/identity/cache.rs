@@ -94,6 +94,11 @@ impl TokenCache {
         }
     }
 
+    /// Some token that is like this. Looks at all of them: for the control plane.
+    pub(super) fn find(&self, is_like: impl Fn(&VerifiedToken) -> bool) -> Option<Arc<VerifiedToken>> {
+        self.tokens.shards().find_map(|shard| shard.values().find(|token| is_like(token)).cloned())
+    }
+
     /// How many tokens are held.
     pub fn len(&self) -> usize {
         self.tokens.shards().map(|shard| shard.len()).sum()

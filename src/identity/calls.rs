@@ -313,17 +313,12 @@ impl Verifier {
         match hint {
             Ok(Hint::Reintrospect(user)) => calls.in_use.hint(user.subject()),
             Ok(Hint::SessionEnded { session, .. }) => {
-                let mut user = None;
-                calls.in_use.hint_for(|token| {
-                    let is_of_it = token.facts.session.as_deref() == Some(&session);
-                    if is_of_it && user.is_none() {
-                        user = token.status.user.get().and_then(|user| user.id());
-                    }
-                    is_of_it
-                });
+                let is_of_it = |token: &VerifiedToken| token.facts.session.as_deref() == Some(&session);
+                calls.in_use.hint_for(|token| is_of_it(token));
                 drop(calls);
-                // The issuer named the session alone; only who holds its tokens knows whose it was.
-                if let Some(user) = user
+                // The issuer named the session alone; whose it was its tokens say, those that were found inactive before this came too.
+                let token = self.cache().find(is_of_it);
+                if let Some(user) = token.and_then(|token| token.status.user.get()?.id())
                     && let Err(error) = self.users.end_session_of(&user, session, Cause::SessionGone)
                 {
                     tracing::error!(%error, "the end of a session cannot be stored");

@@ -164,7 +164,7 @@ impl<T: Clone> InUse<T> {
     }
 
     /// Something happened to some tokens. Whatever call is under way may be about one of them, and settles nothing.
-    pub(super) fn hint_for(&mut self, mut is_meant: impl FnMut(&T) -> bool) {
+    pub(super) fn hint_for(&mut self, is_meant: impl Fn(&T) -> bool) {
         self.hints.clear();
         self.hint_for_all = self.next_order();
         let meant = self.entries.iter().filter(|(_, entry)| is_meant(&entry.token));
