@@ -1,7 +1,7 @@
 //! Is the user of this token still enabled? A request with a fresh answer pays a few loads; the others wait for one.
 //!
 //! What is known lies in the token itself. An answer's age counts from the moment it was asked for. A *session end*
-//! (`active:false`) concerns the one token; what is known against its user is [`super::admit`], and comes first.
+//! (`active:false`) concerns the one token; what is known against its user is `admit`, and comes first.
 
 use super::Identity;
 use super::claims::ClaimError;

@@ -1,7 +1,7 @@
 //! The operators' API: block and unblock users, take tokens back, close the cluster. On a listener of its own, for nobody else.
 //!
-//! Who may act is settled first ([`access`]), then what is asked for is done ([`acts`]). Every act that changes something is a decision of
-//! [`Users`](crate::users::Users), and with that in the audit log under the operator's name.
+//! Who may act is settled first (`access`), then what is asked for is done (`acts`). Every act that changes something is a decision of
+//! [`Users`], and with that in the audit log under the operator's name.
 
 mod access;
 mod acts;

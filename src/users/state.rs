@@ -26,6 +26,9 @@ pub(super) struct Record {
     /// When the newest sign-in since the last block began; 0 if none.
     #[serde(default)]
     pub(super) signed_in_ms: u64,
+    /// When a read last showed the issuer's block, until it is lifted; `None` if events alone did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) shown: Option<Shown>,
     /// Grows with each block.
     pub(super) epoch: u64,
     /// When the state changed last, by our clock.
@@ -37,6 +40,16 @@ pub(super) struct Record {
     /// When the newest proof of the issuer's block came in, by our monotonic clock, which begins anew with the process.
     #[serde(skip)]
     pub(super) proof_known_ms: u64,
+}
+
+/// A read that showed a block. When that was by the issuer's clock is known to a second or so, and the user may have been enabled
+/// and have signed in within it: at which end of it sessions begin to count is decided at the lift.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Shown {
+    pub(super) earliest_ms: u64,
+    pub(super) latest_ms: u64,
+    /// An event that came since tells of the block: it is what was read.
+    pub(super) is_told: bool,
 }
 
 /// A session, and when it began.
@@ -135,8 +148,19 @@ impl Record {
             return Effect::Nothing;
         }
         // The sign-in may bear a later time than this proof if the issuer's clock stepped back. It does not count any more.
-        self.threshold_ms = self.threshold_ms.max(latest).max(self.signed_in_ms.saturating_add(1));
-        self.seen_ms = self.seen_ms.max(time.earliest_ms());
+        let earliest = time.earliest_ms().max(1);
+        self.threshold_ms = self.threshold_ms.max(earliest).max(self.signed_in_ms.saturating_add(1));
+        match time {
+            IssuerTime::At(_) => {
+                self.seen_ms = self.seen_ms.max(earliest);
+                self.shown.iter_mut().for_each(|shown| shown.is_told = true);
+            }
+            IssuerTime::Within(_) => {
+                let before = self.shown.map_or((0, 0), |shown| (shown.earliest_ms, shown.latest_ms));
+                let (earliest_ms, latest_ms) = (earliest.max(before.0), latest.max(before.1));
+                self.shown = Some(Shown { earliest_ms, latest_ms, is_told: false });
+            }
+        }
         self.proof_known_ms = self.proof_known_ms.max(known_ms);
         let cause = match (self.by_issuer, cause) {
             (Some(Cause::Deleted), _) | (None, _) | (Some(_), IssuerCause::Deleted) => cause.into(),
@@ -187,6 +211,13 @@ impl Record {
             Lift::Issuer { read_began_ms, .. } if *read_began_ms < self.proof_known_ms => LiftEffect::Stale,
             Lift::Issuer { enabled_ms, .. } => {
                 self.by_issuer = None;
+                if let Some(shown) = self.shown.take() {
+                    // Only with both ends of the block told it is sure that the read showed no later one.
+                    let is_exact = shown.is_told && enabled_ms.is_some();
+                    let shown_ms = if is_exact { shown.earliest_ms } else { shown.latest_ms };
+                    self.threshold_ms = self.threshold_ms.max(shown_ms);
+                    self.seen_ms = self.seen_ms.max(shown.earliest_ms);
+                }
                 let enabled_ms = enabled_ms.unwrap_or_default();
                 self.threshold_ms = self.threshold_ms.max(enabled_ms);
                 self.seen_ms = self.seen_ms.max(enabled_ms);

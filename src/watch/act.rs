@@ -28,8 +28,12 @@ impl<D: Directory> Watch<D> {
                     self.errands.read_enabled(user, event.time_ms);
                 }
             }
-            Meaning::Changed { user } | Meaning::LoggedOut { user } => {
+            Meaning::Changed { user } => {
                 self.errands.read(user, self.is_known(user));
+                self.hint_user(user);
+            }
+            Meaning::LoggedOut { user } => {
+                self.errands.read_logged_out(user, event.time_ms, self.is_known(user));
                 self.hint_user(user);
             }
             Meaning::SessionEnded { session, .. } => {

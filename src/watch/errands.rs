@@ -4,7 +4,7 @@
 //! another. There is one errand at a time, so no answer about a user can overtake another.
 
 use super::{Directory, Watch, back_off, locked};
-use crate::issuer::keycloak::{Answer, IssuerSpan, KeycloakError, User, UserState};
+use crate::issuer::keycloak::{Answer, Feed, IssuerSpan, KeycloakError, User, UserState};
 use crate::users::{Cause, IssuerCause, IssuerTime, Lift, Lifted, Proof, UserId};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::Ordering;
@@ -16,6 +16,9 @@ const TRIES: u32 = 20;
 
 /// A not-before from longer ago is no news: tokens from before it have ended, and the issuer itself takes no session from then.
 pub(super) const NEWS_MS: u64 = 24 * 60 * 60 * 1000;
+
+/// So long after something happened its event has been read, unless the feed fails.
+const EVENT_MS: u64 = 3_000;
 
 /// What is to be asked and done, user by user.
 #[derive(Debug, Default)]
@@ -36,8 +39,7 @@ struct List {
 struct Errand {
     /// Ask whether the user is there and enabled.
     read: bool,
-    /// When events say that the user was enabled, by the issuer's clock, in no order.
-    enabled_ms: Vec<u64>,
+    told: Told,
     /// Look whether this session is new.
     look: Option<String>,
     /// End all sessions, or those begun before a time.
@@ -46,11 +48,21 @@ struct Errand {
     is_urgent: bool,
 }
 
+/// What events tell that the answer is to be understood by, by the issuer's clock.
+#[derive(Debug, Default, Clone)]
+struct Told {
+    /// When the user was enabled, in no order.
+    enabled_ms: Vec<u64>,
+    /// When an administrator last ended all the user's sessions.
+    logged_out_ms: Option<u64>,
+}
+
 impl Errand {
     /// Both, as one.
     fn join(&mut self, other: Self) {
         self.read |= other.read;
-        self.enabled_ms.extend(other.enabled_ms);
+        self.told.enabled_ms.extend(other.told.enabled_ms);
+        self.told.logged_out_ms = self.told.logged_out_ms.max(other.told.logged_out_ms);
         self.look = other.look.or(self.look.take());
         // To end all is more than to end some.
         self.end = match (self.end, other.end) {
@@ -71,8 +83,14 @@ impl Errands {
 
     /// Ask about the user, who was enabled at this time of the issuer's clock.
     pub(super) fn read_enabled(&self, subject: &str, enabled_ms: u64) {
-        let errand = Errand { read: true, enabled_ms: vec![enabled_ms], is_urgent: true, ..Errand::default() };
-        self.add(subject, errand);
+        let told = Told { enabled_ms: vec![enabled_ms], ..Told::default() };
+        self.add(subject, Errand { read: true, told, is_urgent: true, ..Errand::default() });
+    }
+
+    /// Ask about the user, whose sessions an administrator ended at this time of the issuer's clock.
+    pub(super) fn read_logged_out(&self, subject: &str, logged_out_ms: u64, is_urgent: bool) {
+        let told = Told { logged_out_ms: Some(logged_out_ms), ..Told::default() };
+        self.add(subject, Errand { read: true, told, is_urgent, ..Errand::default() });
     }
 
     /// Look whether the session is new.
@@ -163,9 +181,13 @@ impl<D: Directory> Watch<D> {
 
     /// What is done is taken from the errand.
     async fn run_errand(&self, user: &UserId, errand: &mut Errand) -> Result<(), KeycloakError> {
-        if errand.read {
+        // All sessions are ended only of a user who was just seen to be out still: one of who is back may be new.
+        if errand.read || errand.end == Some(None) {
             match self.directory.user(user.subject()).await {
-                Ok(answer) => self.act_read(user, &answer, &std::mem::take(&mut errand.enabled_ms)).await,
+                Ok(answer) => {
+                    let is_back = self.act_read(user, &answer, &std::mem::take(&mut errand.told)).await;
+                    errand.end = errand.end.filter(|begun_before_ms| begun_before_ms.is_some() || !is_back);
+                }
                 Err(error) => {
                     self.counters.reads_unknown.fetch_add(1, Ordering::Relaxed);
                     return Err(error);
@@ -184,16 +206,17 @@ impl<D: Directory> Watch<D> {
         Ok(())
     }
 
-    async fn act_read(&self, user: &UserId, answer: &Answer<UserState>, enabled_ms: &[u64]) {
+    /// Gives whether the user is there and enabled.
+    async fn act_read(&self, user: &UserId, answer: &Answer<UserState>, told: &Told) -> bool {
         let (count, cause) = match answer.value {
             UserState::Present(found) if found.enabled => {
                 self.counters.reads_enabled.fetch_add(1, Ordering::Relaxed);
-                return self.act_enabled(user, found, answer, enabled_ms);
+                return self.act_enabled(user, found, answer, told);
             }
             // Or its directory does not answer: the sweep will show which.
             UserState::Present(found) if found.is_federated => {
                 self.counters.reads_unknown.fetch_add(1, Ordering::Relaxed);
-                return;
+                return false;
             }
             UserState::Present(_) => (&self.counters.reads_disabled, IssuerCause::Disabled),
             UserState::Deleted => (&self.counters.reads_deleted, IssuerCause::Deleted),
@@ -209,6 +232,13 @@ impl<D: Directory> Watch<D> {
             let time = self.shown_until(answer.time).await;
             self.block(user, Proof::Issuer { cause, time, happened_ms: None });
         }
+        // Known to the millisecond now; when the user is enabled again only the not-before is left of it.
+        if let UserState::Present(found) = answer.value
+            && let time @ IssuerTime::At(_) = not_before(found, told)
+        {
+            self.act_not_before(user, time);
+        }
+        false
     }
 
     /// The time of what was read, which must not be earlier than it was: if the issuer's clock was set, it is set now.
@@ -218,27 +248,59 @@ impl<D: Directory> Watch<D> {
         IssuerTime::Within(latest_ms.saturating_sub(1000))
     }
 
-    fn act_enabled(&self, user: &UserId, found: User, answer: &Answer<UserState>, enabled_ms: &[u64]) {
+    /// Gives whether the user is enabled as far as is known: a block may be newer than the read.
+    fn act_enabled(&self, user: &UserId, found: User, answer: &Answer<UserState>, told: &Told) -> bool {
         let view = self.users.state(user);
+        let is_blocked = view.as_ref().is_some_and(|view| view.by_issuer.is_some());
+        let is_due = is_blocked && self.is_event_due(user, found, answer, told);
+        let time = not_before(found, told);
         let is_news = match &view {
-            Some(view) => found.not_before_ms >= view.threshold_ms,
+            Some(view) => time.earliest_ms() >= view.threshold_ms,
             None => found.not_before_ms.saturating_add(NEWS_MS) > answer.time.latest_ms,
         };
-        if found.not_before_ms > 0 && is_news {
-            let time = IssuerTime::Within(found.not_before_ms);
-            self.block(user, Proof::Issuer { cause: IssuerCause::NotBefore, time, happened_ms: None });
+        let is_exact = matches!(time, IssuerTime::At(_));
+        if found.not_before_ms > 0 && is_news && (is_exact || !is_due) {
+            self.act_not_before(user, time);
         }
-        if view.is_none_or(|view| view.by_issuer.is_none()) {
-            return;
+        if !is_blocked || is_due {
+            return true;
         }
-        let enabled_ms = Some(self.enabled_at(user.subject(), enabled_ms, answer.time));
+        let enabled_ms = Some(self.enabled_at(user.subject(), &told.enabled_ms, answer.time));
         match self.users.lift(user, Lift::Issuer { read_began_ms: answer.asked_ms, enabled_ms }) {
             Ok(Lifted::Done(_)) => self.follow_lift(user, answer.asked_ms),
             // The block is newer than the read, and so may be the moment of enabling.
-            Ok(Lifted::Stale) => self.errands.read(user.subject(), true),
+            Ok(Lifted::Stale) => {
+                self.read_anew(user, told);
+                return false;
+            }
             Ok(Lifted::NotBlocked) => {}
             Err(error) => self.note_store(&error),
         }
+        true
+    }
+
+    /// Asks again, by the same events if they are newer than all that is known.
+    fn read_anew(&self, user: &UserId, told: &Told) {
+        let threshold_ms = self.users.state(user).map_or(0, |view| view.threshold_ms);
+        self.errands.read(user.subject(), true);
+        for enabled_ms in told.enabled_ms.iter().filter(|enabled_ms| **enabled_ms > threshold_ms) {
+            self.errands.read_enabled(user.subject(), *enabled_ms);
+        }
+    }
+
+    /// Whether the events of what made the difference just now are still to come: they tell the moments to the millisecond, the read
+    /// to a second, and within it the user may have signed in. Should they not come, a later sweep has the user read again.
+    fn is_event_due(&self, user: &UserId, found: User, answer: &Answer<UserState>, told: &Told) -> bool {
+        let is_kept = !self.counters.feed(Feed::Admin).is_off.load(Ordering::Relaxed);
+        let seen_ms = locked(&self.disabled).get(user.subject()).map_or(0, |seen| seen.latest_ms);
+        let latest_ms = seen_ms.max(IssuerTime::Within(found.not_before_ms).latest_ms());
+        is_kept && told.enabled_ms.is_empty() && latest_ms.saturating_add(EVENT_MS) > answer.time.earliest_ms
+    }
+
+    fn act_not_before(&self, user: &UserId, time: IssuerTime) {
+        self.block(user, Proof::Issuer { cause: IssuerCause::NotBefore, time, happened_ms: None });
+        // The user may have signed in again, which the other feed told before.
+        self.recall_logins(user);
     }
 
     /// Notes that a user who is blocked was disabled at some moment of `span`.
@@ -262,13 +324,27 @@ impl<D: Directory> Watch<D> {
     fn follow_lift(&self, user: &UserId, asked_ms: u64) {
         locked(&self.disabled).remove(user.subject());
         locked(&self.lifted).insert(Arc::clone(user.subject()), asked_ms);
+        let threshold_ms = self.recall_logins(user);
+        if self.settings.end_sessions {
+            self.errands.end_sessions(user.subject(), Some(threshold_ms));
+        }
+    }
+
+    /// Holds the sign-ins that were told lately against what is known now: from when on they count.
+    fn recall_logins(&self, user: &UserId) -> u64 {
         let threshold_ms = self.users.state(user).map_or(0, |view| view.threshold_ms);
         let logins = locked(&self.logins).of(user.subject());
         for login in logins.iter().filter(|login| login.time_ms >= threshold_ms) {
             self.act_login(user, &login.session, login.time_ms, login.is_new);
         }
-        if self.settings.end_sessions {
-            self.errands.end_sessions(user.subject(), Some(threshold_ms));
-        }
+        threshold_ms
     }
+}
+
+/// A user's not-before. Keycloak keeps the second only, and whoever signs in again at once does so within it: where an event tells
+/// of the logout that set it, that was by then.
+fn not_before(found: User, told: &Told) -> IssuerTime {
+    let from_ms = found.not_before_ms;
+    let is_within = |told_ms: &u64| (from_ms..from_ms.saturating_add(1000)).contains(told_ms);
+    told.logged_out_ms.filter(is_within).map_or(IssuerTime::Within(from_ms), IssuerTime::At)
 }

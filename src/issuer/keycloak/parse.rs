@@ -74,7 +74,7 @@ pub enum Meaning {
     Created { user: String },
     /// Something about the user changed.
     Changed { user: String },
-    /// All sessions of the user ended.
+    /// An administrator ended all sessions of the user, which also sets the user's not-before.
     LoggedOut { user: String },
     /// One session ended.
     SessionEnded { user: Option<String>, session: String },
@@ -247,7 +247,7 @@ fn of_user(row: &AdminRow, kind: &str, path: &str) -> Read {
             Some(true) => Meaning::Enabled { user },
             None => Meaning::Changed { user },
         },
-        ("ACTION", "logout") if kind == "USER" => Meaning::LoggedOut { user },
+        ("ACTION", "logout") if kind == "USER" && row.error.is_none() => Meaning::LoggedOut { user },
         _ => Meaning::Changed { user },
     })
 }
@@ -277,7 +277,6 @@ fn user_meaning(row: UserRow) -> Read {
         }
         ("LOGIN", None) => return Read::Malformed,
         ("LOGOUT", Some(session)) => Meaning::SessionEnded { user: Some(user), session },
-        ("LOGOUT" | "REVOKE_GRANT", _) => Meaning::LoggedOut { user },
         _ => Meaning::Changed { user },
     })
 }

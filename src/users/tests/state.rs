@@ -87,12 +87,39 @@ fn an_event_that_comes_again_is_no_news_and_an_older_read_lifts_nothing() {
     assert_eq!(record.block_by_issuer(IssuerCause::Disabled, IssuerTime::At(10_000), 9), Effect::Nothing);
     // A later proof raises the threshold without a decision.
     assert_eq!(record.block_by_issuer(IssuerCause::Disabled, IssuerTime::Within(12_000), 50), Effect::Noted);
-    assert_eq!((record.threshold_ms, record.epoch), (13_000, 1));
+    assert_eq!((record.threshold_ms, record.epoch), (12_000, 1));
     assert_eq!(record.lift(&by_issuer(49, None)), LiftEffect::Stale);
     assert_eq!(record.lift(&by_issuer(50, None)), LiftEffect::Lifted);
+    assert_eq!(record.threshold_ms, 13_000);
     assert_eq!(record.block_by_issuer(IssuerCause::Disabled, IssuerTime::At(12_000), 51), Effect::Nothing);
     // What is not surely older counts.
     assert_eq!(record.block_by_issuer(IssuerCause::Deleted, IssuerTime::At(12_001), 51), Effect::Decided);
+}
+
+#[test]
+fn a_read_leaves_a_doubt_of_a_second_that_only_both_events_end() {
+    let read_and = |told: Option<u64>, enabled_ms| {
+        let mut record = Record::default();
+        record.block_by_issuer(IssuerCause::Disabled, IssuerTime::Within(10_000), 1);
+        if let Some(told) = told {
+            let effect = record.block_by_issuer(IssuerCause::Disabled, IssuerTime::At(told), 2);
+            assert_eq!(effect, Effect::Noted);
+        }
+        assert_eq!(record.lift(&by_issuer(2, enabled_ms)), LiftEffect::Lifted);
+        assert_eq!(record.shown, None);
+        record.threshold_ms
+    };
+    assert_eq!(read_and(None, None), 11_000);
+    assert_eq!(read_and(None, Some(10_400)), 11_000, "perhaps of an earlier block");
+    assert_eq!(read_and(Some(10_300), None), 11_000, "perhaps enabled and disabled again meanwhile");
+    assert_eq!(read_and(Some(10_300), Some(10_400)), 10_400);
+    assert_eq!(read_and(Some(9_000), Some(9_500)), 10_000, "what was read was not before that");
+    assert_eq!(read_and(Some(10_300), Some(12_000)), 12_000);
+    // A later read is in doubt again.
+    let mut record = disabled(9_000);
+    record.block_by_issuer(IssuerCause::Disabled, IssuerTime::Within(10_000), 1);
+    record.lift(&by_issuer(1, Some(10_400)));
+    assert_eq!(record.threshold_ms, 11_000);
 }
 
 #[test]

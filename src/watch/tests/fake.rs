@@ -99,6 +99,16 @@ impl Fake {
         self.tell(Feed::Admin, Meaning::Deleted { user: user.to_owned() });
     }
 
+    /// An administrator, or a gateway that ends all sessions, logs a user out.
+    pub(super) fn log_out(&self, user: &str) {
+        let now = self.now();
+        if let Some(person) = self.kc().users.get_mut(user) {
+            person.sessions.clear();
+            person.not_before_ms = now / 1000 * 1000;
+        }
+        self.tell(Feed::Admin, Meaning::LoggedOut { user: user.to_owned() });
+    }
+
     /// A user signs in by the password grant, or in a browser.
     pub(super) fn sign_in(&self, user: &str, session: &str, is_new: bool) {
         let began_ms = self.now() / 1000 * 1000;
@@ -181,12 +191,15 @@ impl Directory for Fake {
     async fn end_sessions(&self, id: &str, begun_before_ms: Option<u64>) -> Result<(), KeycloakError> {
         let call = format!("end {id} {}", if begun_before_ms.is_some() { "old" } else { "all" });
         self.answer(call, |kc| {
-            if let Some(person) = kc.users.get_mut(id) {
-                person.sessions.retain(|session| begun_before_ms.is_some_and(|before| session.began_ms >= before));
+            if let (Some(person), Some(before)) = (kc.users.get_mut(id), begun_before_ms) {
+                person.sessions.retain(|session| session.began_ms + 999 >= before);
             }
         })
-        .await
-        .map(|_| ())
+        .await?;
+        if begun_before_ms.is_none() {
+            self.log_out(id);
+        }
+        Ok(())
     }
 
     async fn realm_not_before(&self) -> Result<u64, KeycloakError> {

@@ -28,8 +28,10 @@ async fn sign_in_too_soon(fake: &Fake) {
 async fn a_session_begun_while_its_user_was_being_disabled_is_no_proof() {
     let world = world().await;
     sign_in_too_soon(&world.fake).await;
-    // No event tells that alice is enabled again.
+    // No event tells that alice is enabled again. It is waited for, and then she is read for another reason.
     world.fake.tell_late(Feed::Admin, disabled("alice"), 3_000);
+    world.after(5_000).await;
+    world.fake.tell(Feed::Admin, Meaning::Changed { user: "alice".to_owned() });
     world.after(2_000).await;
     assert_eq!(world.state("alice"), State::AwaitingSignIn);
     world.fake.sign_in("alice", "new", true);

@@ -131,7 +131,9 @@ fn what_users_do_means_what_it_says() {
     check("LOGIN", Some("s1"), Value::Null, signed_in(false));
     let ended = Meaning::SessionEnded { user: Some(user()), session: "s1".to_owned() };
     check("LOGOUT", Some("s1"), json!({}), Some(ended));
-    check("LOGOUT", None, json!({}), Some(Meaning::LoggedOut { user: user() }));
+    // Neither sets a not-before.
+    check("LOGOUT", None, json!({}), Some(Meaning::Changed { user: user() }));
+    check("REVOKE_GRANT", None, json!({}), Some(Meaning::Changed { user: user() }));
     let reason = json!({"reason": "brute_force_attack detected", "num_failures": "3"});
     check("USER_DISABLED_BY_PERMANENT_LOCKOUT", None, reason.clone(), Some(Meaning::LockedOut { user: user() }));
     check("USER_DISABLED_BY_TEMPORARY_LOCKOUT", None, reason, None);
