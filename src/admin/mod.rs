@@ -1,5 +1,6 @@
 //! The admin listener: `/healthz`, `/readyz`, `/metrics`. Not for the public.
 
+use crate::base::accept::LimitedListener;
 use crate::telemetry::metrics::Metrics;
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
@@ -14,7 +15,6 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 
 /// Open connections at most; the callers are probes and scrapers.
 const MAX_CONNECTIONS: usize = 64;
@@ -39,13 +39,9 @@ impl fmt::Debug for View {
 
 /// Serves until dropped.
 pub async fn serve(listener: TcpListener, view: View) {
-    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let listener = LimitedListener::new(listener, MAX_CONNECTIONS);
     loop {
-        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
-        let Ok((stream, _)) = listener.accept().await else {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-            continue;
-        };
+        let (stream, place) = listener.accept().await;
         let view = view.clone();
         tokio::spawn(async move {
             let service = service_fn(move |request| std::future::ready(Ok::<_, Infallible>(answer(&view, &request))));
@@ -54,7 +50,7 @@ pub async fn serve(listener: TcpListener, view: View) {
             let serving = server.serve_connection(TokioIo::new(stream), service);
             // A probe that breaks off is none of our concern.
             let _ = tokio::time::timeout(CONNECTION_TIMEOUT, serving).await;
-            drop(permit);
+            drop(place);
         });
     }
 }

@@ -24,7 +24,7 @@ impl Gateway {
         let waits_for = Arc::new(move || waits_for(&pipeline, &is_draining));
         let view = View { metrics: Arc::clone(&self.metrics), waits_for };
         let (pipeline, metrics) = (Arc::clone(&self.pipeline), Arc::clone(&self.metrics));
-        let (users, counted) = (Arc::clone(&self.users), Arc::clone(&self.metrics));
+        let (users, counted) = (Arc::clone(&self.shared().users), Arc::clone(&self.metrics));
         let run = move || {
             runtime.block_on(async {
                 if let Some(listener) = admin {
@@ -49,7 +49,7 @@ impl Gateway {
             task.abort();
         }
         for issuer in pipeline.verifier().issuers() {
-            let task = self.handle.spawn(Arc::clone(issuer).run());
+            let task = self.shared().control.spawn(Arc::clone(issuer).run());
             tasks.insert(issuer.config().name.clone(), task.abort_handle());
         }
     }

@@ -33,7 +33,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
-use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use watches::Watches;
@@ -51,12 +50,9 @@ pub struct Gateway {
     workers: Vec<JoinHandle<()>>,
     control: Option<JoinHandle<()>>,
     operators: Option<JoinHandle<()>>,
-    handle: Handle,
     surroundings: Surroundings,
-    clock: Clock,
     metrics: Arc<Metrics>,
     pipeline: Arc<ArcSwap<Pipeline>>,
-    users: Arc<Users>,
     is_draining: Arc<AtomicBool>,
     tls: Option<ServerTls>,
     config: Mutex<Config>,
@@ -116,12 +112,9 @@ impl Gateway {
             workers: Vec::new(),
             control: None,
             operators: None,
-            handle,
             surroundings,
-            clock,
             metrics,
             pipeline,
-            users,
             is_draining: Arc::default(),
             tls,
             config: Mutex::new(config),
@@ -139,6 +132,10 @@ impl Gateway {
             gateway.workers.push(gateway.start_worker(index, sockets)?);
         }
         Ok(gateway)
+    }
+
+    fn shared(&self) -> &Shared {
+        &self.surroundings.shared
     }
 
     /// The public addresses, in the order of `server.listen`, with the ports that were taken.
@@ -191,7 +188,7 @@ impl Gateway {
             old.token_service().maintain()?;
             Arc::clone(old.token_service())
         } else {
-            Arc::new(TokenService::start(config.token_service.clone(), self.clock.clone())?)
+            Arc::new(TokenService::start(config.token_service.clone(), self.shared().clock.clone())?)
         };
         let asks_the_same = config.issuers == current.issuers && asked == Pipeline::claims_asked(&current);
         let has_authorities = config.issuers.iter().any(|issuer| issuer.ca.is_some());
@@ -199,7 +196,7 @@ impl Gateway {
             Arc::clone(old.verifier())
         } else {
             let former: Vec<_> = old.verifier().issuers().cloned().collect();
-            let issuers = issuers(&config, &self.clock, &former)?;
+            let issuers = issuers(&config, &self.shared().clock, &former)?;
             let shared = self.surroundings.shared.clone();
             let verifier = Verifier::new(issuers, asked, &token_service, shared, TOKEN_CAPACITY)?;
             Arc::new(verifier.after(old.verifier()))
@@ -222,7 +219,7 @@ impl Gateway {
         }
         if !Arc::ptr_eq(&verifier, old.verifier()) {
             old.verifier().retire();
-            upkeep::run_verifier(&verifier, &self.handle);
+            upkeep::run_verifier(&verifier, &self.shared().control);
         }
         // What needs a restart is said at every reload until there is one.
         let (server, admin, log) = (current.server.clone(), current.admin.clone(), current.log.clone());

@@ -4,6 +4,7 @@ use super::workers::until_drain;
 use super::{Gateway, StartError};
 use crate::base::tick;
 use crate::config;
+use crate::identity::Shared;
 use crate::operator::{self, Operators};
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -34,10 +35,10 @@ impl Gateway {
         let pipeline = Arc::clone(&self.pipeline);
         let operators = Operators {
             config,
-            users: Arc::clone(&self.users),
-            clock: self.clock.clone(),
+            users: Arc::clone(&self.shared().users),
+            clock: self.shared().clock.clone(),
             verifier: Arc::new(move || Arc::clone(pipeline.load().verifier())),
-            issuer_clock: self.issuer_clock(),
+            issuer_clocks: self.issuer_clocks(),
         };
         let mut phase = self.phase.subscribe();
         let run = move || {
@@ -58,13 +59,19 @@ impl Gateway {
         std::thread::Builder::new().name("operators".into()).spawn(run).map_err(StartError::Thread)
     }
 
-    /// The clock of an issuer that can be asked for it; ours for another.
-    fn issuer_clock(&self) -> operator::IssuerClocks {
-        let (pipeline, clock, watches) = (Arc::clone(&self.pipeline), self.clock.clone(), Arc::clone(&self.watches));
+    /// The clock of an issuer that is watched, asked where the watch runs; ours for another.
+    fn issuer_clocks(&self) -> operator::IssuerClocks {
+        let (pipeline, watches) = (Arc::clone(&self.pipeline), Arc::clone(&self.watches));
+        let Shared { clock, control, .. } = self.surroundings.shared.clone();
         Arc::new(move |name| {
             let pipeline = pipeline.load();
-            let is_known = pipeline.verifier().issuers().any(|issuer| issuer.config().name == name);
-            is_known.then(|| watches.issuer_now_ms(name, &clock))
+            pipeline.verifier().issuers().find(|issuer| issuer.config().name == name)?;
+            let (watch, clock, control) = (watches.of(name), clock.clone(), control.clone());
+            Some(Box::pin(async move {
+                let Some(watch) = watch else { return Some(clock.now().unix_ms) };
+                let asked = control.spawn(async move { watch.directory().ask_time().await });
+                asked.await.ok()?.ok().map(|time| time.latest_ms)
+            }))
         })
     }
 }

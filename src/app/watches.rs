@@ -3,18 +3,15 @@
 use super::{Gateway, StartError};
 use crate::base::clock::Clock;
 use crate::config;
-use crate::identity::{Hint, SignInReply, WatchEnd};
+use crate::identity::{SignInQuestion, SignInReply, WatchEnd};
 use crate::issuer::keycloak::Keycloak;
-use crate::users::IssuerClock;
+use crate::users::{IssuerClock, UserId};
 use crate::watch::{Settings, SignIn, Watch};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
-
-/// Hints on their way from a watch to the verifier.
-const HINTS: usize = 1024;
 
 /// Those that run, by the issuer's name.
 #[derive(Default)]
@@ -48,15 +45,17 @@ impl Watches {
         self.list().iter().map(|(name, running)| (name.clone(), Arc::clone(&running.watch))).collect()
     }
 
+    /// That over an issuer.
+    pub(super) fn of(&self, issuer: &str) -> Option<Arc<Watch<Keycloak>>> {
+        self.list().get(issuer).map(|running| Arc::clone(&running.watch))
+    }
+
     /// No less than what the clock of an issuer shows, in milliseconds since 1970; ours for one that does not tell.
     pub(super) fn issuer_now_ms(&self, issuer: &str, clock: &Clock) -> u64 {
-        let told = self.list().get(issuer).and_then(|running| running.watch.directory().time());
+        let told = self.of(issuer).and_then(|watch| watch.directory().time());
         told.map_or_else(|| clock.now().unix_ms, |time| time.latest_ms)
     }
 }
-
-/// Makes a watch over an issuer, which does nothing yet; none where its source is another. The receiver gets its hints.
-type Made = (Arc<Watch<Keycloak>>, mpsc::Receiver<Hint>);
 
 impl Gateway {
     /// Watches every issuer that is to be watched, and no other.
@@ -75,23 +74,17 @@ impl Gateway {
             if list.contains_key(&issuer.name) {
                 continue;
             }
-            if let Some((watch, hints)) = self.make_watch(&issuer)?
-                && let Some(link) = self.surroundings.shared.links.get(&issuer.name)
-            {
-                let task = self.handle.spawn(run(Arc::clone(&watch), hints, link.watch_end())).abort_handle();
-                list.insert(issuer.name.clone(), Running { config: issuer, watch, task });
-            }
+            let Some(status) = issuer.user_status.keycloak() else { continue };
+            let Some(link) = self.surroundings.shared.links.get(&issuer.name) else { continue };
+            let failed = |error| StartError::Issuer { name: issuer.name.clone(), source: Box::new(error) };
+            let directory = Keycloak::new(&issuer, status, self.shared().clock.clone()).map_err(failed)?;
+            let WatchEnd { hints, ceiling, questions, rereads } = link.watch_end();
+            let (settings, users) = (Settings::new(&issuer.name, status), Arc::clone(&self.shared().users));
+            let watch = Watch::new(settings, directory, users, self.shared().clock.clone(), ceiling, hints);
+            let task = self.shared().control.spawn(run(Arc::clone(&watch), questions, rereads)).abort_handle();
+            list.insert(issuer.name.clone(), Running { config: issuer, watch, task });
         }
         Ok(())
-    }
-
-    fn make_watch(&self, issuer: &config::Issuer) -> Result<Option<Made>, StartError> {
-        let Some(status) = issuer.user_status.keycloak() else { return Ok(None) };
-        let failed = |error| StartError::Issuer { name: issuer.name.clone(), source: Box::new(error) };
-        let directory = Keycloak::new(issuer, status, self.clock.clone()).map_err(failed)?;
-        let (hints, received) = mpsc::channel(HINTS);
-        let (settings, users) = (Settings::new(&issuer.name, status), Arc::clone(&self.users));
-        Ok(Some((Watch::new(settings, directory, users, self.clock.clone(), hints), received)))
     }
 
     /// Puts `cluster.valid_until` of the configuration in force.
@@ -102,22 +95,19 @@ impl Gateway {
         let since = |at: std::time::SystemTime| at.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         let until_ms = cluster.valid_until.map(|at| u64::try_from(since(at).as_millis()).unwrap_or(u64::MAX));
         let names: Vec<_> = self.watches.list().keys().cloned().collect();
-        let now = |issuer: &str| self.watches.issuer_now_ms(issuer, &self.clock);
+        let now = |issuer: &str| self.watches.issuer_now_ms(issuer, &self.shared().clock);
         let clocks: Vec<_> = names.iter().map(|issuer| IssuerClock { issuer, now_ms: now(issuer) }).collect();
-        self.users.set_valid_until(until_ms, &clocks)?;
+        self.shared().users.set_valid_until(until_ms, &clocks)?;
         Ok(())
     }
 }
 
 /// Watches, and serves the verifier's end: for ever.
-async fn run(watch: Arc<Watch<Keycloak>>, mut hints: mpsc::Receiver<Hint>, end: WatchEnd) {
-    let WatchEnd { hints: told, mut questions, mut rereads, .. } = end;
-    let pass_on = async {
-        while let Some(hint) = hints.recv().await {
-            // Without a verifier there are no tokens in use.
-            let _ = told.send(hint);
-        }
-    };
+async fn run(
+    watch: Arc<Watch<Keycloak>>,
+    mut questions: mpsc::Receiver<SignInQuestion>,
+    mut rereads: mpsc::Receiver<UserId>,
+) {
     let answer = async {
         while let Some(question) = questions.recv().await {
             let watch = Arc::clone(&watch);
@@ -136,5 +126,5 @@ async fn run(watch: Arc<Watch<Keycloak>>, mut hints: mpsc::Receiver<Hint>, end: 
             watch.reread(&user);
         }
     };
-    tokio::join!(Arc::clone(&watch).run(), pass_on, answer, reread);
+    tokio::join!(Arc::clone(&watch).run(), answer, reread);
 }

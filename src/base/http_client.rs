@@ -91,23 +91,21 @@ impl HttpClient {
         call(url, self.inner.get(url.clone()).header(HOST, HeaderValue::from_static(host))).await
     }
 
-    /// Posts JSON with a bearer token, and gives status and body of any answer.
+    /// Posts JSON, as the holder of a token if there is one, and gives the answer whatever its status.
     ///
     /// # Errors
     /// No answer in time, or one longer than [`BODY_LIMIT`].
     pub async fn post_json(
         &self,
         url: &Url,
-        bearer: Option<&Secret>,
+        token: Option<&BearerToken>,
         body: &serde_json::Value,
-    ) -> Result<(u16, Vec<u8>), HttpError> {
+    ) -> Result<Reply, HttpError> {
         let mut request = self.inner.post(url.clone()).header(CONTENT_TYPE, "application/json").body(body.to_string());
-        if let Some(token) = bearer {
-            request = request.bearer_auth(token.expose());
+        if let Some(token) = token {
+            request = request.header(AUTHORIZATION, token.0.clone());
         }
-        let answer = request.header(ACCEPT, "application/json").send().await.map_err(|error| failed(url, error))?;
-        let status = answer.status().as_u16();
-        Ok((status, read(url, answer, BODY_LIMIT).await?))
+        reply(url, request, BODY_LIMIT).await
     }
 
     /// Posts a form as the client that `who` names, and gives the body of a 200.
@@ -138,9 +136,7 @@ impl HttpClient {
         limit: usize,
     ) -> Result<Reply, HttpError> {
         let request = self.inner.request(method, url.clone()).header(AUTHORIZATION, token.0.clone());
-        let answer = request.header(ACCEPT, "application/json").send().await.map_err(|error| failed(url, error))?;
-        let status = answer.status().as_u16();
-        Ok(Reply { status, body: read(url, answer, limit).await? })
+        reply(url, request, limit).await
     }
 }
 
@@ -198,11 +194,20 @@ pub fn shown(url: &Url) -> String {
 }
 
 async fn call(url: &Url, request: RequestBuilder) -> Result<Vec<u8>, HttpError> {
-    let answer = request.header(ACCEPT, "application/json").send().await.map_err(|error| failed(url, error))?;
+    let answer = send(url, request).await?;
     if answer.status() != http::StatusCode::OK {
         return Err(HttpError::Status { url: shown(url), status: answer.status().as_u16() });
     }
     read(url, answer, BODY_LIMIT).await
+}
+
+async fn reply(url: &Url, request: RequestBuilder, limit: usize) -> Result<Reply, HttpError> {
+    let answer = send(url, request).await?;
+    Ok(Reply { status: answer.status().as_u16(), body: read(url, answer, limit).await? })
+}
+
+async fn send(url: &Url, request: RequestBuilder) -> Result<Response, HttpError> {
+    request.header(ACCEPT, "application/json").send().await.map_err(|error| failed(url, error))
 }
 
 /// Reads a body chunk by chunk, so that an endless one costs no more than `limit`.

@@ -83,7 +83,7 @@ mod tests {
             .replace("bound = \"5s\"", "bound = \"30s\"");
         std::fs::write(&path, text).unwrap();
         let shown = report(&path, false).unwrap();
-        let expected = "issuer `main`: up to 750 tokens in use at bound 30s and 100 calls/s";
+        let expected = "issuer `main`: up to 1,000 tokens in use at bound 30s and 100 calls/s";
         assert!(shown.lines().nth(1).is_some_and(|line| line.trim() == expected), "{shown}");
     }
 

@@ -1,6 +1,6 @@
 //! `postern user`, `postern cluster` and `postern token revoke`: the operators' API from the command line.
 
-use crate::base::http_client::HttpClient;
+use crate::base::http_client::{BearerToken, HttpClient, Reply};
 use crate::base::secret::Secret;
 use crate::base::tls;
 use crate::config;
@@ -175,8 +175,8 @@ impl Caller {
         let client = HttpClient::new(&tls, TIMEOUT)?;
         let token = self.token()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let (status, answer) = runtime.block_on(client.post_json(&url, token.as_ref(), body))?;
-        let answer: Value = serde_json::from_slice(&answer)
+        let Reply { status, body } = runtime.block_on(client.post_json(&url, token.as_ref(), body))?;
+        let answer: Value = serde_json::from_slice(&body)
             .map_err(|_| anyhow!("`{url}` answered {status}, and no JSON: it is not the operators' API"))?;
         if status != 200 {
             let detail = answer.get("detail").and_then(Value::as_str).unwrap_or("no reason given");
@@ -204,7 +204,7 @@ impl Caller {
         Ok(Url::parse(&format!("{scheme}://{address}"))?)
     }
 
-    fn token(&self) -> anyhow::Result<Option<Secret>> {
+    fn token(&self) -> anyhow::Result<Option<BearerToken>> {
         let text = match &self.token_file {
             Some(path) => std::fs::read_to_string(path).with_context(|| format!("`{}`", path.display()))?,
             None => match std::env::var(TOKEN_VARIABLE) {
@@ -213,6 +213,7 @@ impl Caller {
             },
         };
         let text = text.trim();
-        Ok(Some(Secret::new(text.strip_prefix("Bearer ").unwrap_or(text))))
+        let token = Secret::new(text.strip_prefix("Bearer ").unwrap_or(text));
+        BearerToken::new(&token).context("the token has characters that no header can hold").map(Some)
     }
 }

@@ -1,10 +1,15 @@
-//! How much an issuer is asked about users: never more than so many calls in any second, evenly, half of it kept for tokens in use.
+//! How much an issuer is asked about users: never more than so many calls in any second, evenly.
+//!
+//! Half of them are kept for tokens in use. The others are for tokens not seen before and for reads of single users, which have at
+//! most half of that half, and come first.
 //!
 //! One ceiling serves an issuer through all configurations, so that a reload does not double it.
 
+use super::rate::{Bucket, MILLI, Recent};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 /// What a call is for.
@@ -16,7 +21,7 @@ pub enum Kind {
     Stranger,
     /// A token in use, asked about again before its answer is too old.
     Revalidation,
-    /// Anything else about users: events, sessions, single users.
+    /// A single user, or their sessions.
     Read,
 }
 
@@ -34,15 +39,23 @@ impl Kind {
         }
     }
 
-    /// Whether it draws on the half that is not kept for tokens in use.
-    fn is_first(self) -> bool {
-        matches!(self, Self::FirstSight | Self::Stranger)
+    /// What it has in common with others: how many of them are under way.
+    fn class(self) -> usize {
+        match self {
+            Self::FirstSight | Self::Stranger => 0,
+            Self::Revalidation => 1,
+            Self::Read => 2,
+        }
     }
 }
 
 /// The ceiling of one issuer.
 #[derive(Debug)]
-pub struct Ceiling(Mutex<State>);
+pub struct Ceiling {
+    state: Mutex<State>,
+    /// A call ended.
+    ended: Notify,
+}
 
 /// A call that may be made. It is under way until this is dropped.
 #[derive(Debug)]
@@ -67,11 +80,13 @@ struct State {
     /// When the calls of the last second began.
     begun: VecDeque<Instant>,
     all: Bucket,
-    first: Bucket,
+    /// All but re-validation.
+    other: Bucket,
     strangers: Bucket,
-    /// First sights and others under way.
-    under_way: [u32; 2],
-    /// Reads that wait: re-validation leaves them room.
+    reads: Bucket,
+    /// Calls under way, by [`Kind::class`].
+    under_way: [u32; 3],
+    /// Reads that wait: everything else leaves them room.
     reads_waiting: u32,
     calls: [u64; 4],
     recent: Recent,
@@ -83,7 +98,7 @@ const SECOND: Duration = Duration::from_secs(1);
 impl Ceiling {
     /// At most `most` calls in any second.
     pub fn new(most: u32) -> Self {
-        Self(Mutex::new(State::new(most.max(1), Instant::now())))
+        Self { state: Mutex::new(State::new(most.max(1), Instant::now())), ended: Notify::new() }
     }
 
     /// Another `most`, after a reload.
@@ -117,9 +132,11 @@ impl Ceiling {
     pub async fn begin_read(self: &Arc<Self>) -> Permit {
         let _waiting = ReadWaiting::new(self);
         loop {
+            let ended = self.ended.notified();
             match self.try_begin(Kind::Read) {
                 Ok(permit) => return permit,
-                Err(after) => tokio::time::sleep(after).await,
+                // Either way there may be room.
+                Err(after) => drop(tokio::time::timeout(after, ended).await),
             }
         }
     }
@@ -133,7 +150,7 @@ impl Ceiling {
 
     fn state(&self) -> MutexGuard<'_, State> {
         // Numbers are as good after a panic as before.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -144,9 +161,10 @@ impl State {
             most,
             begun: VecDeque::new(),
             all: Bucket::new(most * MILLI, burst, now),
-            first: Bucket::new(most * MILLI / 2, burst, now),
+            other: Bucket::new(most * MILLI / 2, burst, now),
             strangers: Bucket::new(most * MILLI / 4, burst, now),
-            under_way: [0; 2],
+            reads: Bucket::new(most * MILLI / 4, burst, now),
+            under_way: [0; 3],
             reads_waiting: 0,
             calls: [0; 4],
             recent: Recent::default(),
@@ -157,8 +175,7 @@ impl State {
         while self.begun.front().is_some_and(|at| now.duration_since(*at) >= SECOND) {
             self.begun.pop_front();
         }
-        let class = usize::from(!kind.is_first());
-        if self.under_way[class] >= self.concurrency(kind) {
+        if self.under_way[kind.class()] >= self.concurrency(kind) {
             // The end of a call is what makes room; whoever ends one looks again.
             return Err(SECOND);
         }
@@ -166,30 +183,32 @@ impl State {
             let oldest = self.begun.front().map_or(SECOND, |at| SECOND.saturating_sub(now.duration_since(*at)));
             return Err(oldest.max(Duration::from_millis(1)));
         }
-        let spare = if kind == Kind::Revalidation { self.reads_waiting } else { 0 };
+        let spare = if kind == Kind::Read { 0 } else { self.reads_waiting };
         self.all.has(1 + spare, now)?;
-        if kind.is_first() {
-            self.first.has(1, now)?;
+        if kind != Kind::Revalidation {
+            self.other.has(1 + spare, now)?;
         }
-        if kind == Kind::Stranger {
-            self.strangers.has(1, now)?;
+        match kind {
+            Kind::Stranger => self.strangers.has(1, now),
+            Kind::Read => self.reads.has(1, now),
+            Kind::FirstSight | Kind::Revalidation => Ok(()),
         }
-        Ok(())
     }
 
     fn begin(&mut self, kind: Kind, now: Instant) -> Result<(), Duration> {
         self.may_begin(kind, now)?;
-        if kind == Kind::Stranger {
-            self.strangers.take();
+        match kind {
+            Kind::FirstSight => {}
+            Kind::Stranger => self.strangers.take(),
+            Kind::Revalidation => self.recent.count(now),
+            Kind::Read => self.reads.take(),
         }
-        if kind.is_first() {
-            self.first.take();
-        } else {
-            self.recent.count(now);
+        if kind != Kind::Revalidation {
+            self.other.take();
         }
         self.all.take();
         self.begun.push_back(now);
-        self.under_way[usize::from(!kind.is_first())] += 1;
+        self.under_way[kind.class()] += 1;
         self.calls[kind as usize] += 1;
         Ok(())
     }
@@ -203,9 +222,11 @@ impl State {
 
 impl Drop for Permit {
     fn drop(&mut self) {
+        let class = self.kind.class();
         let mut state = self.ceiling.state();
-        let class = usize::from(!self.kind.is_first());
         state.under_way[class] = state.under_way[class].saturating_sub(1);
+        drop(state);
+        self.ceiling.ended.notify_waiters();
     }
 }
 
@@ -223,76 +244,6 @@ impl Drop for ReadWaiting<'_> {
     fn drop(&mut self) {
         let mut state = self.0.state();
         state.reads_waiting = state.reads_waiting.saturating_sub(1);
-    }
-}
-
-/// Calls that become available evenly.
-#[derive(Debug)]
-struct Bucket {
-    /// Thousandths of a call in a second.
-    rate: u32,
-    /// Most thousandths at once.
-    most: u64,
-    level: u64,
-    since: Instant,
-}
-
-/// A call in thousandths.
-const MILLI: u32 = 1000;
-
-impl Bucket {
-    fn new(rate: u32, burst: u32, now: Instant) -> Self {
-        let most = u64::from(burst) * u64::from(MILLI);
-        Self { rate: rate.max(1), most, level: most, since: now }
-    }
-
-    /// Whether so many calls are there; else when they could be. More than it can hold are never there: then all it can hold will do.
-    fn has(&mut self, calls: u32, now: Instant) -> Result<(), Duration> {
-        // In microseconds, so that a bucket that is looked at often is not cheated of fractions.
-        let gained = now.duration_since(self.since).as_micros() * u128::from(self.rate) / 1_000_000;
-        if gained > 0 {
-            self.level = u64::try_from(gained).unwrap_or(u64::MAX).saturating_add(self.level).min(self.most);
-            self.since = now;
-        }
-        let wanted = (u64::from(calls) * u64::from(MILLI)).min(self.most);
-        if self.level >= wanted {
-            return Ok(());
-        }
-        Err(Duration::from_millis((wanted - self.level) * 1000 / u64::from(self.rate) + 1))
-    }
-
-    fn take(&mut self) {
-        self.level = self.level.saturating_sub(u64::from(MILLI));
-    }
-}
-
-/// Calls of the last ten seconds.
-#[derive(Debug, Default)]
-struct Recent {
-    slots: [u32; 10],
-    start: Option<Instant>,
-    second: u64,
-}
-
-impl Recent {
-    fn turn(&mut self, now: Instant) {
-        let second = now.duration_since(*self.start.get_or_insert(now)).as_secs();
-        for passed in self.second + 1..=second.min(self.second + 10) {
-            self.slots[usize::try_from(passed % 10).unwrap_or(0)] = 0;
-        }
-        self.second = second.max(self.second);
-    }
-
-    fn count(&mut self, now: Instant) {
-        self.turn(now);
-        self.slots[usize::try_from(self.second % 10).unwrap_or(0)] += 1;
-    }
-
-    /// The average of a second, rounded up, of those that were.
-    fn a_second(&mut self, now: Instant) -> u64 {
-        self.turn(now);
-        let seconds = (self.second + 1).min(10);
-        self.slots.iter().map(|count| u64::from(*count)).sum::<u64>().div_ceil(seconds)
     }
 }
 
@@ -370,6 +321,38 @@ mod tests {
         let read = tokio::spawn(async move { drop(reader.begin_read().await) });
         drop(calls(&ceiling, &[Kind::Revalidation], Duration::from_millis(200)).await);
         assert!(read.is_finished());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn reads_have_a_quarter_and_come_before_first_sights() {
+        let ceiling = Arc::new(Ceiling::new(100));
+        let begun = calls(&ceiling, &[Kind::Read, Kind::FirstSight, Kind::Revalidation], Duration::from_secs(10)).await;
+        let (reads, others) = (count(&begun, Kind::Read), count(&begun, Kind::FirstSight));
+        assert!((240..=260).contains(&reads), "{reads}");
+        assert!(reads + others <= 510, "{others} beside {reads}");
+        assert!(count(&begun, Kind::Revalidation) >= 480, "{}", count(&begun, Kind::Revalidation));
+        let reader = Arc::clone(&ceiling);
+        let read = tokio::spawn(async move { drop(reader.begin_read().await) });
+        drop(calls(&ceiling, &[Kind::FirstSight], Duration::from_millis(200)).await);
+        assert!(read.is_finished());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_read_begins_as_soon_as_another_ends() {
+        let ceiling = Arc::new(Ceiling::new(100));
+        let mut held = Vec::new();
+        for _ in 0..25 {
+            held.push(ceiling.begin_read().await);
+        }
+        let (reader, begun) = (Arc::clone(&ceiling), Instant::now());
+        let read = tokio::spawn(async move {
+            drop(reader.begin_read().await);
+            begun.elapsed()
+        });
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert!(!read.is_finished());
+        held.pop();
+        assert_eq!(read.await.unwrap().as_millis(), 100);
     }
 
     #[tokio::test(start_paused = true)]

@@ -100,8 +100,11 @@ pub fn check_answer(answer: &Map<String, Value>, issuer: &Issuer, subject: Optio
 }
 
 /// `aud` is one string or a list of strings (RFC 7519 §4.1.3); one of `ours` must be among them.
-fn check_audience(audience: &Value, ours: &[String]) -> Result<(), ClaimError> {
-    let is_ours = |name: &str| ours.iter().any(|our| our == name);
+///
+/// # Errors
+/// [`ClaimError::Audience`], or that it is neither.
+pub fn check_audience<T: AsRef<str>>(audience: &Value, ours: &[T]) -> Result<(), ClaimError> {
+    let is_ours = |name: &str| ours.iter().any(|our| our.as_ref() == name);
     match audience {
         Value::String(name) if is_ours(name) => Ok(()),
         Value::Array(names) if names.iter().all(Value::is_string) => {

@@ -34,7 +34,7 @@ pub struct WatchEnd {
     pub questions: mpsc::Receiver<SignInQuestion>,
     /// Users one of whose tokens the issuer calls inactive: to be read again, by a call that begins after this.
     pub rereads: mpsc::Receiver<UserId>,
-    /// Under which every call to the issuer about users is made: [`Ceiling::begin_read`].
+    /// Under which single users are asked about: [`Ceiling::begin_read`].
     pub ceiling: Arc<Ceiling>,
 }
 

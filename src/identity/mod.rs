@@ -18,6 +18,7 @@ pub mod jws;
 pub mod link;
 pub mod opaque;
 pub mod own;
+mod rate;
 pub mod source;
 pub mod status;
 mod succession;

@@ -90,7 +90,7 @@ impl Source {
 impl Asking {
     fn new(name: &str, status: &UserStatus, links: &Links) -> Option<Self> {
         let introspection = status.introspection()?;
-        let most_calls = status.keycloak().map_or(MOST_CALLS, |keycloak| keycloak.calls_about_tokens());
+        let most_calls = status.keycloak().map_or(MOST_CALLS, |keycloak| keycloak.max_calls_per_second);
         Some(Self {
             bound_ms: millis(introspection.bound),
             timeout: introspection.timeout,

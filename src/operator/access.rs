@@ -2,11 +2,10 @@
 
 use crate::base::clock::Now;
 use crate::identity::status::StatusError;
-use crate::identity::{LocalCache, TokenError, Verifier, json, jws};
+use crate::identity::{LocalCache, TokenError, Verifier, claims, json, jws};
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, StatusCode};
 use rustls::pki_types::CertificateDer;
-use serde_json::Value;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
@@ -86,11 +85,8 @@ impl Caller {
 /// Whether a token that was verified names an audience.
 fn has_audience(token: &str, audience: &str) -> bool {
     let claims = jws::parse(token.as_bytes()).ok().and_then(|jws| json::parse_object(&jws.payload));
-    match claims.as_ref().and_then(|claims| claims.get("aud")) {
-        Some(Value::String(name)) => name == audience,
-        Some(Value::Array(names)) => names.iter().any(|name| name.as_str() == Some(audience)),
-        _ => false,
-    }
+    let named = claims.as_ref().and_then(|claims| claims.get("aud"));
+    named.is_some_and(|named| claims::check_audience(named, &[audience]).is_ok())
 }
 
 /// SHA-256 of a certificate, as most tools print it.

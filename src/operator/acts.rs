@@ -53,6 +53,8 @@ pub(super) enum ActError {
     Time(String),
     #[error("give one of `jti`, `sid` and `sub`, or `issued_before` alone; `sub` and `issued_before` may go together")]
     Tokens,
+    #[error("issuer `{0}` does not say what time it is, and a guess could let old sign-ins pass; try again")]
+    NoTime(String),
     #[error("{0}")]
     State(&'static str),
     #[error("what is known could not be stored")]
@@ -64,6 +66,7 @@ impl ActError {
         match self {
             Self::State(_) => StatusCode::CONFLICT,
             Self::Store(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::NoTime(_) => StatusCode::SERVICE_UNAVAILABLE,
             _ => StatusCode::BAD_REQUEST,
         }
     }
@@ -103,29 +106,29 @@ struct Which {
 
 impl Operators {
     /// Does what is asked for, in the caller's name. Waits for the disk.
-    pub(super) fn act(&self, act: Act, body: &[u8], caller: &Caller) -> Result<Value, ActError> {
+    pub(super) async fn act(&self, act: Act, body: &[u8], caller: &Caller) -> Result<Value, ActError> {
         match act {
             Act::ShowUser => {
                 let Who { issuer, subject } = serde_json::from_slice(body)?;
-                let (user, _) = self.user(&issuer, &subject)?;
+                let user = self.user(&issuer, &subject)?;
                 Ok(json!({ "user": self.shown(&user) }))
             }
             Act::BlockUser => {
                 let WhoAndWhy { issuer, subject, reason } = serde_json::from_slice(body)?;
-                let (user, _) = self.user(&issuer, &subject)?;
+                let user = self.user(&issuer, &subject)?;
                 let decision = self.users.block(&user, Proof::Operator(signed(caller, reason)?))?;
                 Ok(json!({ "changed": decision.is_some(), "user": self.shown(&user) }))
             }
             Act::UnblockUser => {
                 let WhoAndWhy { issuer, subject, reason } = serde_json::from_slice(body)?;
-                let (user, issuer_now_ms) = self.user(&issuer, &subject)?;
-                let lift = Lift::Operator { act: signed(caller, reason)?, issuer_now_ms };
+                let (user, act) = (self.user(&issuer, &subject)?, signed(caller, reason)?);
+                let lift = Lift::Operator { act, issuer_now_ms: self.issuer_now_ms(&issuer).await? };
                 match self.users.lift(&user, lift)? {
                     Lifted::Done(_) => Ok(json!({ "changed": true, "user": self.shown(&user) })),
                     Lifted::NotBlocked | Lifted::Stale => Err(ActError::State("no operator has blocked this user")),
                 }
             }
-            Act::RevokeTokens => self.revoke(serde_json::from_slice(body)?, caller),
+            Act::RevokeTokens => self.revoke(serde_json::from_slice(body)?, caller).await,
             Act::ShowCluster => Ok(self.cluster(None)),
             Act::DisableCluster => {
                 let Why { reason } = serde_json::from_slice(body)?;
@@ -137,26 +140,29 @@ impl Operators {
                 let act = signed(caller, reason)?;
                 let verifier = (self.verifier)();
                 let names: Vec<_> = verifier.issuers().map(|issuer| issuer.config().name.clone()).collect();
-                let known = names.iter().filter_map(|issuer| {
-                    let now_ms = (self.issuer_clock)(issuer)?;
-                    Some(IssuerClock { issuer, now_ms })
-                });
-                let decision = self.users.enable_cluster(act, &known.collect::<Vec<_>>())?;
+                let mut clocks = Vec::new();
+                for issuer in &names {
+                    clocks.push(IssuerClock { issuer, now_ms: self.issuer_now_ms(issuer).await? });
+                }
+                let decision = self.users.enable_cluster(act, &clocks)?;
                 Ok(self.cluster(Some(decision)))
             }
         }
     }
 
-    fn revoke(&self, which: Which, caller: &Caller) -> Result<Value, ActError> {
+    async fn revoke(&self, which: Which, caller: &Caller) -> Result<Value, ActError> {
         let act = signed(caller, which.reason)?;
-        (self.issuer_clock)(&which.issuer).ok_or_else(|| ActError::Issuer(which.issuer.clone()))?;
+        self.check_issuer(&which.issuer)?;
         let before = which.issued_before.as_deref().map(time_ms).transpose()?;
         let tokens = match (which.jti, which.sid, which.sub, before) {
             (Some(id), None, None, None) => Tokens::Id(id),
             (None, Some(session), None, None) => Tokens::Session(session),
             (None, None, Some(subject), before) => {
-                let now = || (self.issuer_clock)(&which.issuer).unwrap_or(u64::MAX);
-                Tokens::User { subject, issued_before_ms: before.unwrap_or_else(now) }
+                let issued_before_ms = match before {
+                    Some(before) => before,
+                    None => self.issuer_now_ms(&which.issuer).await?,
+                };
+                Tokens::User { subject, issued_before_ms }
             }
             (None, None, None, Some(issued_before_ms)) => Tokens::All { issued_before_ms },
             _ => return Err(ActError::Tokens),
@@ -166,10 +172,20 @@ impl Operators {
         Ok(json!({ "changed": decision.is_some() }))
     }
 
-    /// The user, and the clock of their issuer.
-    fn user(&self, issuer: &str, subject: &str) -> Result<(UserId, u64), ActError> {
-        let now_ms = (self.issuer_clock)(issuer).ok_or_else(|| ActError::Issuer(issuer.to_owned()))?;
-        Ok((UserId::new(issuer, subject).ok_or(ActError::Subject)?, now_ms))
+    fn user(&self, issuer: &str, subject: &str) -> Result<UserId, ActError> {
+        self.check_issuer(issuer)?;
+        UserId::new(issuer, subject).ok_or(ActError::Subject)
+    }
+
+    fn check_issuer(&self, issuer: &str) -> Result<(), ActError> {
+        // What is not awaited is not asked.
+        (self.issuer_clocks)(issuer).map(drop).ok_or_else(|| ActError::Issuer(issuer.to_owned()))
+    }
+
+    /// Asked now: what an issuer showed a minute ago may be behind a clock that was set forward since.
+    async fn issuer_now_ms(&self, issuer: &str) -> Result<u64, ActError> {
+        let asked = (self.issuer_clocks)(issuer).ok_or_else(|| ActError::Issuer(issuer.to_owned()))?;
+        asked.await.ok_or_else(|| ActError::NoTime(issuer.to_owned()))
     }
 
     fn shown(&self, user: &UserId) -> Value {

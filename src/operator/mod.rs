@@ -8,6 +8,7 @@ mod acts;
 
 pub use access::AccessError;
 
+use crate::base::accept::LimitedListener;
 use crate::base::clock::Clock;
 use crate::base::tls::{self, TlsError};
 use crate::config;
@@ -25,11 +26,12 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::{Value, json};
 use std::convert::Infallible;
 use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 
 /// Open connections at most; the callers are people and their scripts.
@@ -52,15 +54,18 @@ pub struct Operators {
     pub clock: Clock,
     /// The verifier in force, for operators who show a token.
     pub verifier: VerifierInForce,
-    /// The clock of an issuer, by its name, in milliseconds since 1970: no less than that. `None`: there is no such issuer.
-    pub issuer_clock: IssuerClocks,
+    /// The clocks of issuers.
+    pub issuer_clocks: IssuerClocks,
 }
 
 /// Gives the verifier in force.
 pub type VerifierInForce = Arc<dyn Fn() -> Arc<Verifier> + Send + Sync>;
 
-/// Gives the time of an issuer.
-pub type IssuerClocks = Arc<dyn Fn(&str) -> Option<u64> + Send + Sync>;
+/// Asks an issuer, by its name, what time it is. `None`: there is no such issuer.
+pub type IssuerClocks = Arc<dyn Fn(&str) -> Option<AskedTime> + Send + Sync>;
+
+/// No less than what an issuer's clock shows, in milliseconds since 1970. `None`: it did not say.
+pub type AskedTime = Pin<Box<dyn Future<Output = Option<u64>> + Send>>;
 
 impl fmt::Debug for Operators {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -91,18 +96,14 @@ impl Operators {
     /// Serves until dropped. To be run on a thread of its own with a local runtime and [`tick::run`](crate::base::tick::run): an act
     /// waits for the disk.
     pub async fn serve(self, listener: TcpListener) {
-        let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let listener = LimitedListener::new(listener, MAX_CONNECTIONS);
         loop {
-            let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
-            let Ok((stream, _)) = listener.accept().await else {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-                continue;
-            };
+            let (stream, place) = listener.accept().await;
             let operators = self.clone();
             tokio::task::spawn_local(async move {
                 // Whoever breaks off is asked to try again by their own tool.
                 let _ = tokio::time::timeout(CONNECTION_TIMEOUT, operators.connection(stream)).await;
-                drop(permit);
+                drop(place);
             });
         }
     }
@@ -157,7 +158,7 @@ impl Operators {
         let Ok(body) = Limited::new(body, BODY_LIMIT).collect().await else {
             return problem(StatusCode::BAD_REQUEST, "the body did not come, or is longer than 16 KiB");
         };
-        match self.act(act, &body.to_bytes(), &caller) {
+        match self.act(act, &body.to_bytes(), &caller).await {
             Ok(answer) => json_response(StatusCode::OK, &answer),
             Err(error) => {
                 tracing::warn!(operator = caller.name, ?act, %error, "an operator's act failed");

@@ -37,8 +37,6 @@ pub struct Counters {
     pub sign_ins_missing: AtomicU64,
     /// Looked for in vain, since there was no usable answer.
     pub sign_ins_unknown: AtomicU64,
-    /// Hints that found no room.
-    pub hints_dropped: AtomicU64,
     /// Times that a decision could not be stored.
     pub store_failures: AtomicU64,
 }

@@ -160,7 +160,6 @@ impl<D: Directory> Watch<D> {
         let mut failures = 0;
         loop {
             self.errands.wait().await;
-            self.pace.take().await;
             let Some((subject, errand)) = self.errands.take() else { continue };
             let Some(user) = self.user(&subject) else { continue };
             let mut left = errand;
@@ -183,7 +182,10 @@ impl<D: Directory> Watch<D> {
     async fn run_errand(&self, user: &UserId, errand: &mut Errand) -> Result<(), KeycloakError> {
         // All sessions are ended only of a user who was just seen to be out still: one of who is back may be new.
         if errand.read || errand.end == Some(None) {
-            match self.directory.user(user.subject()).await {
+            let turn = self.ceiling.begin_read().await;
+            let answer = self.directory.user(user.subject()).await;
+            drop(turn);
+            match answer {
                 Ok(answer) => {
                     let is_back = self.act_read(user, &answer, &std::mem::take(&mut errand.told)).await;
                     errand.end = errand.end.filter(|begun_before_ms| begun_before_ms.is_some() || !is_back);
@@ -199,6 +201,7 @@ impl<D: Directory> Watch<D> {
             self.sign_in(user, &session).await;
         }
         if let Some(begun_before_ms) = errand.end {
+            let _turn = self.ceiling.begin_read().await;
             self.directory.end_sessions(user.subject(), begun_before_ms).await?;
             self.counters.sessions_ended.fetch_add(1, Ordering::Relaxed);
             errand.end = None;

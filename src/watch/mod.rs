@@ -15,28 +15,27 @@ mod counters;
 mod directory;
 pub mod errands;
 pub mod feed;
-mod pace;
 pub mod sign_in;
 pub mod sweep;
 
 pub use counters::{Counters, FeedCounters};
 pub use directory::Directory;
-pub use sign_in::{SignIn, SignIns};
+pub use sign_in::SignIn;
 
 use crate::base::clock::Clock;
 use crate::config;
 use crate::identity::Hint;
+use crate::identity::ceiling::Ceiling;
 use crate::issuer::keycloak::{Feed, IssuerSpan};
 use crate::users::{UserId, Users};
 use errands::Errands;
 use feed::Logins;
-use pace::Pace;
 use sign_in::Looks;
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, broadcast};
 
 /// How an issuer is watched.
 #[derive(Debug, Clone)]
@@ -45,21 +44,14 @@ pub struct Settings {
     pub issuer: Arc<str>,
     /// A disabled user is out within this.
     pub bound: Duration,
-    /// Single users asked about, a second, at most. Feeds and sweeps are few calls and come on top.
-    pub calls_per_second: u32,
     /// Whether sessions are ended at the issuer on block and on lift.
     pub end_sessions: bool,
 }
 
 impl Settings {
-    /// Those of an issuer of the configuration. A quarter of the calls that it has to bear are for single users.
+    /// Those of an issuer of the configuration.
     pub fn new(issuer: &str, status: &config::Keycloak) -> Self {
-        Self {
-            issuer: issuer.into(),
-            bound: status.introspection.bound,
-            calls_per_second: status.calls_about_users(),
-            end_sessions: status.end_sessions.is_some(),
-        }
+        Self { issuer: issuer.into(), bound: status.introspection.bound, end_sessions: status.end_sessions.is_some() }
     }
 }
 
@@ -69,9 +61,10 @@ pub struct Watch<D> {
     directory: D,
     users: Arc<Users>,
     clock: Clock,
-    hints: mpsc::Sender<Hint>,
+    /// Under which single users are asked about. Feeds and sweeps are two or three calls a second, which wait for nothing.
+    ceiling: Arc<Ceiling>,
+    hints: broadcast::Sender<Hint>,
     counters: Counters,
-    pace: Pace,
     errands: Errands,
     looks: Looks,
     logins: Mutex<Logins>,
@@ -84,20 +77,21 @@ pub struct Watch<D> {
 }
 
 impl<D: Directory> Watch<D> {
-    /// A watch that does nothing until it is run. `hints` may fill up: what does not fit is counted, and noticed when it is due.
+    /// A watch that does nothing until it is run.
     pub fn new(
         settings: Settings,
         directory: D,
         users: Arc<Users>,
         clock: Clock,
-        hints: mpsc::Sender<Hint>,
+        ceiling: Arc<Ceiling>,
+        hints: broadcast::Sender<Hint>,
     ) -> Arc<Self> {
         Arc::new(Self {
-            pace: Pace::new(settings.calls_per_second),
             settings,
             directory,
             users,
             clock,
+            ceiling,
             hints,
             counters: Counters::default(),
             errands: Errands::default(),

@@ -6,8 +6,6 @@
 use super::{Directory, Watch, locked};
 use crate::users::{Judgement, TokenClaims, UserId};
 use std::collections::BTreeMap;
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
@@ -26,18 +24,6 @@ pub enum SignIn {
     NotProven,
     /// The issuer gave no usable answer.
     Unknown,
-}
-
-/// Where sign-ins are looked for, whatever directory is behind it.
-pub trait SignIns: Send + Sync {
-    /// See [`Watch::sign_in`].
-    fn sign_in<'a>(&'a self, user: &'a UserId, session: &'a str) -> Pin<Box<dyn Future<Output = SignIn> + Send + 'a>>;
-}
-
-impl<D: Directory> SignIns for Watch<D> {
-    fn sign_in<'a>(&'a self, user: &'a UserId, session: &'a str) -> Pin<Box<dyn Future<Output = SignIn> + Send + 'a>> {
-        Box::pin(Watch::sign_in(self, user, session))
-    }
 }
 
 /// One at a time for each user.
@@ -103,7 +89,7 @@ impl<D: Directory> Watch<D> {
     }
 
     async fn look(&self, user: &UserId, session: &str, look: &mut Look) -> SignIn {
-        self.pace.take().await;
+        let _turn = self.ceiling.begin_read().await;
         let now_ms = self.clock.now().monotonic_ms;
         look.asked_ms = now_ms;
         let answer = self.directory.sessions(user.subject()).await;

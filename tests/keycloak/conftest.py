@@ -4,7 +4,7 @@ import pytest
 from counting import *  # noqa: F403  the hooks of pytest
 from issuer import Issuer
 from keycloak import Keycloak
-from postern import Postern
+from postern import Postern, all_stopped
 from upstream import Upstream
 
 def pytest_generate_tests(metafunc):
@@ -40,21 +40,14 @@ def further_issuer():
 @pytest.fixture(scope="session")
 def new_gateway(keycloak, upstream, tmp_path_factory):
     """Starts gateways; each is stopped, and its log searched for secrets, when the tests are over."""
-    gateways = []
+    with all_stopped() as gateways:
 
-    def start(until_ready=True, **settings):
-        gateway = Postern(tmp_path_factory.mktemp("gateway"), upstream, keycloak, **settings)
-        gateways.append(gateway)
-        return gateway.start(until_ready)
+        def start(until_ready=True, **settings):
+            gateway = Postern(tmp_path_factory.mktemp("gateway"), upstream, keycloak, **settings)
+            gateways.append(gateway)
+            return gateway.start(until_ready)
 
-    yield start
-    problems = []
-    for gateway in gateways:
-        try:
-            gateway.stop()
-        except AssertionError as problem:
-            problems.append(f"{gateway.folder}: {problem}")
-    assert not problems, "\n".join(problems)
+        yield start
 
 
 @pytest.fixture(scope="session")

@@ -1,19 +1,19 @@
 """A small issuer for the algorithms that the realm's clients do not offer: discovery, keys, introspection."""
 
 import json
-import threading
 import time
 import urllib.parse
 import uuid
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from upstream import Server
 
 CURVES = {"ES256": ec.SECP256R1, "ES384": ec.SECP384R1, "ES512": ec.SECP521R1}
 
 
-class Issuer:
+class Issuer(Server):
     """Listens on a free port of loopback; `self.url` is its `iss`."""
 
     def __init__(self):
@@ -40,9 +40,6 @@ class Issuer:
             def log_message(self, *_):
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
         self.keys = {}
         self.issued = set()
         rsa_key = rsa.generate_private_key(65537, 2048)
@@ -51,11 +48,7 @@ class Issuer:
         for algorithm, curve in CURVES.items():
             self.keys[algorithm] = ec.generate_private_key(curve())
         self.keys["EdDSA"] = ed25519.Ed25519PrivateKey.generate()
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-
-    def close(self):
-        self._server.shutdown()
-        self._server.server_close()
+        super().__init__(Handler)
 
     def answer(self, method, path, form):
         """Status and document of an answer."""

@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import urllib.parse
+from contextlib import contextmanager
 from pathlib import Path
 
 import jwt
@@ -113,6 +114,20 @@ bound = "{BOUND:g}s"
 timeout = "1s"
 when_unknown = {when_unknown}
 """
+
+
+@contextmanager
+def all_stopped():
+    """Gives a list for gateways. In the end each is stopped, and its log searched for secrets."""
+    gateways = []
+    yield gateways
+    problems = []
+    for gateway in gateways:
+        try:
+            gateway.stop()
+        except AssertionError as problem:
+            problems.append(f"{gateway.folder}: {problem}")
+    assert not problems, "\n".join(problems)
 
 
 class Postern:

@@ -5,8 +5,22 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
-class Upstream:
-    """Listens on a free port of loopback until the process ends."""
+class Server:
+    """Serves by a handler of `http.server` on a free port of loopback, until it is closed."""
+
+    def __init__(self, handler):
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def close(self):
+        self._server.shutdown()
+        self._server.server_close()
+
+
+class Upstream(Server):
+    """Counts, and remembers what it was given."""
 
     def __init__(self):
         self.requests = 0
@@ -33,10 +47,7 @@ class Upstream:
             def log_message(self, *_):
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        super().__init__(Handler)
 
     def record(self, headers, body):
         self.requests += 1
@@ -44,7 +55,3 @@ class Upstream:
             self.posted.append(body.decode())
         for value in headers.get_all("authorization", []):
             self.bearers.add(value.partition(" ")[2])
-
-    def close(self):
-        self._server.shutdown()
-        self._server.server_close()

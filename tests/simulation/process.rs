@@ -3,16 +3,17 @@
 use crate::directory::SimDirectory;
 use crate::world::{EPOCH, REALMS, Shared};
 use postern::base::clock::Clock;
+use postern::identity::ceiling::Ceiling;
 use postern::telemetry::audit_log::Audit;
 use postern::users::{Cause, Decision, Judgement, Kind, Target, TokenClaims, Users};
-use postern::watch::{Settings, SignIns, Watch};
+use postern::watch::{Settings, Watch};
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
-use tokio::sync::{Notify, broadcast, mpsc};
+use tokio::sync::{Notify, broadcast};
 use tokio::task::JoinHandle;
 
 /// Where stores are made: in memory if that is to be had.
@@ -96,8 +97,8 @@ impl Process {
             };
             let settings = Settings { issuer: REALMS[realm].into(), ..settings.clone() };
             // Nobody reads the hints: identity does, and is not here.
-            let (hints, _) = mpsc::channel(1);
-            Watch::new(settings, directory, Arc::clone(&users), clock.clone(), hints)
+            let (ceiling, hints) = (Arc::new(Ceiling::new(100)), broadcast::Sender::new(1));
+            Watch::new(settings, directory, Arc::clone(&users), clock.clone(), ceiling, hints)
         });
         let image = remains.path.with_file_name(format!("{number}.redb"));
         let camera = Arc::new(Camera {
@@ -140,8 +141,7 @@ impl Process {
         let first = judge();
         let Some(session) = claims.session.filter(|_| first == Judgement::NeedsSignInProof) else { return Some(first) };
         let user = postern::users::UserId::new(claims.issuer, claims.subject).unwrap();
-        let watch: &dyn SignIns = &*self.watches[realm];
-        match watch.sign_in(&user, session).await {
+        match self.watches[realm].sign_in(&user, session).await {
             postern::watch::SignIn::Unknown => match judge() {
                 Judgement::NeedsSignInProof => None,
                 judgement => Some(judgement),

@@ -75,7 +75,6 @@ impl Driver {
         let settings = Settings {
             issuer: REALMS[0].into(),
             bound: Duration::from_millis(guard.bound),
-            calls_per_second: 25,
             end_sessions: plan.ends_sessions,
         };
         drop(guard);

@@ -10,6 +10,8 @@ import pytest  # noqa: E402
 from counting import *  # noqa: E402, F403  the hooks of pytest
 from gateway import Gateway  # noqa: E402
 from keycloak import Keycloak  # noqa: E402
+from lab import Lab  # noqa: E402
+from postern import all_stopped  # noqa: E402
 from streams import StreamServer  # noqa: E402
 from upstream import Upstream  # noqa: E402
 
@@ -46,24 +48,24 @@ def streams():
     server.close()
 
 
+@pytest.fixture(scope="module")
+def lab():
+    server = Lab()
+    yield server
+    server.close()
+
+
 @pytest.fixture(scope="session")
 def new_gateway(keycloak, upstream, streams, tmp_path_factory):
     """Starts gateways; each is stopped, and its log searched for secrets, when the tests are over."""
-    gateways = []
+    with all_stopped() as gateways:
 
-    def start(until_ready=True, keycloak=keycloak, **settings):
-        gateway = Gateway(tmp_path_factory.mktemp("gateway"), upstream, keycloak, streams=streams, **settings)
-        gateways.append(gateway)
-        return gateway.start(until_ready)
+        def start(until_ready=True, keycloak=keycloak, **settings):
+            gateway = Gateway(tmp_path_factory.mktemp("gateway"), upstream, keycloak, streams=streams, **settings)
+            gateways.append(gateway)
+            return gateway.start(until_ready)
 
-    yield start
-    problems = []
-    for gateway in gateways:
-        try:
-            gateway.stop()
-        except AssertionError as problem:
-            problems.append(f"{gateway.folder}: {problem}")
-    assert not problems, "\n".join(problems)
+        yield start
 
 
 @pytest.fixture(scope="session")

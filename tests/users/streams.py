@@ -6,10 +6,11 @@ import os
 import queue
 import socket
 import struct
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import urlsplit
+
+from upstream import Server
 
 GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 section 1.3
 TEXT, CLOSE = 1, 8
@@ -38,7 +39,7 @@ def close_code(payload):
     return struct.unpack("!H", payload[:2])[0] if len(payload) >= 2 else None
 
 
-class StreamServer:
+class StreamServer(Server):
     """`/streams/echo` is a WebSocket that echoes, `/streams/events` a stream of events without end."""
 
     def __init__(self):
@@ -58,10 +59,7 @@ class StreamServer:
             def log_message(self, *_):
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        super().__init__(Handler)
 
     def echo(self, request):
         key = request.headers["sec-websocket-key"] + GUID
@@ -94,10 +92,6 @@ class StreamServer:
                 time.sleep(INTERVAL)
         except OSError:
             pass
-
-    def close(self):
-        self._server.shutdown()
-        self._server.server_close()
 
 
 class Stream:

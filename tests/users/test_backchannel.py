@@ -8,16 +8,9 @@ import pytest
 import web
 from cryptography.hazmat.primitives.asymmetric import rsa
 from gateway import EVENT, PATIENCE
-from lab import BACKCHANNEL_LOGOUT, Lab
+from lab import BACKCHANNEL_LOGOUT
 
 CLIENT = "cli-backchannel"
-
-
-@pytest.fixture(scope="module")
-def lab():
-    server = Lab()
-    yield server
-    server.close()
 
 
 @pytest.fixture(scope="module")

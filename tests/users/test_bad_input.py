@@ -6,14 +6,7 @@ import uuid
 import jwt
 import pytest
 from gateway import BOUND, EVENT
-from lab import HTML, Lab
-
-
-@pytest.fixture(scope="module")
-def lab():
-    server = Lab()
-    yield server
-    server.close()
+from lab import HTML, TOKENS
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +34,20 @@ def test_the_lab_is_like_keycloak(gateway, lab, operator, person):
     gateway.refuses("user disabled, at the test issuer", token, disable(lab, person))
     assert gateway.state(operator, person, "lab") == "blocked"
     lab.users[person]["enabled"] = True
+    gateway.stays_refused(token)
+
+
+def test_an_unblock_waits_for_the_issuer_to_say_what_time_it_is(gateway, lab, operator, person):
+    """It asks for sign-ins that begin after it; a guess could be before the old ones."""
+    token = gateway.admitted(lab.token(sub=person))
+    gateway.operate(operator, "user", "block", "lab", person, "--reason", "suspicious")
+    lab.faults[TOKENS] = lambda: (503, {})
+    unblock = ("user", "unblock", "lab", person, "--reason", "all is well")
+    assert "does not say what time it is" in gateway.operate(operator, *unblock, succeeds=False)
+    assert gateway.state(operator, person, "lab") == "blocked"
+    lab.faults.clear()
+    gateway.operate(operator, *unblock)
+    assert gateway.state(operator, person, "lab") == "awaiting_sign_in"
     gateway.stays_refused(token)
 
 

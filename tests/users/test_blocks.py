@@ -122,14 +122,13 @@ def test_wrong_passwords_that_lock_a_user_out_for_good_block_the_user(gateway, k
     keycloak.admin("PUT", "", protection)
     try:
         form = {"grant_type": "password", "client_id": "cli", "username": user.name, "password": "wrong"}
-        for _ in range(3):  # the third one locks, and no admin event tells
-            web.send("POST", f"{keycloak.url}/protocol/openid-connect/token", form=form)
 
         def locked_out():
+            # The third one locks, if Keycloak counts each; it counts later than it answers, and now and then loses one.
+            web.send("POST", f"{keycloak.url}/protocol/openid-connect/token", form=form)
             return keycloak.admin("GET", f"/users/{user.id}").json["enabled"] is False
 
-        # Keycloak answers first and locks then: of 40 users 6 were still enabled when they were looked at.
-        web.eventually("locked out", locked_out, limit=5)
+        web.eventually("locked out", locked_out, limit=10)  # no admin event tells
         locked = time.monotonic()
         gateway.refuses("locked out by wrong passwords", token, locked)
         assert gateway.state(operator, user.id) == "blocked"

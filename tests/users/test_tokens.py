@@ -6,14 +6,6 @@ import jwt
 import pytest
 import web
 from gateway import BOUND
-from lab import Lab
-
-
-@pytest.fixture(scope="module")
-def lab():
-    server = Lab()
-    yield server
-    server.close()
 
 
 @pytest.fixture(scope="module")

@@ -74,21 +74,11 @@ pub enum WhenUnknown {
 }
 
 impl Keycloak {
-    /// Of the calls a second, those about single users: a quarter.
-    pub fn calls_about_users(&self) -> u32 {
-        (self.max_calls_per_second / 4).max(1)
-    }
-
-    /// And those about tokens: the others.
-    pub fn calls_about_tokens(&self) -> u32 {
-        self.max_calls_per_second.saturating_sub(self.calls_about_users()).max(1)
-    }
-
-    /// For how many tokens in use at the same time the bound surely holds: half of the calls about tokens are kept for asking about
-    /// them again, each once in two thirds of `bound`.
+    /// For how many tokens in use at the same time the bound surely holds: half of the calls are kept for asking about them again,
+    /// each once in two thirds of `bound`.
     pub fn tokens_in_use(&self) -> u64 {
         let bound_ms = u64::try_from(self.introspection.bound.as_millis()).unwrap_or(u64::MAX);
-        u64::from(self.calls_about_tokens()).saturating_mul(bound_ms) / 3000
+        u64::from(self.max_calls_per_second).saturating_mul(bound_ms) / 3000
     }
 }
 
@@ -360,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn half_of_the_calls_about_tokens_in_two_thirds_of_the_bound_are_for_those_in_use() {
+    fn half_of_the_calls_in_two_thirds_of_the_bound_are_for_those_in_use() {
         let keycloak = |max_calls_per_second, bound| Keycloak {
             introspection: Introspection {
                 client_id: "gateway".into(),
@@ -374,7 +364,7 @@ mod tests {
             end_sessions: None,
             backchannel_clients: None,
         };
-        for (calls, bound, tokens) in [(100, 30, 750), (10_000, 30, 75_000), (667, 30, 5010), (1, 3, 1), (1, 2, 0)] {
+        for (calls, bound, tokens) in [(100, 30, 1000), (10_000, 30, 100_000), (500, 30, 5000), (1, 3, 1), (1, 2, 0)] {
             assert_eq!(keycloak(calls, bound).tokens_in_use(), tokens, "{calls} {bound}");
         }
     }

@@ -2,6 +2,7 @@
 
 use crate::base::clock::Clock;
 use crate::base::http_client::HttpError;
+use crate::identity::ceiling::Ceiling;
 use crate::issuer::keycloak::{
     Answer, DisabledPage, Event, EventPage, EventsConfig, Feed, IssuerSpan, KeycloakError, Meaning, Session, User,
     UserState,
@@ -11,7 +12,7 @@ use crate::watch::{Directory, Hint, Settings, Watch};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::broadcast;
 
 /// The year 2026, in seconds.
 pub(super) const START: u64 = 1_795_000_000;
@@ -220,7 +221,8 @@ pub(super) struct World {
     pub(super) fake: Fake,
     pub(super) users: Arc<Users>,
     pub(super) watch: Arc<Watch<Fake>>,
-    pub(super) hints: mpsc::Receiver<Hint>,
+    pub(super) ceiling: Arc<Ceiling>,
+    pub(super) hints: broadcast::Receiver<Hint>,
     pub(super) clock: Clock,
 }
 
@@ -266,17 +268,13 @@ impl World {
         };
         change(&mut kc);
         let fake = Fake { clock: clock.clone(), state: Arc::new(Mutex::new(kc)) };
-        let mut settings = Settings {
-            issuer: issuer.into(),
-            bound: Duration::from_secs(30),
-            calls_per_second: 100,
-            end_sessions: false,
-        };
+        let mut settings = Settings { issuer: issuer.into(), bound: Duration::from_secs(30), end_sessions: false };
         set(&mut settings);
-        let (sender, hints) = mpsc::channel(100);
-        let watch = Watch::new(settings, fake.clone(), Arc::clone(&users), clock.clone(), sender);
+        let (sender, hints) = broadcast::channel(100);
+        let ceiling = Arc::new(Ceiling::new(100));
+        let watch = Watch::new(settings, fake.clone(), Arc::clone(&users), clock.clone(), Arc::clone(&ceiling), sender);
         tokio::spawn(Arc::clone(&watch).run());
-        let world = Self { fake, users, watch, hints, clock };
+        let world = Self { fake, users, watch, ceiling, hints, clock };
         world.after(500).await;
         world
     }

@@ -146,7 +146,6 @@ async fn hints_that_nobody_takes_do_no_harm() {
     }
     world.fake.enable("alice", false);
     world.after(2_100).await;
-    assert!(world.watch.counters().hints_dropped.load(Ordering::Relaxed) >= 100);
     assert_eq!(world.state("alice"), State::Blocked);
 }
 

@@ -1,6 +1,6 @@
 use super::fake::World;
 use crate::users::{Judgement, State};
-use crate::watch::{SignIn, SignIns};
+use crate::watch::SignIn;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -85,7 +85,7 @@ async fn those_who_wait_share_one_call() {
 async fn without_an_answer_nothing_is_known() {
     let world = awaiting().await;
     world.fake.kc().is_down = true;
-    let sign_ins: Arc<dyn SignIns> = world.watch.clone();
+    let sign_ins = Arc::clone(&world.watch);
     assert_eq!(sign_ins.sign_in(&world.user("alice"), "new").await, SignIn::Unknown);
     assert_eq!(world.judge("alice", "new"), Judgement::NeedsSignInProof);
 }
