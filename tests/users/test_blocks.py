@@ -131,7 +131,7 @@ def test_wrong_passwords_that_lock_a_user_out_for_good_block_the_user(gateway, k
         web.eventually("locked out", locked_out, limit=10)  # no admin event tells
         locked = time.monotonic()
         gateway.refuses("locked out by wrong passwords", token, locked)
-        assert gateway.state(operator, user.id) == "blocked"
+        web.eventually("blocked", lambda: gateway.state(operator, user.id) == "blocked", limit=BOUND)
         keycloak.set_enabled(user, True)
         gateway.stays_refused(token)
         gateway.admitted(keycloak.login(user))
