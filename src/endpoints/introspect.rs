@@ -5,6 +5,7 @@ use super::form::Form;
 use super::reply;
 use super::{Endpoints, Outcome};
 use crate::base::clock::Now;
+use crate::identity::own;
 use crate::users::{Judgement, TokenClaims};
 use bytes::Bytes;
 use http::Response;
@@ -55,13 +56,9 @@ impl Endpoints {
         let (subject, original_issuer) = (text("sub")?, text("orig_iss")?);
         let issuer = self.verifier.issuers().find(|issuer| issuer.config().url == original_issuer)?;
         let issuer = issuer.config().name.as_str();
-        // Under an earlier epoch it was made before a block: it stays void, also after the user signed in again.
-        let epoch = claims.get("epoch").map_or(Some(0), Value::as_u64)?;
-        if epoch != self.users.epoch(issuer, subject) {
-            return None;
-        }
+        let epoch = Some(own::epoch(&claims)?);
         // When it was issued is by our clock and not by the issuer's; what depends on that is in the epoch.
-        let judged = TokenClaims { issuer, subject, session: None, issued: Some(i64::MAX), id: text("jti") };
+        let judged = TokenClaims { issuer, subject, session: None, issued: Some(i64::MAX), id: text("jti"), epoch };
         (self.users.judge(&judged, now) == Judgement::Admitted).then_some(claims)
     }
 }

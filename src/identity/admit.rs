@@ -86,7 +86,9 @@ impl Verifier {
     /// Holds the token against what is known. One whose user the issuer has still to name is judged once it did.
     fn judge(&self, token: &VerifiedToken, now: Now) -> Judgement {
         let Some(user) = token.status.user.get() else { return Judgement::Admitted };
-        self.renew(token);
+        if !token.is_own() {
+            self.renew(token);
+        }
         self.users.admit(&token.status.seen, now, || claims(token, user))
     }
 
@@ -138,6 +140,7 @@ fn claims<'a>(token: &'a VerifiedToken, user: &'a UserRecord) -> TokenClaims<'a>
         session: token.facts.session.as_deref(),
         issued: token.facts.issued,
         id: token.facts.id.as_deref(),
+        epoch: token.stated.load().as_ref().filter(|_| token.is_own()).map(|stated| stated.epoch),
     }
 }
 

@@ -54,6 +54,18 @@ fn config(service: &config::TokenService) -> config::Issuer {
     }
 }
 
+/// In which epoch of its user a token of ours was made. `None` for what we do not write.
+pub fn epoch(claims: &Map<String, Value>) -> Option<u64> {
+    claims.get("epoch").map_or(Some(0), Value::as_u64)
+}
+
+impl VerifiedToken {
+    /// Whether Postern made it.
+    pub(super) fn is_own(&self) -> bool {
+        self.source.issuer.config().name == OWN
+    }
+}
+
 impl Verifier {
     /// Learns the keys that Postern publishes now. Called by the control plane.
     pub fn refresh_own_keys(&self, service: &TokenService) {
@@ -69,7 +81,7 @@ impl Verifier {
         let original = self.source(url).ok_or(TokenError::Issuer)?;
         let identity = Identity::read(claims, self.own.issuer.config(), &[]).ok_or(TokenError::Payload)?;
         let issuer = Arc::clone(original.issuer.config());
-        let epoch = self.users.epoch(&issuer.name, &identity.subject);
+        let epoch = epoch(claims).ok_or(TokenError::Payload)?;
         Ok(Arc::new(Identity { issuer, epoch, ..identity }))
     }
 

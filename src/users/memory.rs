@@ -176,8 +176,9 @@ impl Memory {
             return Judgement::Refused(Cause::NoUser);
         }
         let of_user = self.judge_user(claims);
+        let is_void = claims.epoch.is_some_and(|epoch| epoch != self.epoch(claims.issuer, claims.subject));
         // What ended for good is said rather than asked about.
-        match self.refusal(claims) {
+        match self.refusal(claims).or(is_void.then_some(Cause::SignInTooOld)) {
             Some(cause) if !matches!(of_user, Judgement::Refused(_)) => Judgement::Refused(cause),
             _ => of_user,
         }

@@ -59,6 +59,8 @@ pub struct TokenClaims<'a> {
     pub issued: Option<i64>,
     /// `jti`.
     pub id: Option<&'a str>,
+    /// Of a token that Postern made: in which epoch of its user. Under another it is void, whatever the clocks say.
+    pub epoch: Option<u64>,
 }
 
 impl TokenClaims<'_> {

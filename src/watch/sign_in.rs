@@ -80,6 +80,7 @@ impl<D: Directory> Watch<D> {
             session: Some(session),
             issued: None,
             id: None,
+            epoch: None,
         };
         match self.users.judge(&claims, self.clock.now()) {
             Judgement::Admitted => Some(SignIn::Proven),

@@ -105,7 +105,8 @@ fn block_until_killed(store: &Path, name: &str) -> ! {
 fn assert_is_known(users: &Users, line: &str, context: &str) {
     let now = Clock::system().now();
     let (what, whom) = line.split_once(' ').unwrap();
-    let token = TokenClaims { issuer: "main", subject: whom, session: Some("s"), issued: Some(1), id: None };
+    let token =
+        TokenClaims { issuer: "main", subject: whom, session: Some("s"), issued: Some(1), id: None, epoch: None };
     match what {
         "ended" => {
             let token = TokenClaims { subject: "another", session: Some(whom), ..token };

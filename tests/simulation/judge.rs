@@ -34,6 +34,7 @@ fn claims<'a>(realm: usize, name: &'a str, token: &'a Token) -> TokenClaims<'a> 
         session: token.session.as_deref(),
         issued: Some(token.issued_s),
         id: Some(&token.id),
+        epoch: None,
     }
 }
 

@@ -13,7 +13,7 @@ async fn a_logout_token_ends_the_session_that_it_names_and_no_more() {
     let mut hints = link.hints().subscribe();
     let judge = |session: Option<&str>, issued: u64| {
         let issued = i64::try_from(issued).ok();
-        let claims = TokenClaims { issuer: "main", subject: "alice", session, issued, id: None };
+        let claims = TokenClaims { issuer: "main", subject: "alice", session, issued, id: None, epoch: None };
         stage.users.judge(&claims, stage.clock.now()) == Judgement::Admitted
     };
     assert_eq!(stage.log_out(json!({})).await, (200, Value::Null, false));

@@ -1,7 +1,7 @@
 //! What is known against users, held against their tokens.
 
-use super::minted;
 use super::status::{BOUND, Stage, keycloak};
+use super::{minted, minted_at};
 use crate::config::{UserStatus, WhenUnknown};
 use crate::dev::{Endpoint, Illness};
 use crate::identity::status::StatusError;
@@ -188,4 +188,34 @@ async fn an_own_token_is_judged_as_its_user() {
     stage.confirm(&other).await.unwrap();
     stage.disable("alice");
     assert_eq!(stage.confirm(&other).await.unwrap_err(), StatusError::Refused(Cause::Disabled));
+}
+
+/// Whatever the clocks say: here the issuer's is an hour behind ours, so that every token of ours seems to be newer than the block.
+#[tokio::test]
+async fn an_own_token_from_before_a_block_is_void_for_good() {
+    let stage = Stage::with(|config| config.user_status = UserStatus::None).await;
+    let service = super::own();
+    stage.verifier.refresh_own_keys(&service);
+    let alice = stage.dev.demo().user("alice").unwrap().id;
+    let own = async |epoch| {
+        let (url, now) = (stage.dev.url("demo"), stage.clock.now());
+        stage.verified(&minted_at(&service, "https://postern.example", &url, &alice, epoch, now)).await
+    };
+    let (used, unused) =
+        (own(0).await, minted(&service, "https://postern.example", &stage.dev.url("demo"), &alice, stage.clock.now()));
+    stage.confirm(&used).await.unwrap();
+    stage.users.block(&stage.id("alice"), Proof::Operator(act())).unwrap();
+    let issuer_now_ms = stage.clock.now().unix_ms - 3_600_000;
+    stage.users.lift(&stage.id("alice"), Lift::Operator { act: act(), issuer_now_ms }).unwrap();
+    for old in [used, stage.verified(&unused).await] {
+        for _ in 0..2 {
+            assert_eq!(stage.confirm(&old).await.unwrap_err(), StatusError::Refused(Cause::SignInTooOld));
+        }
+        let refused = stage.verifier.may_go_on(&old, stage.clock.now());
+        assert_eq!(refused, Err(StatusError::Refused(Cause::SignInTooOld)));
+    }
+    let new = own(1).await;
+    assert_eq!(stage.confirm(&new).await.unwrap().epoch, 1);
+    // Nor is one of an epoch that is still to come.
+    assert_eq!(stage.confirm(&own(2).await).await.unwrap_err(), StatusError::Refused(Cause::SignInTooOld));
 }

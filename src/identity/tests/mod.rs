@@ -158,6 +158,18 @@ async fn one_changed_byte_of_a_remembered_token_misses() {
 
 /// A token as the token service mints it for `audience`.
 fn minted(service: &TokenService, audience: &str, original_issuer: &str, subject: &str, now: Now) -> String {
+    minted_at(service, audience, original_issuer, subject, 0, now)
+}
+
+/// And in an epoch of its user.
+fn minted_at(
+    service: &TokenService,
+    audience: &str,
+    original_issuer: &str,
+    subject: &str,
+    epoch: u64,
+    now: Now,
+) -> String {
     let template = Arc::new(NamespaceToken { audience: audience.into(), ..NamespaceToken::default() });
     let grant = Grant {
         template: &template,
@@ -168,7 +180,7 @@ fn minted(service: &TokenService, audience: &str, original_issuer: &str, subject
         email: "",
         username: None,
         authorized_party: None,
-        epoch: 0,
+        epoch,
         roles: &[],
         groups: &[],
     };

@@ -22,7 +22,7 @@ fn enabled() -> Lift {
 }
 
 fn token(subject: &str) -> TokenClaims<'_> {
-    TokenClaims { issuer: "main", subject, session: Some("s"), issued: Some(1_000), id: Some("j") }
+    TokenClaims { issuer: "main", subject, session: Some("s"), issued: Some(1_000), id: Some("j"), epoch: None }
 }
 
 struct World {

@@ -4,7 +4,7 @@ use super::act;
 use proptest::prelude::*;
 
 fn token<'a>(session: Option<&'a str>, issued: Option<i64>) -> TokenClaims<'a> {
-    TokenClaims { issuer: "main", subject: "alice", session, issued, id: None }
+    TokenClaims { issuer: "main", subject: "alice", session, issued, id: None, epoch: None }
 }
 
 fn disabled(at_ms: u64) -> Record {

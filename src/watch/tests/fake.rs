@@ -299,8 +299,14 @@ impl World {
     /// Whether a token of that session passes.
     pub(super) fn judge(&self, name: &str, session: &str) -> Judgement {
         let user = self.user(name);
-        let claims =
-            TokenClaims { issuer: user.issuer(), subject: name, session: Some(session), issued: None, id: None };
+        let claims = TokenClaims {
+            issuer: user.issuer(),
+            subject: name,
+            session: Some(session),
+            issued: None,
+            id: None,
+            epoch: None,
+        };
         self.users.judge(&claims, self.clock.now())
     }
 
