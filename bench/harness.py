@@ -144,7 +144,7 @@ class Bench(ExitStack):
         return (self.work / f"{pool}.txt").read_text().split()
 
     def postern_command(self, port, upstream, issuer, bound="30s", access_log=True):
-        """Postern on bench/postern.toml.in; `bound` and the access log are what the benches differ in."""
+        """Postern on bench/postern.toml.in; the benches differ in the access log and in `bound`, None for no user status."""
         text = (HERE / "postern.toml.in").read_text()
         values = {
             "LISTEN": f"127.0.0.1:{port}",
@@ -154,7 +154,10 @@ class Bench(ExitStack):
         }
         for name, value in values.items():
             text = text.replace(f"@{name}@", value)
-        text = text.replace('bound = "30s"', f'bound = "{bound}"')
+        if bound:
+            text = text.replace('bound = "30s"', f'bound = "{bound}"')
+        else:
+            text = re.sub(r"^user_status = .*$", 'user_status = "none"', text, flags=re.M)
         if not access_log:
             text = re.sub(r"^access = .*$", 'access = "off"', text, flags=re.M)
         config = self.work / f"postern-{port}.toml"

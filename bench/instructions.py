@@ -22,6 +22,8 @@ from harness import Bench, Score, free_port
 
 # What is promised for a request, log line aside.
 BUDGET, MAX_CALLS = 22_000, 4.5
+# And for the check of the user's status alone, where the answer is young.
+STATUS_BUDGET = 300
 CONNECTIONS, TOKENS = 8, 200
 CALLGRIND_PATIENCE = 180
 
@@ -99,9 +101,9 @@ def main():
         issuer = bench.start_issuer(f"tokens:RS256:{TOKENS}:{TOKENS}")
         tokens = bench.tokens("tokens")
 
-        def postern(name, access_log):
+        def postern(name, bound="10m", access_log=False):
             port = free_port()
-            return Subject(name, port, bench.postern_command(port, upstream, issuer, "10m", access_log))
+            return Subject(name, port, bench.postern_command(port, upstream, issuer, bound, access_log))
 
         port = free_port()
         nginx = bench.nginx_command(
@@ -111,8 +113,10 @@ def main():
             f"upstream up {{ server 127.0.0.1:{upstream}; keepalive 128; keepalive_requests 100000000; }}",
             "master_process off;",
         )
-        aside = postern("Postern, log line aside", False)
-        subjects = [aside, postern("Postern, access log in a file", True), Subject("nginx, no checks, no log", port, nginx)]
+        aside = postern("Postern, log line aside")
+        without_status = postern("Postern, and no user status", bound=None)
+        logging = postern("Postern, access log in a file", access_log=True)
+        subjects = [aside, without_status, logging, Subject("nginx, no checks, no log", port, nginx)]
         check_work(bench, score, aside, tokens[0])
         print(f"\n{'a request':32}{'user instructions':>18}{'system calls':>14}")
         figures = {}
@@ -126,6 +130,8 @@ def main():
         print()
         instructions, calls = figures[aside]
         score.check(instructions < BUDGET, f"{instructions:,.0f} user instructions, fewer than {BUDGET:,}")
+        of_status = instructions - figures[without_status][0]
+        score.check(of_status <= STATUS_BUDGET, f"{of_status:,.0f} of them for the user's status, at most {STATUS_BUDGET}")
         score.check(calls <= MAX_CALLS, f"{calls:.2f} system calls, at most {MAX_CALLS}")
 
 
