@@ -1,36 +1,14 @@
 //! What Postern answers itself, beside what it forwards: upstreams ask and are told, the issuer logs users out.
 
-use crate::support::{Answer, Client, File, Stage, bearer, eventually, head};
-use arc_swap::ArcSwap;
+use crate::support::{Answer, Client, File, Gateway, Stage, bearer, eventually, head};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use http::{Request, Response};
-use hyper::body::Incoming;
 use jsonwebtoken::jwk::JwkSet;
 use jsonwebtoken::{DecodingKey, Validation};
-use postern::base::tick;
-use postern::config::{Algorithm, LogPlace};
+use postern::config::Algorithm;
 use postern::dev::{self, SigningKey};
-use postern::endpoints::{Counts, Endpoints, Feed, Surroundings};
-use postern::identity::{Links, Shared, Verifier};
-use postern::issuer::Issuer;
-use postern::listener::activity::InFlight;
-use postern::listener::connection::Service;
-use postern::listener::{self, Listeners};
-use postern::pipeline::record::Recorded;
-use postern::pipeline::{Connection, Pipeline, Worker};
-use postern::telemetry::access_log::Writer;
-use postern::telemetry::metrics::Metrics;
-use postern::token_service::TokenService;
-use postern::users::{Act, Proof, UserId, Users};
 use serde_json::{Value, json};
-use std::convert::Infallible;
-use std::net::{IpAddr, SocketAddr};
-use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
-use tokio::runtime::{Builder, LocalOptions};
-use tokio::sync::oneshot;
 
 const KEYCLOAK: &str = "user_status = { keycloak = { client_id = 'gateway', client_secret = 'gateway-secret', \
      bound = '30s', backchannel_logout = { clients = ['cli'] } } }";
@@ -46,91 +24,18 @@ up = { secret = 's3cret', audience = 'up' }
 other = { secret = 's3cret', audience = 'else' }
 [upstream.else]
 to = 'http://127.0.0.1:1'
+[operator]
+listen = '127.0.0.1:0'
+access = { issuer = 'main', role = 'writer', audience = 'gateway' }
 ";
 
-/// One worker with real sockets, and a control plane.
-struct Gateway {
-    addr: SocketAddr,
-    users: Arc<Users>,
-    feed: Arc<Feed>,
-    metrics: Metrics,
-    /// What runs ends when these are dropped.
-    _ends: [oneshot::Sender<()>; 2],
-}
-
-#[derive(Clone)]
-struct Front(Rc<Worker>);
-
-impl Service for Front {
-    type Connection = Connection;
-    type Body = Recorded<InFlight>;
-
-    fn connect(&self, peer: IpAddr, is_tls: bool) -> Rc<Connection> {
-        Rc::new(Connection::new(peer, is_tls, Rc::from([])))
-    }
-
-    fn call(
-        self,
-        connection: Rc<Connection>,
-        request: Request<Incoming>,
-        in_flight: InFlight,
-    ) -> impl Future<Output = Result<Response<Self::Body>, Infallible>> {
-        self.0.handle(connection, request, in_flight)
-    }
+fn start(stage: &Stage, rest: &str) -> Gateway {
+    stage.gateway(File { server: "drain_wait = '0s'", issuer: KEYCLOAK, rest, ..File::default() })
 }
 
 impl Gateway {
-    fn start(stage: &Stage, rest: &str) -> Self {
-        let config = stage.config(File { issuer: KEYCLOAK, rest, ..File::default() });
-        let clock = stage.clock.clone();
-        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
-        let control = runtime.handle().clone();
-        let (control_end, ended) = oneshot::channel::<()>();
-        std::thread::spawn(move || runtime.block_on(ended));
-        let (users, links) = (Users::in_memory(clock.clone()), Arc::new(Links::default()));
-        let metrics = Metrics::new();
-        let counts = Counts::new(&metrics);
-        let outbox = stage.path("events.redb");
-        let feed = Feed::open(&outbox, Arc::clone(&users), Arc::clone(&counts), clock.clone()).unwrap();
-        let service = Arc::new(TokenService::start(config.token_service.clone(), clock.clone()).unwrap());
-        let issuer = Arc::new(Issuer::new(Arc::clone(&config.issuers[0]), clock.clone()).unwrap());
-        control.spawn(Arc::clone(&issuer).run());
-        let shared = Shared { users: Arc::clone(&users), links, clock: clock.clone(), control: control.clone() };
-        let asked = Pipeline::claims_asked(&config);
-        let verifier =
-            Arc::new(Verifier::new(vec![Arc::clone(&issuer)], asked, &service, shared.clone(), 100).unwrap());
-        for task in verifier.tasks() {
-            control.spawn(task);
-        }
-        feed.configure(&config);
-        service.send_receipts(feed.receipts());
-        control.spawn(Arc::clone(&feed).run());
-        let surroundings = Surroundings { shared, feed: Some(Arc::clone(&feed)), counts };
-        let endpoints = Endpoints::new(&config, Arc::clone(&verifier), Arc::clone(&service), &surroundings, None);
-        let pipeline = Pipeline::new(&config, verifier, service, &metrics, clock, None).unwrap();
-        let pipeline = pipeline.with_endpoints(Arc::new(endpoints));
-        let socket = listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
-        let addr = socket.local_addr().unwrap();
-        let (end, ended) = oneshot::channel::<()>();
-        let worker_metrics = Metrics::new();
-        std::thread::spawn(move || {
-            let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default()).unwrap();
-            runtime.block_on(async move {
-                let log = Writer::start(&LogPlace::Off).unwrap().log(Default::default());
-                let worker = Rc::new(Worker::new(Arc::new(ArcSwap::from_pointee(pipeline)), log, &worker_metrics));
-                let listeners =
-                    Listeners::new(&config.server, None, Front(worker), Default::default(), Default::default());
-                tokio::task::spawn_local(tick::run());
-                tokio::task::spawn_local(listeners.run(socket));
-                let _ = ended.await;
-            });
-        });
-        eventually("the issuer's keys are there", || issuer.is_ready());
-        Self { addr, users, feed, metrics, _ends: [end, control_end] }
-    }
-
     fn post(&self, path: &str, lines: &[&str], body: &str) -> Answer {
-        let mut client = Client::connect(self.addr);
+        let mut client = self.connect();
         client.send(post(path, lines, body));
         client.read()
     }
@@ -145,10 +50,12 @@ impl Gateway {
         self.post("/events/poll", &[JSON, &basic(client, "s3cret")], &request.to_string())
     }
 
-    fn block(&self, subject: &str) {
-        let user = UserId::new("main", subject).unwrap();
-        let act = Act { by: "olga".into(), reason: String::new() };
-        self.users.block(&user, Proof::Operator(act)).unwrap().unwrap();
+    /// As an operator, who may be the user herself.
+    fn block(&self, stage: &Stage, subject: &str) {
+        let body = json!({ "issuer": "main", "subject": subject, "reason": "r" }).to_string();
+        let mut operator = Client::connect(self.inner.operator_address().unwrap());
+        operator.send(post("/v1/user/block", &[&bearer(&stage.issuer.token("alice")), JSON], &body));
+        assert_eq!(operator.read().status, 200);
     }
 }
 
@@ -167,9 +74,9 @@ fn post(path: &str, lines: &[&str], body: &str) -> String {
 /// A stage, a gateway, alice's id, her token, and the one that the upstream was given for her.
 fn with_alice() -> (Stage, Gateway, String, String, String) {
     let stage = Stage::new();
-    let gateway = Gateway::start(&stage, REST);
+    let gateway = start(&stage, REST);
     let token = stage.issuer.token("alice");
-    Client::connect(gateway.addr).get("/orders/1", &[&bearer(&token)]).passed();
+    gateway.call("/orders/1", &token).passed();
     let given = stage.upstream.last().bearer().to_owned();
     let id = stage.issuer.demo().user("alice").unwrap().id;
     (stage, gateway, id, token, given)
@@ -184,24 +91,24 @@ fn an_upstream_asks_about_the_token_that_it_was_given() {
     let inactive = json!({"active": false});
     assert_eq!(gateway.introspect("other", &given), inactive);
     assert_eq!(gateway.introspect("up", &token), inactive);
-    gateway.block(&alice);
+    gateway.block(&stage, &alice);
     assert_eq!(gateway.introspect("up", &given), inactive);
-    let published = Client::connect(gateway.addr).get("/.well-known/openid-configuration", &[]).json();
+    let published = gateway.get("/.well-known/openid-configuration", &[]).json();
     assert_eq!(published["introspection_endpoint"], "https://postern.example/introspect");
 }
 
 #[test]
 fn an_upstream_is_told_of_a_block_and_can_verify_what_it_is_told() {
     let (stage, gateway, alice, ..) = with_alice();
-    let mut waiting = Client::connect(gateway.addr);
+    let mut waiting = gateway.connect();
     waiting.send(post("/events/poll", &[JSON, &basic("up", "s3cret")], "{}"));
-    gateway.block(&alice);
+    gateway.block(&stage, &alice);
     let answer = waiting.read();
     assert_eq!((answer.status, answer.header("cache-control")), (200, Some("no-store")));
     let answer = answer.json();
     let (jti, set) = answer["sets"].as_object().unwrap().iter().next().unwrap();
     let set = set.as_str().unwrap();
-    let keys = Client::connect(gateway.addr).get("/.well-known/jwks.json", &[]).body;
+    let keys = gateway.get("/.well-known/jwks.json", &[]).body;
     let keys: JwkSet = serde_json::from_slice(&keys).unwrap();
     let head = jsonwebtoken::decode_header(set).unwrap();
     assert_eq!(head.typ.as_deref(), Some("secevent+jwt"));
@@ -221,26 +128,25 @@ fn an_upstream_is_told_of_a_block_and_can_verify_what_it_is_told() {
     let other = gateway.poll("other", &json!({"returnImmediately": true}));
     assert_eq!(other.json(), json!({"sets": {}}));
     assert_eq!(gateway.poll("up", &json!({"ack": [jti], "returnImmediately": true})).json(), json!({"sets": {}}));
-    let text = gateway.metrics.encode();
-    for line in ["postern_events_queued_total 1", "postern_events_waiting{client=\"up\"} 0"] {
-        assert!(text.contains(line), "{line} is not in\n{text}");
-    }
+    assert_eq!(gateway.metric("postern_events_queued_total"), 1);
+    assert_eq!(gateway.metric("postern_events_waiting{client=\"up\"}"), 0);
 }
 
 #[test]
 fn a_poll_ends_with_its_connection_and_with_the_gateway() {
     let (_stage, gateway, ..) = with_alice();
     let poll = || {
-        let mut client = Client::connect(gateway.addr);
+        let mut client = gateway.connect();
         client.send(post("/events/poll", &[JSON, &basic("up", "s3cret")], "{}"));
         client
     };
     drop(std::iter::repeat_with(poll).take(3).collect::<Vec<_>>());
-    eventually("nobody waits", || gateway.feed.polls_that_wait() == 0);
+    eventually("nobody waits", || gateway.metric("postern_event_polls") == 0);
     let mut waiting = poll();
-    eventually("a poll waits", || gateway.feed.polls_that_wait() == 1);
-    gateway.feed.end_waiting();
+    eventually("a poll waits", || gateway.metric("postern_event_polls") == 1);
+    let draining = std::thread::spawn(|| gateway.inner.drain());
     assert_eq!(waiting.read().json(), json!({"sets": {}}));
+    draining.join().unwrap();
 }
 
 #[test]
@@ -260,7 +166,7 @@ fn the_issuer_ends_a_session_and_its_token_is_refused() {
     let sid = claims["sid"].as_str().unwrap();
     let forged = logout(&SigningKey::generate(Algorithm::Rs256).unwrap(), sid);
     assert_eq!((forged.status, &forged.json()["error"]), (400, &json!("invalid_request")));
-    let call = || Client::connect(gateway.addr).get("/orders/1", &[&bearer(&token)]);
+    let call = || gateway.call("/orders/1", &token);
     call().passed();
     let key = stage.issuer.demo().signing_key(Algorithm::Rs256);
     assert_eq!(logout(&key, "another").status, 200);
@@ -280,12 +186,12 @@ fn whatever_is_no_sound_call_is_refused_and_never_forwarded() {
     let known = basic("up", "s3cret");
     let status = |answer: Answer| answer.status;
     for path in ["/introspect", "/events/poll", "/backchannel-logout/main"] {
-        let answer = Client::connect(gateway.addr).get(path, &[&known]);
+        let answer = gateway.get(path, &[&known]);
         assert_eq!((answer.status, answer.header("allow")), (405, Some("POST")), "{path}");
     }
     let large = "a".repeat(70_000);
     assert_eq!(status(gateway.post("/introspect", &[FORM, &known], &format!("token={large}"))), 413);
-    let mut chunked = Client::connect(gateway.addr);
+    let mut chunked = gateway.connect();
     chunked.send(head("POST", "/introspect", &[FORM, &known, "transfer-encoding: chunked"]));
     chunked.send(format!("{:x}\r\n{large}\r\n0\r\n\r\n", large.len()));
     assert_eq!(chunked.read().status, 413);
@@ -315,7 +221,7 @@ fn who_guesses_credentials_is_shut_out_for_a_while() {
         .post("/introspect", &[FORM, &basic("up", "s3cret")], "token=a")
         .refused(429, "too_many_failed_authentications");
     // Those whose token is known go on.
-    Client::connect(gateway.addr).get("/orders/1", &[&bearer(&token)]).passed();
+    gateway.call("/orders/1", &token).passed();
     stage.clock.advance(Duration::from_secs(2));
     assert_eq!(gateway.introspect("up", &given)["active"], true);
 }
@@ -323,8 +229,7 @@ fn who_guesses_credentials_is_shut_out_for_a_while() {
 #[test]
 fn without_clients_the_paths_are_a_routes_affair() {
     let stage = Stage::new();
-    let gateway =
-        Gateway::start(&stage, "[[route]]\npath = '/**'\nupstream = 'up'\ncredential = 'none'\naccess = 'public'\n");
+    let gateway = start(&stage, "[[route]]\npath = '/**'\nupstream = 'up'\ncredential = 'none'\naccess = 'public'\n");
     for path in ["/introspect", "/events/poll"] {
         gateway.post(path, &[FORM], "token=a").passed();
     }
