@@ -9,7 +9,9 @@ use crate::users::{Cause, IssuerCause, IssuerTime, Lift, Lifted, Proof, UserId};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 /// An errand is given up after so many tries; the sweep brings it again if it matters.
 const TRIES: u32 = 20;
@@ -20,10 +22,15 @@ pub(super) const NEWS_MS: u64 = 24 * 60 * 60 * 1000;
 /// So long after something happened its event has been read, unless the feed fails.
 const EVENT_MS: u64 = 3_000;
 
+/// After so long a user is read again whose event is due: surely none comes any more.
+const READ_AGAIN: Duration = Duration::from_secs(5);
+
 /// What is to be asked and done, user by user.
 #[derive(Debug, Default)]
 pub(super) struct Errands {
     list: Mutex<List>,
+    /// Users to be read again, and when.
+    later: Mutex<VecDeque<(Instant, Arc<str>)>>,
     wake: Notify,
 }
 
@@ -93,6 +100,12 @@ impl Errands {
         self.add(subject, Errand { read: true, told, is_urgent, ..Errand::default() });
     }
 
+    /// Ask about the user, when no event can be due any more.
+    fn read_later(&self, subject: &Arc<str>) {
+        locked(&self.later).push_back((Instant::now() + READ_AGAIN, Arc::clone(subject)));
+        self.wake.notify_one();
+    }
+
     /// Look whether the session is new.
     pub(super) fn look(&self, subject: &str, session: &str) {
         self.add(subject, Errand { look: Some(session.to_owned()), is_urgent: true, ..Errand::default() });
@@ -128,8 +141,30 @@ impl Errands {
 
     /// Waits until there is an errand.
     async fn wait(&self) {
-        while locked(&self.list).errands.is_empty() {
-            self.wake.notified().await;
+        loop {
+            let next = self.begin_later();
+            if !locked(&self.list).errands.is_empty() {
+                return;
+            }
+            match next {
+                Some(at) => drop(tokio::time::timeout_at(at, self.wake.notified()).await),
+                None => self.wake.notified().await,
+            }
+        }
+    }
+
+    /// Has those read whose time has come. Gives when the next one's does.
+    fn begin_later(&self) -> Option<Instant> {
+        loop {
+            let subject = {
+                let mut later = locked(&self.later);
+                let (at, _) = later.front()?;
+                if *at > Instant::now() {
+                    return Some(*at);
+                }
+                later.pop_front()?.1
+            };
+            self.read(&subject, true);
         }
     }
 
@@ -255,15 +290,19 @@ impl<D: Directory> Watch<D> {
     fn act_enabled(&self, user: &UserId, found: User, answer: &Answer<UserState>, told: &Told) -> bool {
         let view = self.users.state(user);
         let is_blocked = view.as_ref().is_some_and(|view| view.by_issuer.is_some());
-        let is_due = is_blocked && self.is_event_due(user, found, answer, told);
+        let is_due = self.is_event_due(user, found, answer, told);
         let time = not_before(found, told);
         let is_news = match &view {
             Some(view) => time.earliest_ms() >= view.threshold_ms,
             None => found.not_before_ms.saturating_add(NEWS_MS) > answer.time.latest_ms,
         };
         let is_exact = matches!(time, IssuerTime::At(_));
-        if found.not_before_ms > 0 && is_news && (is_exact || !is_due) {
-            self.act_not_before(user, time);
+        if found.not_before_ms > 0 && is_news {
+            if is_exact || !is_due {
+                self.act_not_before(user, time);
+            } else if !is_blocked {
+                self.errands.read_later(user.subject());
+            }
         }
         if !is_blocked || is_due {
             return true;
@@ -292,7 +331,8 @@ impl<D: Directory> Watch<D> {
     }
 
     /// Whether the events of what made the difference just now are still to come: they tell the moments to the millisecond, the read
-    /// to a second, and within it the user may have signed in. Should they not come, a later sweep has the user read again.
+    /// to a second, and within it the user may have signed in. Should they not come, a sweep has a user who is blocked read again, and
+    /// any other is read a little later.
     fn is_event_due(&self, user: &UserId, found: User, answer: &Answer<UserState>, told: &Told) -> bool {
         let is_kept = !self.counters.feed(Feed::Admin).is_off.load(Ordering::Relaxed);
         let seen_ms = locked(&self.disabled).get(user.subject()).map_or(0, |seen| seen.latest_ms);

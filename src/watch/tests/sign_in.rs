@@ -158,6 +158,35 @@ async fn a_sign_in_within_the_second_of_a_logout_by_an_administrator_counts() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn it_counts_also_if_the_user_was_read_before_the_event_told() {
+    let world = between_feeds(false).await;
+    world.fake.log_out("alice");
+    // One of the user's tokens was found inactive.
+    world.watch.reread(&world.user("alice"));
+    world.after(50).await;
+    assert_eq!(world.fake.count("user alice"), 1);
+    world.fake.sign_in("alice", "new", true);
+    world.after(1_000).await;
+    check_let_back(&world).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_logout_that_no_event_tells_of_counts_a_little_later() {
+    let world = between_feeds(false).await;
+    world.fake.kc().has_events = false;
+    world.fake.log_out("alice");
+    world.watch.reread(&world.user("alice"));
+    world.after(1_000).await;
+    assert_eq!(world.state("alice"), State::Active);
+    world.after(5_000).await;
+    assert_eq!(world.state("alice"), State::AwaitingSignIn);
+    // And no more is asked than that.
+    assert_eq!(world.fake.count("user alice"), 2);
+    world.after(60_000).await;
+    assert_eq!(world.fake.count("user alice"), 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_sign_in_within_the_second_in_which_all_sessions_were_ended_counts() {
     let world = between_feeds(true).await;
     world.fake.enable("alice", false);
