@@ -75,9 +75,9 @@ const FRESH_MS: u64 = 30_000;
 const AGAIN_MS: u64 = 1_000;
 
 /// Why a reader is to find nothing; `None`: they are to find a token.
-pub fn why_empty(user: &User, world: &World<'_>) -> Option<Why> {
+pub fn why_empty(user: &User, state: State) -> Option<Why> {
     let record = &user.record;
-    match world.state {
+    match state {
         State::Active if !record.has_signed_in => Some(Why::NeverSignedIn),
         State::Active if record.gone.is_some() || record.is_offboarded || !record.facts.enabled => {
             Some(Why::SaidToBeOut)
@@ -93,24 +93,25 @@ pub fn plan(user: &User, world: &World<'_>) -> Plan {
     if matches!(user.live.seen, Seen::Unknown) {
         return Plan { act: Act::Rest, next_ms: None };
     }
-    match why_empty(user, world) {
+    match why_empty(user, world.state) {
         Some(why) => empty(user, world, why),
         None => fill(user, world),
     }
 }
 
 fn empty(user: &User, world: &World<'_>, why: Why) -> Plan {
+    let is_nameless = user.record.facts.username.is_empty();
     let is_done = match user.live.seen {
         Seen::Empty => true,
-        // What was removed stays away.
-        Seen::Absent => user.record.is_offboarded,
+        // What was removed stays away; and of whom nothing is known, nothing was ever written.
+        Seen::Absent => user.record.is_offboarded || is_nameless,
         Seen::Unknown | Seen::Token(_) | Seen::Foreign => false,
     };
     if !is_done {
         return at(Act::Empty, user.live.failures.write_after_ms, world.now);
     }
     // Somebody who signed in and is said to be out may be back; who has no name yet gets one by a read.
-    let is_unread = user.record.facts.username.is_empty() || (why == Why::SaidToBeOut && user.record.gone.is_none());
+    let is_unread = is_nameless || (why == Why::SaidToBeOut && user.record.gone.is_none());
     match user.live.doubted_ms {
         Some(_) => read(user, world),
         None if is_unread && !is_fresh(user, world) => read(user, world),

@@ -44,6 +44,13 @@ impl Memory {
 }
 
 impl Sink {
+    /// By how much readers may be behind what was written.
+    pub fn behind_ms(&self) -> u64 {
+        match self {
+            Self::Memory(_) | Self::Files(_) => 0,
+        }
+    }
+
     /// Puts a text, which may be empty, in the place of what is there, and reads it back.
     ///
     /// # Errors

@@ -161,8 +161,7 @@ impl<D: Directory> Watch<D> {
 
 /// By how many milliseconds the issuer's clock is ahead of ours, at least.
 fn ahead_ms(time: IssuerSpan, unix_ms: u64) -> i64 {
-    let signed = |ms: u64| i64::try_from(ms).unwrap_or(i64::MAX);
-    signed(time.earliest_ms.saturating_sub(unix_ms)) - signed(unix_ms.saturating_sub(time.latest_ms))
+    time.ahead_ms(unix_ms)
 }
 
 /// How long to wait after so many failures in a row.
