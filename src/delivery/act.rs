@@ -153,9 +153,18 @@ impl<R: Roster> Delivery<R> {
             // What follows from that is decided where everything about users is.
             self.link.reread(id.clone());
         }
-        book.names.settle(&self.settings.namespace, id, &mut entry.user);
-        book.note(id);
-        book.wake(id);
+        self.settle(book, id);
+    }
+
+    /// Gives a user a namespace, if they have none and may have one; what is known of them changed.
+    pub(super) fn settle(&self, book: &mut Book, id: &UserId) {
+        let Book { users, names, .. } = book;
+        if let Some(entry) = users.get_mut(id) {
+            names.settle(&self.settings.namespace, id, &mut entry.user);
+            self.bulletin.record(id, entry.user.record.namespace.as_deref());
+            book.note(id);
+            book.wake(id);
+        }
     }
 
     /// Begins to write what is lined up, each as it is planned at this moment.
@@ -296,6 +305,8 @@ impl<R: Roster> Delivery<R> {
                     expires: held.expires,
                     epoch: written.epoch,
                     namespace: namespace.clone(),
+                    roles: user.record.facts.roles.clone(),
+                    groups: user.record.facts.groups.clone(),
                 }))
             }
             _ => None,

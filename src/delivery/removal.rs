@@ -130,9 +130,7 @@ impl<R: Roster> Delivery<R> {
         } else if !is_new {
             return;
         }
-        book.names.settle(&self.settings.namespace, &id, &mut book.users.entry(id.clone()).or_default().user);
-        book.note(&id);
-        book.wake(&id);
+        self.settle(book, &id);
     }
 
     /// Whose things go now: of those who are gone for long enough and whom nothing else holds. Says so if too many would.
@@ -215,6 +213,7 @@ impl<R: Roster> Delivery<R> {
                 && let Some(name) = &entry.user.record.namespace
             {
                 book.names.release(&id, name);
+                self.bulletin.record(&id, None);
             }
         }
         self.settle_names(book);
@@ -227,6 +226,7 @@ impl<R: Roster> Delivery<R> {
         for (id, entry) in users {
             let had_one = entry.user.record.namespace.is_some();
             names.settle(&self.settings.namespace, id, &mut entry.user);
+            self.bulletin.record(id, entry.user.record.namespace.as_deref());
             if !had_one && entry.user.record.namespace.is_some() {
                 settled.push(id.clone());
             }

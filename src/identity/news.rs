@@ -7,6 +7,7 @@ use crate::base::secret::Secret;
 use crate::base::sharded::Sharded;
 use crate::users::UserId;
 use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use tokio::sync::{mpsc, oneshot};
 
@@ -46,6 +47,10 @@ pub struct KeptToken {
     pub epoch: u64,
     /// The user's namespace.
     pub namespace: String,
+    /// The roles that they have.
+    pub roles: Vec<String>,
+    /// Their groups.
+    pub groups: Vec<String>,
 }
 
 /// Why there is none.
@@ -62,6 +67,9 @@ pub enum NoToken {
 pub struct Bulletin {
     listener: OnceLock<mpsc::UnboundedSender<News>>,
     kept: Sharded<UserId, Arc<KeptToken>>,
+    namespaces: Sharded<UserId, Box<str>>,
+    /// When the issuer was asked what it told last about all users, by the monotonic clock; 0: never.
+    heard_ms: AtomicU64,
     hasher: RandomState,
 }
 
@@ -85,6 +93,30 @@ impl Bulletin {
     /// The token that is kept for a user. Whether it is still good its reader has to see.
     pub fn kept(&self, user: &UserId) -> Option<Arc<KeptToken>> {
         self.kept.shard(self.hasher.hash_one(user)).get(user).cloned()
+    }
+
+    /// When the issuer was asked what it told last about all users, in milliseconds of the monotonic clock; 0: never.
+    pub fn heard_ms(&self) -> u64 {
+        self.heard_ms.load(Ordering::Relaxed)
+    }
+
+    /// The issuer told about all users, by calls that began then.
+    pub fn hear(&self, asked_ms: u64) {
+        self.heard_ms.fetch_max(asked_ms, Ordering::Relaxed);
+    }
+
+    /// The namespace that is recorded as a user's own.
+    pub fn namespace(&self, user: &UserId) -> Option<String> {
+        self.namespaces.shard(self.hasher.hash_one(user)).get(user).map(|name| name.to_string())
+    }
+
+    /// Records a namespace as a user's own, or that they have none.
+    pub fn record(&self, user: &UserId, namespace: Option<&str>) {
+        let mut shard = self.namespaces.shard(self.hasher.hash_one(user));
+        match namespace {
+            Some(name) => drop(shard.insert(user.clone(), name.into())),
+            None => drop(shard.remove(user)),
+        }
     }
 
     /// Keeps another, or none.
