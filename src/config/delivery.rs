@@ -48,7 +48,9 @@ pub struct NamespaceTemplate {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TemplateError {
     /// The place for the name is missing, or there are two.
-    #[error("`{0}` must hold `{{username}}` exactly once: else users share a namespace, or nobody knows which is whose")]
+    #[error(
+        "`{0}` must hold `{{username}}` exactly once: else users share a namespace, or nobody knows which is whose"
+    )]
     Place(String),
     /// Beside it are characters that no namespace name has.
     #[error("`{0}` can make no namespace name: beside `{{username}}` write `a` to `z`, `0` to `9` and `-`")]
@@ -163,7 +165,8 @@ impl Delivery {
             && issuer.user_status.keycloak().is_none()
         {
             let message = format!("`user_status` of issuer `{}` is not `keycloak`", name.value);
-            let mistake = Mistake::at(name.span.clone(), message).label("nobody tells of users who have no token in use");
+            let mistake =
+                Mistake::at(name.span.clone(), message).label("nobody tells of users who have no token in use");
             reader.note(mistake.help("write `user_status = { keycloak = { … } }` in the issuer's section"));
         }
         let namespace = reader.parse(section, "namespace", NamespaceTemplate::parse);
@@ -209,7 +212,10 @@ mod tests {
     #[track_caller]
     fn check(text: &str, expected: Result<&str, TemplateError>) {
         let applied = NamespaceTemplate::parse(text).map(|template| template.apply("alice"));
-        assert_eq!(applied.as_deref().map_err(|error| format!("{error}")), expected.map_err(|error| format!("{error}")));
+        assert_eq!(
+            applied.as_deref().map_err(|error| format!("{error}")),
+            expected.map_err(|error| format!("{error}"))
+        );
     }
 
     #[test]

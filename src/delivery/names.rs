@@ -151,7 +151,9 @@ mod tests {
     fn a_name_is_taken_as_it_is_or_not_at_all() {
         check("{username}", "alice", Some("alice"), None);
         check("u-{username}-x", "alice", Some("u-alice-x"), None);
-        for bad in ["Alice", "al_ice", "alice@example.com", "-alice", "alice-", "álice", "a b", &"a".repeat(64), "a.b", "../x"] {
+        for bad in
+            ["Alice", "al_ice", "alice@example.com", "-alice", "alice-", "álice", "a b", &"a".repeat(64), "a.b", "../x"]
+        {
             check("{username}", bad, None, Some("name_invalid"));
         }
         check("u-{username}", "-x", Some("u--x"), None);
@@ -160,7 +162,9 @@ mod tests {
 
     #[test]
     fn names_of_the_system_are_nobodys() {
-        for system in ["default", "kube-system", "kube-anything", "openshift", "openshift-x", "postern", "postern-x", "gateway"] {
+        for system in
+            ["default", "kube-system", "kube-anything", "openshift", "openshift-x", "postern", "postern-x", "gateway"]
+        {
             check("{username}", system, None, Some("name_of_system"));
         }
         check("kube-{username}", "alice", None, Some("name_of_system"));

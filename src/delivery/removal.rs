@@ -144,7 +144,11 @@ impl<R: Roster> Delivery<R> {
             && let Some(many) = held
         {
             let super::offboard::TooMany { would_go, most } = many;
-            tracing::error!(would_go, most, "too many users are gone at once: nobody's namespace or token file is removed");
+            tracing::error!(
+                would_go,
+                most,
+                "too many users are gone at once: nobody's namespace or token file is removed"
+            );
         }
         book.held = held;
         if held.is_some() {

@@ -206,8 +206,7 @@ mod tests {
     }
 
     fn record() -> Record {
-        let written =
-            Written { expires: 7, key: "k".into(), epoch: 3, claims: "c".into(), token: "t".into() };
+        let written = Written { expires: 7, key: "k".into(), epoch: 3, claims: "c".into(), token: "t".into() };
         Record {
             namespace: Some("alice".into()),
             has_signed_in: true,

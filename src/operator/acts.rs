@@ -121,7 +121,8 @@ impl Operators {
             }
             Act::ShowDelivery => {
                 let Nothing {} = serde_json::from_slice(body)?;
-                let shown = self.delivered.as_ref().ok_or(ActError::State("no tokens are kept: there is no `[delivery]`"))?;
+                let shown =
+                    self.delivered.as_ref().ok_or(ActError::State("no tokens are kept: there is no `[delivery]`"))?;
                 Ok(shown())
             }
             Act::BlockUser => {

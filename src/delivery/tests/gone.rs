@@ -31,7 +31,7 @@ async fn while_the_realm_does_not_answer_nobody_is_gone() {
     delete(&stage, "alice").await;
     stage.pass(HOUR).await;
     stage.realm().is_down = true;
-    stage.pass(48 * HOUR).await;
+    stage.pass(9 * HOUR).await;
     stage.realm().is_down = false;
     stage.pass(2 * HOUR).await;
     assert_eq!(stage.read("alice").as_deref(), Some(""));
@@ -55,7 +55,7 @@ async fn a_realm_that_suddenly_lists_nobody_costs_nobody_their_file() {
     for name in names {
         delete(&stage, name).await;
     }
-    stage.pass(24 * HOUR).await;
+    stage.pass(8 * HOUR).await;
     for name in names {
         assert_eq!(stage.read(name).as_deref(), Some(""));
         assert_eq!(stage.conditions(name), ["gone", "held"]);

@@ -247,7 +247,11 @@ impl Story {
             let fault_ended_ms = self.fault.map_or(0, |(_, until_ms)| until_ms);
             let since_ms = blocked_ms.max(fault_ended_ms).max(self.tampered_ms);
             let is_empty = self.there.is_none() && !self.is_foreign;
-            prop_assert!(is_empty || self.now_ms <= since_ms + 5_000, "filled {} ms after the block", self.now_ms - since_ms);
+            prop_assert!(
+                is_empty || self.now_ms <= since_ms + 5_000,
+                "filled {} ms after the block",
+                self.now_ms - since_ms
+            );
         }
         Ok(())
     }

@@ -44,13 +44,7 @@ fn user(left_ms: u64) -> User {
         ends_ms,
         learned_ms: ends_ms.saturating_sub(CEILING_MS - 10_000),
     };
-    let written = Written {
-        expires: 0,
-        key: "key".into(),
-        epoch: 3,
-        claims: "claims".into(),
-        token: "digest".into(),
-    };
+    let written = Written { expires: 0, key: "key".into(), epoch: 3, claims: "claims".into(), token: "digest".into() };
     let facts = Facts { username: "alice".into(), enabled: true, ..Facts::default() };
     let record = Record {
         facts,
@@ -220,11 +214,7 @@ fn while_the_issuer_is_silent_tokens_are_minted_for_as_long_as_is_allowed() {
 #[test]
 fn a_change_has_the_user_read_at_once() {
     check(|user, world| user.live.doubted_ms = Some(world.now.monotonic_ms), 29 * MINUTE, Act::Read);
-    check(
-        |user, world| (user.live.doubted_ms, world.is_answering) = (Some(1), false),
-        29 * MINUTE,
-        Act::Rest,
-    );
+    check(|user, world| (user.live.doubted_ms, world.is_answering) = (Some(1), false), 29 * MINUTE, Act::Rest);
 }
 
 #[test]

@@ -100,7 +100,7 @@ async fn while_the_issuer_is_down_tokens_are_refilled_for_as_long_as_is_allowed(
     stage.pass_swept(100).await;
     assert!(stage.left("alice") > 1080, "refilled without the issuer");
     stage.pass_swept(3600).await;
-    assert_eq!(stage.claims("alice")["exp"].as_i64().unwrap() < stage.clock.now().unix_seconds(), true);
+    assert!(stage.left("alice") < 0);
     assert!(stage.counts.violations() > 0);
     stage.realm().is_down = false;
     stage.pass_swept(60).await;
@@ -191,11 +191,10 @@ async fn after_a_restart_what_is_there_stays_until_its_time() {
     stage.block("bob", IssuerCause::Disabled);
     stage.pass(2).await;
     let before = stage.read("alice");
-    // Of the next process's key nobody knows anything yet: here its token is void, so it is written anew at once.
     let stage = stage.restart().await;
-    assert_ne!(stage.read("alice"), before);
-    assert!(stage.left("alice") > 1700 && stage.read("bob").as_deref() == Some(""));
-    assert_eq!(stage.read("carol").as_deref(), Some(""));
+    assert_eq!((stage.read("alice"), stage.counts.writes()), (before.clone(), (0, 0)));
+    assert_eq!(stage.want("alice").await.unwrap().token.expose(), before.unwrap());
+    assert_eq!((stage.read("bob").as_deref(), stage.read("carol").as_deref()), (Some(""), Some("")));
     stage.pass(3600).await;
     assert!(stage.left("alice") > 1070 && stage.read("bob").as_deref() == Some(""));
 }

@@ -147,7 +147,8 @@ impl Stage {
             fake.realm.lock().unwrap().users.insert(format!("id-{name}"), person(name));
         }
         let users = Users::in_memory(clock.clone());
-        let stage = Self::with(clock, fake, users, Arc::new(tempfile::tempdir().unwrap()), config());
+        let service = TokenService::ephemeral(config().token_service, clock.clone()).unwrap();
+        let stage = Self::with(clock, fake, users, Arc::new(tempfile::tempdir().unwrap()), Arc::new(service));
         stage.pass(2).await;
         stage
     }
@@ -157,9 +158,9 @@ impl Stage {
         fake: Fake,
         users: Arc<Users>,
         folder: Arc<tempfile::TempDir>,
-        config: Config,
+        service: Arc<TokenService>,
     ) -> Self {
-        let service = Arc::new(TokenService::ephemeral(config.token_service.clone(), clock.clone()).unwrap());
+        let config = config();
         let links = Arc::new(Links::default());
         let shared = Shared {
             users: Arc::clone(&users),
@@ -184,13 +185,16 @@ impl Stage {
         Self { clock, users, links, service, counts, metrics, delivery, fake, folder, task }
     }
 
-    /// As after `kill -9`, without the signing key: as if it had been kept, the old service goes on.
+    /// As after `kill -9`. The signing key was kept.
     pub(super) async fn restart(self) -> Self {
-        let Self { clock, users, delivery, fake, folder, task, .. } = self;
-        task.abort();
-        let _ = task.await;
-        drop(delivery);
-        let stage = Self::with(clock, fake, users, folder, config());
+        let (clock, users, service) = (self.clock.clone(), Arc::clone(&self.users), Arc::clone(&self.service));
+        let (fake, folder) = (self.fake.clone(), Arc::clone(&self.folder));
+        self.task.abort();
+        while !self.task.is_finished() {
+            tokio::task::yield_now().await;
+        }
+        drop(self);
+        let stage = Self::with(clock, fake, users, folder, service);
         stage.pass(2).await;
         stage
     }
