@@ -54,8 +54,10 @@ impl<R: Roster> Delivery<R> {
         if let Some(next_ms) = plan.next_ms {
             book.schedule(id, next_ms.max(turn.now.monotonic_ms + 1));
         }
-        if why == Some(Why::NoNamespace) {
-            self.answer(book, id, &Err(NoToken::NoNamespace));
+        match why {
+            Some(Why::NoNamespace) => self.answer(book, id, &Err(NoToken::NoNamespace)),
+            Some(Why::Out(_)) => self.answer(book, id, &Err(NoToken::NotNow)),
+            Some(Why::NeverSignedIn | Why::SaidToBeOut) | None => {}
         }
     }
 

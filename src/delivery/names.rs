@@ -6,7 +6,6 @@ use crate::config::NamespaceTemplate;
 use crate::identity::claims::is_namespace_name;
 use crate::users::UserId;
 use std::collections::HashMap;
-use std::fmt;
 
 /// Why a user has no namespace, or not the one that their name asks for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -113,12 +112,6 @@ impl NameProblem {
 fn is_of_system(name: &str) -> bool {
     matches!(name, "default" | "openshift" | "postern")
         || ["kube-", "openshift-", "postern-"].iter().any(|start| name.starts_with(start))
-}
-
-impl fmt::Display for Names {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} namespaces", self.owners.len())
-    }
 }
 
 #[cfg(test)]

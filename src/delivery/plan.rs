@@ -144,7 +144,9 @@ fn fill(user: &User, world: &World<'_>) -> Plan {
     if world.is_answering && now_ms >= user.live.failures.read_after_ms {
         return read(user, world);
     }
-    let is_excused = world.silent_ms.is_some_and(|silent_ms| silent_ms <= world.allow_for_ms);
+    // The issuer may answer about everybody else.
+    let unread_ms = user.live.failures.unread_ms(now_ms);
+    let is_excused = world.silent_ms.is_some_and(|silent_ms| silent_ms.max(unread_ms) <= world.allow_for_ms);
     if is_excused && !is_doubted && user.record.read_unix_ms > 0 {
         return at(Act::Fill, user.live.failures.write_after_ms, world.now);
     }

@@ -99,6 +99,8 @@ pub struct Failures {
     pub reads: u32,
     /// Writes of their token.
     pub writes: u32,
+    /// Since when every read failed, if any did.
+    pub unread_since_ms: u64,
     /// No read begins before this.
     pub read_after_ms: u64,
     /// No write begins before this.
@@ -139,8 +141,16 @@ pub struct Held {
 impl Failures {
     /// A read failed.
     pub fn note_read(&mut self, now_ms: u64) {
+        if self.reads == 0 {
+            self.unread_since_ms = now_ms;
+        }
         self.reads = self.reads.saturating_add(1);
         self.read_after_ms = now_ms.saturating_add(back_off_ms(self.reads));
+    }
+
+    /// For how long every read failed, in milliseconds; 0 if the last did not.
+    pub fn unread_ms(&self, now_ms: u64) -> u64 {
+        if self.reads == 0 { 0 } else { now_ms.saturating_sub(self.unread_since_ms) }
     }
 
     /// A write failed.

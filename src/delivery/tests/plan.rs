@@ -191,6 +191,19 @@ fn while_the_issuer_is_silent_tokens_are_minted_for_as_long_as_is_allowed() {
         17 * MINUTE,
         Act::Empty,
     );
+    // It answers, but not about this user.
+    for (since_ms, act) in [(5 * MINUTE, Act::Fill), (5 * MINUTE + 1, Act::Rest)] {
+        check(
+            |user, world| {
+                let now_ms = world.now.monotonic_ms;
+                let failures = &mut user.live.failures;
+                failures.note_read(now_ms - since_ms);
+                failures.note_read(now_ms);
+            },
+            17 * MINUTE,
+            act,
+        );
+    }
     // Something changed, and what it is cannot be asked.
     check(
         |user, world| {
