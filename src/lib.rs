@@ -40,7 +40,7 @@
 //! | 2 | [`issuer`], [`upstream`], [`token_service`], [`router`] |
 //! | 3 | [`users`] |
 //! | 4 | [`identity`] |
-//! | 5 | [`watch`], [`endpoints`] |
+//! | 5 | [`watch`], [`endpoints`], [`delivery`] |
 //! | 6 | [`pipeline`], [`listener`], [`admin`], [`operator`], [`doctor`], [`dev`] |
 //! | 7 | [`app`] |
 //! | 8 | [`cli`] |
@@ -66,6 +66,7 @@ pub mod users;
 
 pub mod identity;
 
+pub mod delivery;
 pub mod endpoints;
 pub mod watch;
 

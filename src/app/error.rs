@@ -1,6 +1,7 @@
 //! Why a gateway does not start, or a configuration is not put in force.
 
 use crate::base::tls::TlsError;
+use crate::delivery::DeliveryError;
 use crate::endpoints::events::OutboxError;
 use crate::issuer::{IssuerError, JwksError};
 use crate::token_service::KeyError;
@@ -36,6 +37,9 @@ pub enum StartError {
     /// The events that wait for clients cannot be read.
     #[error("state")]
     Outbox(#[from] OutboxError),
+    /// Users' tokens cannot be kept.
+    #[error("delivery")]
+    Delivery(#[from] DeliveryError),
     /// A reload asks for a store.
     #[error("the store is opened at the start only, and this configuration is the first that needs it: restart")]
     NoStore,

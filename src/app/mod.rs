@@ -4,6 +4,7 @@
 //! that serves requests. Only this module starts threads and long-lived tasks. Dropping the [`Gateway`] ends them all.
 
 mod control;
+mod deliveries;
 mod error;
 mod observe;
 mod observe_users;
@@ -16,9 +17,11 @@ pub use error::StartError;
 
 use crate::base::clock::Clock;
 use crate::config::{self, Config};
+use crate::delivery::Delivery;
 use crate::endpoints::{Counts, Endpoints, Feed, Surroundings};
 use crate::identity::{Links, Shared, Verifier};
 use crate::issuer::Issuer;
+use crate::issuer::keycloak::Keycloak;
 use crate::listener::tls::ServerTls;
 use crate::pipeline::Pipeline;
 use crate::telemetry::access_log::Writer;
@@ -58,6 +61,7 @@ pub struct Gateway {
     config: Mutex<Config>,
     issuer_tasks: Mutex<HashMap<String, AbortHandle>>,
     watches: Arc<Watches>,
+    delivery: Option<Arc<Delivery<Keycloak>>>,
     audit: Audit,
     writer: Option<Writer>,
 }
@@ -93,6 +97,7 @@ impl Gateway {
         let surroundings = surroundings(&config, shared, &metrics)?;
         let pipeline = pipeline(&config, (verifier, token_service), &surroundings, &metrics, None)?;
         let pipeline = Arc::new(ArcSwap::from_pointee(pipeline));
+        let delivery = deliveries::start(&config, &pipeline, &surroundings, &metrics)?;
         observe::register(&metrics, &pipeline, &users, &watches);
         let tls = config.server.tls.as_ref().map(ServerTls::load).transpose()?;
         let count = config.server.workers.or_else(|| std::thread::available_parallelism().ok()).map_or(1, usize::from);
@@ -120,6 +125,7 @@ impl Gateway {
             config: Mutex::new(config),
             issuer_tasks: Mutex::default(),
             watches,
+            delivery,
             audit,
             writer: Some(writer),
         };
@@ -175,8 +181,9 @@ impl Gateway {
         }
     }
 
-    fn try_reload(&self, config: Config) -> Result<(), StartError> {
+    fn try_reload(&self, mut config: Config) -> Result<(), StartError> {
         let mut current = self.config.lock().unwrap_or_else(PoisonError::into_inner);
+        let wants_delivery = std::mem::replace(&mut config.delivery, current.delivery.clone());
         if config.has_state() && !current.has_state() {
             return Err(StartError::NoStore);
         }
@@ -208,11 +215,13 @@ impl Gateway {
             tls.reload(files)?;
         }
         let is_kept = config.server == current.server && config.admin == current.admin && config.log == current.log;
-        if !is_kept || config.operator != current.operator || config.state != current.state {
+        let is_kept = is_kept && config.operator == current.operator && wants_delivery == current.delivery;
+        if !is_kept || config.state != current.state {
             tracing::warn!(
-                "changes of [server], [admin], [operator], [log] and [state], but for certificates, need a restart"
+                "changes of [server], [admin], [operator], [log], [state] and [delivery], but for certificates, need a restart"
             );
         }
+        self.set_roster(&config)?;
         self.pipeline.store(Arc::new(new));
         if let Some(feed) = &self.surroundings.feed {
             feed.configure(&config);

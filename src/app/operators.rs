@@ -39,6 +39,10 @@ impl Gateway {
             clock: self.shared().clock.clone(),
             verifier: Arc::new(move || Arc::clone(pipeline.load().verifier())),
             issuer_clocks: self.issuer_clocks(),
+            delivered: self
+                .delivery
+                .clone()
+                .map(|delivery| -> operator::Delivered { Arc::new(move || delivery.shown().to_json()) }),
         };
         let mut phase = self.phase.subscribe();
         let run = move || {

@@ -78,9 +78,10 @@ impl Gateway {
             let Some(link) = self.surroundings.shared.links.get(&issuer.name) else { continue };
             let failed = |error| StartError::Issuer { name: issuer.name.clone(), source: Box::new(error) };
             let directory = Keycloak::new(&issuer, status, self.shared().clock.clone()).map_err(failed)?;
-            let WatchEnd { hints, ceiling, questions, rereads } = link.watch_end();
+            let WatchEnd { hints, ceiling, questions, rereads, bulletin } = link.watch_end();
             let (settings, users) = (Settings::new(&issuer.name, status), Arc::clone(&self.shared().users));
             let watch = Watch::new(settings, directory, users, self.shared().clock.clone(), ceiling, hints);
+            watch.tell(bulletin);
             let task = self.shared().control.spawn(run(Arc::clone(&watch), questions, rereads)).abort_handle();
             list.insert(issuer.name.clone(), Running { config: issuer, watch, task });
         }

@@ -17,6 +17,9 @@ use zeroize::Zeroizing;
 /// No answer of an issuer is read beyond this many bytes, unless the caller says otherwise.
 pub const BODY_LIMIT: usize = 1024 * 1024;
 
+/// The largest answer of the operators' API: a line for each of some ten thousand users.
+const OPERATORS_LIMIT: usize = 16 * 1024 * 1024;
+
 /// A connection that is not up by then will hardly be.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -94,7 +97,7 @@ impl HttpClient {
     /// Posts JSON, as the holder of a token if there is one, and gives the answer whatever its status.
     ///
     /// # Errors
-    /// No answer in time, or one longer than [`BODY_LIMIT`].
+    /// No answer in time, or one longer than 16 MiB.
     pub async fn post_json(
         &self,
         url: &Url,
@@ -105,7 +108,7 @@ impl HttpClient {
         if let Some(token) = token {
             request = request.header(AUTHORIZATION, token.0.clone());
         }
-        reply(url, request, BODY_LIMIT).await
+        reply(url, request, OPERATORS_LIMIT).await
     }
 
     /// Posts a form as the client that `who` names, and gives the body of a 200.

@@ -53,9 +53,13 @@ enum Command {
     /// Look at, make, verify or take back tokens
     #[command(subcommand)]
     Token(token::Command),
-    /// Show, block and unblock users, through the operators' API of a running gateway
+    /// Show, list, block and unblock users, through the operators' API of a running gateway
     #[command(subcommand)]
     User(operate::User),
+    /// Show who has a token, and how long it has to live, through the operators' API of a running gateway
+    Tokens(operate::Caller),
+    /// Show who would be off-boarded, through the operators' API of a running gateway
+    Offboard(operate::Offboard),
     /// Refuse everybody, or let people in again, through the operators' API of a running gateway
     #[command(subcommand)]
     Cluster(operate::Cluster),
@@ -93,6 +97,8 @@ impl Cli {
             Command::Doctor(arguments) => return doctor::doctor(&arguments),
             Command::Token(command) => return token::token(command),
             Command::User(command) => return operate::user(&command),
+            Command::Tokens(caller) => return operate::tokens(&caller),
+            Command::Offboard(arguments) => return operate::offboard(&arguments),
             Command::Cluster(command) => return operate::cluster(&command),
             Command::Schema => writeln!(out, "{:#}", config::schema())?,
             Command::Reference => write!(out, "{}", config::reference())?,

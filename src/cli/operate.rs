@@ -1,4 +1,5 @@
-//! `postern user`, `postern cluster` and `postern token revoke`: the operators' API from the command line.
+//! `postern user`, `postern tokens`, `postern offboard`, `postern cluster` and `postern token revoke`: the operators' API from the
+//! command line.
 
 use crate::base::http_client::{BearerToken, HttpClient, Reply};
 use crate::base::secret::Secret;
@@ -43,11 +44,16 @@ pub struct Caller {
     ca: Option<PathBuf>,
 }
 
+/// Where everybody for whom a token is kept is shown.
+const DELIVERY: &str = "/v1/delivery/show";
+
 /// What to do about a user.
 #[derive(Debug, Subcommand)]
 pub enum User {
     /// Show what is known about a user
     Show(Who),
+    /// Show everybody for whom a token is kept, and what is to be known of them
+    List(Caller),
     /// Block a user, whatever the issuer says; nothing of theirs passes from now on
     Block(WhoAndWhy),
     /// End an operator's block; the user has to sign in again
@@ -96,6 +102,16 @@ pub struct Why {
     caller: Caller,
 }
 
+/// Arguments of `offboard`.
+#[derive(Debug, Args)]
+pub struct Offboard {
+    /// Only show: what is to be removed Postern removes by itself, when every guard allows it
+    #[arg(long, required = true)]
+    dry_run: bool,
+    #[command(flatten)]
+    caller: Caller,
+}
+
 /// Arguments of `token revoke`: which tokens are taken back.
 #[derive(Debug, Args)]
 pub struct Revoke {
@@ -127,6 +143,9 @@ pub struct Revoke {
 /// The API cannot be reached, or refuses.
 pub fn user(command: &User) -> anyhow::Result<ExitCode> {
     let (path, Who { issuer, subject, caller }, reason) = match command {
+        User::List(caller) => {
+            return caller.show(DELIVERY, &json!({}), |answer| answer.get("users").cloned().unwrap_or_default());
+        }
         User::Show(who) => ("/v1/user/show", who, None),
         User::Block(WhoAndWhy { who, reason }) => ("/v1/user/block", who, Some(reason)),
         User::Unblock(WhoAndWhy { who, reason }) => ("/v1/user/unblock", who, Some(reason)),
@@ -136,6 +155,33 @@ pub fn user(command: &User) -> anyhow::Result<ExitCode> {
         body["reason"] = reason.as_str().into();
     }
     caller.ask(path, &body)
+}
+
+/// Runs `postern tokens`: those that end first come first.
+///
+/// # Errors
+/// As [`user`].
+pub fn tokens(caller: &Caller) -> anyhow::Result<ExitCode> {
+    let members = ["issuer", "subject", "username", "namespace", "seconds_left", "conditions"];
+    caller.show(DELIVERY, &json!({}), |answer| {
+        let mut users = answer.get("users").and_then(Value::as_array).cloned().unwrap_or_default();
+        users.retain(|user| user["seconds_left"].is_u64());
+        users.sort_by_key(|user| user["seconds_left"].as_u64());
+        let picked = |user: &Value| members.iter().map(|name| ((*name).to_owned(), user[*name].clone())).collect();
+        users.iter().map(|user| Value::Object(picked(user))).collect()
+    })
+}
+
+/// Runs `postern offboard`.
+///
+/// # Errors
+/// As [`user`].
+pub fn offboard(arguments: &Offboard) -> anyhow::Result<ExitCode> {
+    arguments.caller.show(DELIVERY, &json!({}), |answer| {
+        let mut gone = answer.get("users").and_then(Value::as_array).cloned().unwrap_or_default();
+        gone.retain(|user| user["gone_seconds"].is_u64());
+        json!({ "gone": gone, "would_go_now": answer["would_go"], "held": answer["held"] })
+    })
 }
 
 /// Runs `postern cluster`.
@@ -168,6 +214,11 @@ pub fn revoke(which: &Revoke) -> anyhow::Result<ExitCode> {
 impl Caller {
     /// Asks the API and prints its answer.
     fn ask(&self, path: &str, body: &Value) -> anyhow::Result<ExitCode> {
+        self.show(path, body, Value::clone)
+    }
+
+    /// Asks the API and prints what is to be seen of its answer.
+    fn show(&self, path: &str, body: &Value, seen: impl FnOnce(&Value) -> Value) -> anyhow::Result<ExitCode> {
         let mut url = self.api()?;
         url.set_path(path);
         let certificate = self.certificate.as_deref().zip(self.key.as_deref());
@@ -182,7 +233,7 @@ impl Caller {
             let detail = answer.get("detail").and_then(Value::as_str).unwrap_or("no reason given");
             bail!("refused with {status}: {detail}");
         }
-        writeln!(std::io::stdout(), "{answer:#}")?;
+        writeln!(std::io::stdout(), "{:#}", seen(&answer))?;
         Ok(ExitCode::SUCCESS)
     }
 

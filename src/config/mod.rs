@@ -8,6 +8,7 @@
 //! reader holds the TOML tree against the description, then each section's `read` makes its type and checks what
 //! no single value can tell.
 
+mod delivery;
 mod description;
 mod diagnostic;
 mod headers;
@@ -31,6 +32,7 @@ mod web;
 #[cfg(test)]
 mod tests;
 
+pub use delivery::{Delivery, NamespaceTemplate, OnOffboard, TemplateError};
 pub use diagnostic::{Diagnostics, Mistake};
 pub use issuer::{
     Algorithm, ClaimPath, EndSessions, Introspection, Issuer, KeyPolicy, Keycloak, UserStatus, WhenUnknown,
@@ -85,6 +87,8 @@ pub struct Config {
     pub routes: Vec<Arc<Route>>,
     /// How Postern's own tokens are made.
     pub token_service: TokenService,
+    /// Where each user's token is kept fresh, if anywhere.
+    pub delivery: Option<Delivery>,
 }
 
 /// The keys of a file.
@@ -132,6 +136,12 @@ static ROOT: Table = Table::of(&[
         "Which requests are let through, to where, and with what credential. A request that no route takes is a 404.",
     ),
     Key::default("token_service", Kind::Table(&token_service::TOKEN_SERVICE), "{}", "Postern as an issuer of tokens."),
+    Key::optional(
+        "delivery",
+        Kind::Table(&delivery::DELIVERY),
+        "no token is kept for anybody",
+        "Each user's token, kept fresh where notebooks and jobs read it: at `GET /token`, and in files.",
+    ),
 ]);
 
 /// Reads and checks a file. Secrets and certificates that it names must be there.
@@ -179,6 +189,7 @@ fn assemble(root: &Section, reader: &mut Reader<'_>) -> Option<Config> {
         let others: Vec<_> = public.chain(root.section("admin").and_then(|admin| admin.text("listen"))).collect();
         Operator::read(section, &others, &issuers, reader)
     });
+    let delivery = Delivery::read(root, &issuers, token_service.as_ref(), reader);
     let upstreams = read_upstreams(root, token_service.as_ref(), reader);
     let surroundings = Surroundings { issuers: &issuers, upstreams: &upstreams, token_service: token_service.as_ref() };
     let routes = read_routes(root, &surroundings, reader);
@@ -202,6 +213,7 @@ fn assemble(root: &Section, reader: &mut Reader<'_>) -> Option<Config> {
         upstreams: upstreams.all.into_iter().filter_map(|(_, upstream)| upstream).collect(),
         routes,
         token_service: token_service?,
+        delivery: delivery?,
     })
 }
 

@@ -1,6 +1,6 @@
 //! What Postern itself answers on the public listener, under the path of `token_service.issuer`, beside its documents:
-//! introspection of its tokens ([`introspect`]), the feed of security events ([`events`]), and back-channel logout
-//! ([`backchannel_logout`]). Upstreams can verify a token alone, ask, or be told.
+//! introspection of its tokens ([`introspect`]), the feed of security events ([`events`]), back-channel logout
+//! ([`backchannel_logout`]), and a user's own token (`GET /token`). Upstreams can verify a token alone, ask, or be told.
 //!
 //! [`Site::at`] finds out whether a path is one of these. A worker reads the body, which is small; what waits for the disk or for
 //! somebody runs on the control plane.
@@ -13,6 +13,7 @@ pub mod form;
 pub mod introspect;
 mod logout_token;
 mod reply;
+mod token;
 
 pub use client::Authorization;
 pub use counts::Counts;
@@ -44,6 +45,9 @@ pub const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Polls of the feed.
 const EVENTS: &str = "/events/poll";
 
+/// A user's own token.
+const TOKEN: &str = "/token";
+
 /// What precedes the name of an issuer.
 const LOGOUT: &str = "/backchannel-logout/";
 
@@ -71,6 +75,8 @@ pub enum Endpoint {
     Events,
     /// Back-channel logout, for the issuer of that name.
     Logout(Box<str>),
+    /// A user's own token.
+    Token,
 }
 
 impl Site {
@@ -85,7 +91,7 @@ impl Site {
         let below = path.strip_prefix(&*self.base);
         match below.unwrap_or(path).as_bytes().get(1)? {
             b'.' => Document::at(&self.base, path).map(Served::Document),
-            b'i' | b'e' | b'b' => endpoint(below?).map(Served::Endpoint),
+            b'i' | b'e' | b'b' | b't' => endpoint(below?).map(Served::Endpoint),
             _ => None,
         }
     }
@@ -95,6 +101,7 @@ fn endpoint(below: &str) -> Option<Endpoint> {
     match below {
         INTROSPECT => Some(Endpoint::Introspect),
         EVENTS => Some(Endpoint::Events),
+        TOKEN => Some(Endpoint::Token),
         _ => below.strip_prefix(LOGOUT).map(|name| Endpoint::Logout(name.into())),
     }
 }
@@ -109,6 +116,8 @@ pub struct Endpoints {
     users: Arc<Users>,
     feed: Option<Arc<Feed>>,
     links: Arc<Links>,
+    /// The name of the issuer whose users get tokens.
+    delivered: Option<Box<str>>,
     done: Arc<Done>,
     counts: Arc<Counts>,
     control: Handle,
@@ -137,6 +146,7 @@ enum Asks {
     Introspect(Arc<Client>),
     Events(Arc<Client>),
     Logout(Arc<Logout>),
+    Token(Authorization),
 }
 
 /// An answer.
@@ -184,6 +194,7 @@ impl Asks {
             Self::Introspect(_) => "introspect",
             Self::Events(_) => "events",
             Self::Logout(_) => "backchannel_logout",
+            Self::Token(_) => "token",
         }
     }
 }
@@ -206,6 +217,7 @@ impl Endpoints {
             users,
             feed,
             links,
+            delivered: config.delivery.as_ref().map(|delivery| delivery.issuer.as_str().into()),
             done: former.map(|former| Arc::clone(&former.done)).unwrap_or_default(),
             counts,
             control,
@@ -218,6 +230,7 @@ impl Endpoints {
         match endpoint {
             Endpoint::Introspect | Endpoint::Events => !self.clients.is_empty(),
             Endpoint::Logout(_) => !self.logouts.is_empty(),
+            Endpoint::Token => self.delivered.is_some(),
         }
     }
 
@@ -232,10 +245,17 @@ impl Endpoints {
         authorization: &Authorization,
         content_type: Option<&HeaderValue>,
     ) -> Result<Admitted, Reply> {
+        if *endpoint == Endpoint::Token {
+            if method != Method::GET {
+                return Err(Reply::from(reply::only("GET")));
+            }
+            return Ok(Admitted { asks: Asks::Token(authorization.clone()) });
+        }
         if method != Method::POST {
-            return Err(Reply::from(reply::only_post()));
+            return Err(Reply::from(reply::only("POST")));
         }
         let asks = match endpoint {
+            Endpoint::Token => return Err(Reply::from(reply::not_found())),
             Endpoint::Introspect => Asks::Introspect(self.known("introspect", authorization)?),
             Endpoint::Events => Asks::Events(self.known("events", authorization)?),
             Endpoint::Logout(name) => {
@@ -245,7 +265,7 @@ impl Endpoints {
         };
         let expected = match asks {
             Asks::Events(_) => "application/json",
-            Asks::Introspect(_) | Asks::Logout(_) => "application/x-www-form-urlencoded",
+            Asks::Introspect(_) | Asks::Logout(_) | Asks::Token(_) => "application/x-www-form-urlencoded",
         };
         if content_type.is_some_and(|given| is_type(given, expected)) {
             return Ok(Admitted { asks });
@@ -267,6 +287,7 @@ impl Endpoints {
         let endpoints = Arc::clone(self);
         let name = admitted.asks.name();
         let (outcome, response) = match admitted.asks {
+            Asks::Token(authorization) => return self.token(&authorization).await,
             Asks::Introspect(client) => self.introspect(&client, &body, self.clock.now()),
             Asks::Events(client) => {
                 let poll = self.control.spawn(async move { endpoints.events(&client, &body).await });

@@ -56,15 +56,27 @@ pub(super) fn unauthorized(unknown: Unknown) -> Response<Bytes> {
     response
 }
 
+/// 401: nobody was let in by what was shown (RFC 6750 §3).
+pub(super) fn bearer_needed(code: Option<&'static str>) -> Response<Bytes> {
+    let (code, challenge) = match code {
+        None => ("invalid_request", "Bearer realm=\"postern\""),
+        Some(code) => (code, "Bearer realm=\"postern\", error=\"invalid_token\""),
+    };
+    let mut response = error(StatusCode::UNAUTHORIZED, code, "a valid access token of the users' issuer is needed");
+    response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+    response
+}
+
 /// 404.
 pub(super) fn not_found() -> Response<Bytes> {
     error(StatusCode::NOT_FOUND, "invalid_request", "nothing is served here")
 }
 
-/// 405: everything here is asked by POST.
-pub(super) fn only_post() -> Response<Bytes> {
-    let mut response = error(StatusCode::METHOD_NOT_ALLOWED, "invalid_request", "only POST is served here");
-    response.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
+/// 405: one method is served at each path.
+pub(super) fn only(method: &'static str) -> Response<Bytes> {
+    let description = format!("only {method} is served here");
+    let mut response = error(StatusCode::METHOD_NOT_ALLOWED, "invalid_request", &description);
+    response.headers_mut().insert(ALLOW, HeaderValue::from_static(method));
     response
 }
 

@@ -1,6 +1,7 @@
 //! One question to an issuer about one token, and what its answer means. Runs on the control plane.
 
 use super::claims::{self, ClaimError};
+use super::news::News;
 use super::source::Asking;
 use super::status::{LastActive, Standing, UserRecord, Verdict};
 use super::verifier::{VerifiedToken, Verifier};
@@ -33,7 +34,10 @@ impl Verifier {
             Verdict::Active(_) => Answered::Active { asked_ms },
             Verdict::Inactive { .. } | Verdict::Mismatch(_) => Answered::Ended,
         };
-        token.status.standing.store(Some(Arc::new(Standing { asked_ms, verdict })));
+        let known = token.status.standing.swap(Some(Arc::new(Standing { asked_ms, verdict })));
+        if known.is_none() && matches!(answered, Answered::Active { .. }) {
+            asking.link.bulletin().tell(|| token.status.user.get()?.id().map(News::SignedIn));
+        }
         if answered == Answered::Ended {
             // Not before the answer is there to be seen.
             self.refusals.fetch_add(1, Ordering::Release);

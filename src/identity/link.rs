@@ -1,6 +1,7 @@
 //! What the verifier and the watch over an issuer say to each other. One for each issuer that is watched; it outlives reloads.
 
 use super::ceiling::Ceiling;
+use super::news::Bulletin;
 use crate::users::UserId;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,7 +9,10 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 
 /// The links of all issuers, by name. One a process.
 #[derive(Debug, Default)]
-pub struct Links(Mutex<HashMap<String, Link>>);
+pub struct Links {
+    by_issuer: Mutex<HashMap<String, Link>>,
+    bulletin: Arc<Bulletin>,
+}
 
 /// The verifier's end.
 #[derive(Debug, Clone)]
@@ -16,6 +20,7 @@ pub struct Link {
     hints: broadcast::Sender<Hint>,
     ceiling: Arc<Ceiling>,
     watch: Arc<Mutex<Option<ToWatch>>>,
+    bulletin: Arc<Bulletin>,
 }
 
 /// The ways to a watch that is there, or was.
@@ -36,6 +41,8 @@ pub struct WatchEnd {
     pub rereads: mpsc::Receiver<UserId>,
     /// Under which single users are asked about: [`Ceiling::begin_read`].
     pub ceiling: Arc<Ceiling>,
+    /// Where to tell what matters to tokens that are kept.
+    pub bulletin: Arc<Bulletin>,
 }
 
 /// Something happened at the issuer: tokens in use are to be asked about by calls that begin now.
@@ -86,15 +93,21 @@ const QUESTIONS: usize = 1024;
 impl Links {
     /// The link of an issuer, which is made when first asked for; from now on at most so many calls a second are made to it.
     pub fn of(&self, issuer: &str, most_calls: u32) -> Link {
-        let mut links = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let link = links.entry(issuer.to_owned()).or_insert_with(|| Link::new(most_calls));
+        let mut links = self.by_issuer.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = || Link::new(most_calls, Arc::clone(&self.bulletin));
+        let link = links.entry(issuer.to_owned()).or_insert_with(new);
         link.ceiling.set_most(most_calls);
         link.clone()
     }
 
     /// The link of an issuer, if its users are asked about.
     pub fn get(&self, issuer: &str) -> Option<Link> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(issuer).cloned()
+        self.by_issuer.lock().unwrap_or_else(PoisonError::into_inner).get(issuer).cloned()
+    }
+
+    /// What is told to whoever keeps users' tokens, and what they keep.
+    pub fn bulletin(&self) -> &Arc<Bulletin> {
+        &self.bulletin
     }
 
     /// Passes a hint on to whoever asks about tokens of its issuer.
@@ -112,8 +125,9 @@ impl Links {
 
 impl Link {
     /// A link over a ceiling of so many calls a second, without a watch.
-    fn new(most_calls: u32) -> Self {
+    fn new(most_calls: u32, bulletin: Arc<Bulletin>) -> Self {
         Self {
+            bulletin,
             hints: broadcast::Sender::new(HINTS),
             ceiling: Arc::new(Ceiling::new(most_calls)),
             watch: Arc::default(),
@@ -126,12 +140,18 @@ impl Link {
         let (rereads, wanted) = mpsc::channel(QUESTIONS);
         *self.watch.lock().unwrap_or_else(PoisonError::into_inner) = Some(ToWatch { questions, rereads });
         let ceiling = Arc::clone(&self.ceiling);
-        WatchEnd { hints: self.hints.clone(), questions: asked, rereads: wanted, ceiling }
+        let bulletin = Arc::clone(&self.bulletin);
+        WatchEnd { hints: self.hints.clone(), questions: asked, rereads: wanted, ceiling, bulletin }
     }
 
     /// Where to send reasons to ask about tokens in use.
     pub fn hints(&self) -> &broadcast::Sender<Hint> {
         &self.hints
+    }
+
+    /// Where to tell what matters to tokens that are kept.
+    pub(super) fn bulletin(&self) -> &Bulletin {
+        &self.bulletin
     }
 
     /// The ceiling of calls to the issuer.
@@ -140,7 +160,7 @@ impl Link {
     }
 
     /// Has a user read again. Where the watch is behind with that, it reads all of them soon enough.
-    pub(super) fn reread(&self, user: UserId) {
+    pub fn reread(&self, user: UserId) {
         if let Some(watch) = self.watch() {
             let _ = watch.rereads.try_send(user);
         }

@@ -16,6 +16,7 @@ mod in_use;
 pub mod json;
 pub mod jws;
 pub mod link;
+pub mod news;
 pub mod opaque;
 pub mod own;
 mod rate;
@@ -29,6 +30,7 @@ mod tests;
 
 pub use cache::{LocalCache, TokenCache};
 pub use link::{Hint, Link, Links, SignInQuestion, SignInReply, WatchEnd};
+pub use news::{Bulletin, KeptToken, News, NoToken};
 pub use verifier::{Shared, TokenError, VerifiedToken, Verifier};
 
 use crate::config;

@@ -7,10 +7,11 @@ use super::status::StatusError;
 use super::verifier::{TokenError, VerifiedToken, Verifier};
 use super::{Identity, json, jws};
 use crate::base::clock::{Clock, Now};
-use crate::config::{self, Algorithm, ClaimPath, KeyPolicy, UserStatus};
+use crate::config::{self, Algorithm, ClaimPath, KeyPolicy, UserStatus, WhenUnknown};
 use crate::issuer::{Issuer, JwksError, KeyLookup};
 use crate::token_service::TokenService;
 use crate::token_service::publish::Document;
+use crate::users::UserId;
 use serde_json::{Map, Value};
 use std::sync::Arc;
 use std::time::Duration;
@@ -109,12 +110,36 @@ impl Verifier {
             return Ok(stated);
         };
         let user = token.status.user.get().ok_or(StatusError::Unknown)?;
+        if user.id().is_some_and(|user| self.is_as_kept(&user, &stated, settings, now)) {
+            return Ok(stated);
+        }
         let known = user.active_within(settings.bound, now).ok_or(StatusError::Unknown)?;
-        let holds = |now: &[String], then: &[String]| then.iter().all(|name| now.contains(name));
         let is_current = known.identity.epoch == stated.epoch
             && known.identity.namespace == stated.namespace
             && holds(&known.identity.roles, &stated.roles)
             && holds(&known.identity.groups, &stated.groups);
         if is_current { Ok(stated) } else { Err(StatusError::Inactive) }
     }
+
+    /// Whether a token is kept ready for the user that says as much, and the issuer told about its users within the bound. Who is
+    /// disabled is known by then, and what else changed made another token.
+    fn is_as_kept(&self, user: &UserId, stated: &Identity, settings: &config::Introspection, now: Now) -> bool {
+        let most = match settings.when_unknown {
+            WhenUnknown::Deny => settings.bound,
+            WhenUnknown::AllowFor(allow_for) => allow_for,
+        };
+        let heard_ms = self.bulletin.heard_ms();
+        let is_heard = heard_ms > 0 && u128::from(now.monotonic_ms.saturating_sub(heard_ms)) <= most.as_millis();
+        is_heard
+            && self.bulletin.kept(user).is_some_and(|kept| {
+                kept.epoch == stated.epoch
+                    && stated.namespace.as_deref() == Some(&kept.namespace)
+                    && holds(&kept.roles, &stated.roles)
+                    && holds(&kept.groups, &stated.groups)
+            })
+    }
+}
+
+fn holds(now: &[String], then: &[String]) -> bool {
+    then.iter().all(|name| now.contains(name))
 }

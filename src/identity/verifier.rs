@@ -3,6 +3,7 @@
 use super::cache::{LocalCache, Sharded, TokenCache};
 use super::claims::{ClaimError, Facts};
 use super::link::Links;
+use super::news::Bulletin;
 use super::opaque::Strangers;
 use super::source::Source;
 use super::status::{Status, UserRecord};
@@ -12,7 +13,7 @@ use crate::base::clock::{Clock, Now};
 use crate::config::ClaimPath;
 use crate::issuer::{Issuer, JwksError, KeyLookup, VerifyingKey};
 use crate::token_service::TokenService;
-use crate::users::Users;
+use crate::users::{UserId, Users};
 use arc_swap::ArcSwapOption;
 use serde_json::{Map, Value};
 use std::fmt;
@@ -36,6 +37,7 @@ pub struct Verifier {
     /// Identities in use, so that all tokens of a user share one, and with it its credentials.
     identities: Sharded<u64, Weak<Identity>>,
     pub(super) users: Arc<Users>,
+    pub(super) bulletin: Arc<Bulletin>,
     pub(super) records: Sharded<(String, String), Arc<UserRecord>>,
     pub(super) strangers: Arc<Strangers>,
     pub(super) hasher: RandomState,
@@ -156,6 +158,7 @@ impl Verifier {
             cache: TokenCache::new(capacity),
             identities: Sharded::default(),
             users,
+            bulletin: Arc::clone(links.bulletin()),
             records: Sharded::default(),
             strangers: Arc::default(),
             hasher: RandomState::new(),
@@ -252,6 +255,9 @@ impl Verifier {
     pub(super) fn identity(&self, claims: &Map<String, Value>, issuer: &Issuer) -> Option<Arc<Identity>> {
         let mut identity = Identity::read(claims, issuer.config(), &self.asked)?;
         identity.epoch = self.users.epoch(&identity.issuer.name, &identity.subject);
+        // The one that is recorded as theirs comes before what a claim says.
+        let user = UserId::new(identity.issuer.name.as_str(), identity.subject.as_str());
+        identity.namespace = user.and_then(|user| self.bulletin.namespace(&user)).or(identity.namespace);
         Some(self.shared(identity))
     }
 

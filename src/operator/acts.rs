@@ -15,6 +15,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Act {
     ShowUser,
+    ShowDelivery,
     BlockUser,
     UnblockUser,
     RevokeTokens,
@@ -27,6 +28,7 @@ impl Act {
     pub(super) fn at(path: &str) -> Option<Self> {
         Some(match path {
             "/v1/user/show" => Self::ShowUser,
+            "/v1/delivery/show" => Self::ShowDelivery,
             "/v1/user/block" => Self::BlockUser,
             "/v1/user/unblock" => Self::UnblockUser,
             "/v1/tokens/revoke" => Self::RevokeTokens,
@@ -81,6 +83,10 @@ struct Who {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
+struct Nothing {}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct WhoAndWhy {
     issuer: String,
     subject: String,
@@ -112,6 +118,12 @@ impl Operators {
                 let Who { issuer, subject } = serde_json::from_slice(body)?;
                 let user = self.user(&issuer, &subject)?;
                 Ok(json!({ "user": self.shown(&user) }))
+            }
+            Act::ShowDelivery => {
+                let Nothing {} = serde_json::from_slice(body)?;
+                let shown =
+                    self.delivered.as_ref().ok_or(ActError::State("no tokens are kept: there is no `[delivery]`"))?;
+                Ok(shown())
             }
             Act::BlockUser => {
                 let WhoAndWhy { issuer, subject, reason } = serde_json::from_slice(body)?;

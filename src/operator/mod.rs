@@ -56,7 +56,12 @@ pub struct Operators {
     pub verifier: VerifierInForce,
     /// The clocks of issuers.
     pub issuer_clocks: IssuerClocks,
+    /// Everybody for whom a token is kept, where there are any.
+    pub delivered: Option<Delivered>,
 }
+
+/// Gives everybody for whom a token is kept, as it is shown.
+pub type Delivered = Arc<dyn Fn() -> Value + Send + Sync>;
 
 /// Gives the verifier in force.
 pub type VerifierInForce = Arc<dyn Fn() -> Arc<Verifier> + Send + Sync>;

@@ -71,7 +71,8 @@ impl Minted {
         &self.namespace
     }
 
-    pub(super) fn key_id(&self) -> &str {
+    /// `kid` of the key that signed it.
+    pub fn key_id(&self) -> &str {
         &self.key_id
     }
 

@@ -134,6 +134,17 @@ impl Users {
         self.memory().epoch(issuer, subject)
     }
 
+    /// Where a user stands, and their epoch, whether anything is known of them or not. While the cluster is closed nobody is active.
+    pub fn standing(&self, user: &UserId, now: Now) -> (State, u64) {
+        let is_expired = now.unix_ms >= self.valid_until_ms.load(Ordering::Relaxed);
+        let memory = self.memory();
+        let floor = memory.floor(user.issuer());
+        let state = memory.record(user).map_or_else(|| Record::default().state(floor), |record| record.state(floor));
+        let is_closed = is_expired || memory.cluster.is_expired || memory.cluster.closed.is_some();
+        let state = if is_closed && state == State::Active { State::Blocked } else { state };
+        (state, memory.epoch(user.issuer(), user.subject()))
+    }
+
     // ---- What is seen from outside.
 
     /// Every decision from now on. Who lags too far behind looks at [`Users::list`] instead.

@@ -1,7 +1,7 @@
 //! What follows from an event, and from what is shown about a user.
 
 use super::{Directory, SignIn, Watch, ahead_ms, locked};
-use crate::identity::Hint;
+use crate::identity::{Hint, News};
 use crate::issuer::keycloak::{Event, IssuerSpan, Meaning};
 use crate::users::{Cause, Decision, IssuerCause, IssuerTime, Proof, StoreError, Target, UserId};
 use std::sync::Arc;
@@ -21,8 +21,11 @@ impl<D: Directory> Watch<D> {
             Meaning::Enabled { user } => {
                 self.errands.read_enabled(user, event.time_ms);
                 self.hint_user(user);
+                // What was sent may have changed more than that.
+                self.news(user, News::Changed);
             }
             Meaning::Created { user } => {
+                self.news(user, News::Created);
                 // Of most new users nothing is known, so there is nothing to ask.
                 if self.is_known(user) {
                     self.errands.read_enabled(user, event.time_ms);
@@ -31,6 +34,7 @@ impl<D: Directory> Watch<D> {
             Meaning::Changed { user } => {
                 self.errands.read(user, self.is_known(user));
                 self.hint_user(user);
+                self.news(user, News::Changed);
             }
             Meaning::LoggedOut { user } => {
                 self.errands.read_logged_out(user, event.time_ms, self.is_known(user));
@@ -67,6 +71,7 @@ impl<D: Directory> Watch<D> {
         // Its user may turn out to have been blocked before: the other feed tells that.
         locked(&self.logins).remember(subject, session, time_ms, is_new);
         self.act_login(&user, session, time_ms, is_new);
+        self.news(subject, News::SignedIn);
     }
 
     /// A session that surely began then is a proof; any other is a reason to look.

@@ -24,8 +24,8 @@ pub use sign_in::SignIn;
 
 use crate::base::clock::Clock;
 use crate::config;
-use crate::identity::Hint;
 use crate::identity::ceiling::Ceiling;
+use crate::identity::{Bulletin, Hint, News};
 use crate::issuer::keycloak::{Feed, IssuerSpan};
 use crate::users::{UserId, Users};
 use errands::Errands;
@@ -33,7 +33,7 @@ use feed::Logins;
 use sign_in::Looks;
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, broadcast};
 
@@ -64,6 +64,7 @@ pub struct Watch<D> {
     /// Under which single users are asked about. Feeds and sweeps are two or three calls a second, which wait for nothing.
     ceiling: Arc<Ceiling>,
     hints: broadcast::Sender<Hint>,
+    bulletin: OnceLock<Arc<Bulletin>>,
     counters: Counters,
     errands: Errands,
     looks: Looks,
@@ -93,6 +94,7 @@ impl<D: Directory> Watch<D> {
             clock,
             ceiling,
             hints,
+            bulletin: OnceLock::new(),
             counters: Counters::default(),
             errands: Errands::default(),
             looks: Looks::default(),
@@ -112,6 +114,17 @@ impl<D: Directory> Watch<D> {
             self.sweep_for_ever(),
             self.run_errands(),
         );
+    }
+
+    /// Has what matters to tokens that are kept for users told there. Once.
+    pub fn tell(&self, bulletin: Arc<Bulletin>) {
+        let _ = self.bulletin.set(bulletin);
+    }
+
+    fn news(&self, subject: &str, news: fn(UserId) -> News) {
+        if let Some(bulletin) = self.bulletin.get() {
+            bulletin.tell(|| self.user(subject).map(news));
+        }
     }
 
     /// What was seen so far.
@@ -148,8 +161,7 @@ impl<D: Directory> Watch<D> {
 
 /// By how many milliseconds the issuer's clock is ahead of ours, at least.
 fn ahead_ms(time: IssuerSpan, unix_ms: u64) -> i64 {
-    let signed = |ms: u64| i64::try_from(ms).unwrap_or(i64::MAX);
-    signed(time.earliest_ms.saturating_sub(unix_ms)) - signed(unix_ms.saturating_sub(time.latest_ms))
+    time.ahead_ms(unix_ms)
 }
 
 /// How long to wait after so many failures in a row.

@@ -2,9 +2,11 @@
 
 use super::errands::NEWS_MS;
 use super::{Directory, Watch, back_off, locked};
+use crate::identity::News;
 use crate::issuer::keycloak::{Answer, DisabledPage, EventsConfig, Feed, KeycloakError};
 use crate::users::{Cause, IssuerCause, IssuerTime, Proof};
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -83,6 +85,10 @@ impl<D: Directory> Watch<D> {
         counters.sweep_users.store(listed.len() as u64, Ordering::Relaxed);
         counters.sweep_took_ms.store(u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
         counters.sweep_began_ms.store(began_ms, Ordering::Relaxed);
+        if let Some(bulletin) = self.bulletin.get() {
+            let issuer = Arc::clone(&self.settings.issuer);
+            bulletin.tell(|| Some(News::Swept { issuer, began_ms }));
+        }
         Ok(())
     }
 

@@ -70,6 +70,7 @@ fn what_is_asked_for_wrongly_is_refused_and_changes_nothing() {
     check("/v1/tokens/revoke", json!({ "issuer": "main", "reason": "r", "jti": "a", "sid": "b" }), 400);
     check("/v1/tokens/revoke", json!({ "issuer": "main", "reason": "r", "issued_before": "yesterday" }), 400);
     check("/v1/nothing", json!({}), 404);
+    check("/v1/delivery/show", json!({}), 409);
     let token = bearer(&stage.issuer.token("alice"));
     let of_a_form = ["content-type: text/plain", token.as_str()];
     assert_eq!(ask(&gateway, "/v1/cluster/disable", &of_a_form, r#"{"reason":"r"}"#).status, 415);

@@ -2,12 +2,14 @@
 
 mod introspect;
 mod logout;
+mod token;
 
 use super::client::tests::header;
 use super::*;
 use crate::base::clock::Clock;
 use crate::config::{self, Algorithm, NamespaceToken};
 use crate::dev::SigningKey;
+use crate::identity::status::Assumed;
 use crate::issuer::Issuer;
 use crate::telemetry::metrics::Metrics;
 use crate::token_service::{CredentialCache, Grant, NamespaceKind};
@@ -34,6 +36,8 @@ user_status = { keycloak = { client_id = 'gateway', client_secret = 'x', backcha
 url = 'http://127.0.0.1:1/realms/other'
 audience = 'gateway'
 user_status = 'none'
+[delivery]
+issuer = 'main'
 [upstream.orders]
 to = 'http://127.0.0.1:2'
 [upstream.billing]
@@ -82,7 +86,9 @@ impl Stage {
             clock: clock.clone(),
             control: Handle::current(),
         };
-        let verifier = Arc::new(Verifier::new(issuers, Vec::new(), &service, shared.clone(), 100).unwrap());
+        let verifier = Verifier::new(issuers, Vec::new(), &service, shared.clone(), 100).unwrap();
+        // Nobody is there to be asked.
+        let verifier = Arc::new(verifier.assuming(Assumed::Active));
         feed.configure(&config);
         service.send_receipts(feed.receipts());
         let surroundings = Surroundings { shared, feed: Some(Arc::clone(&feed)), counts };
@@ -111,10 +117,11 @@ impl Stage {
     }
 
     async fn call(&self, endpoint: Endpoint, authorization: &Authorization, body: &str) -> (u16, Value, bool) {
+        let method = if endpoint == Endpoint::Token { Method::GET } else { Method::POST };
         let json = endpoint == Endpoint::Events;
         let kind = if json { "application/json" } else { "application/x-www-form-urlencoded; charset=utf-8" };
         let kind = HeaderValue::from_static(kind);
-        let reply = match self.endpoints.admit(&endpoint, &Method::POST, authorization, Some(&kind)) {
+        let reply = match self.endpoints.admit(&endpoint, &method, authorization, Some(&kind)) {
             Ok(admitted) => self.endpoints.answer(admitted, Bytes::copy_from_slice(body.as_bytes())).await,
             Err(reply) => reply,
         };
@@ -198,6 +205,8 @@ fn endpoints_lie_under_the_issuer_exactly() {
     check("https://p.example", "/backchannel-logout/main", endpoint(Endpoint::Logout("main".into())));
     check("https://p.example", "/backchannel-logout/", endpoint(Endpoint::Logout("".into())));
     check("https://p.example", "/backchannel-logout/a/b", endpoint(Endpoint::Logout("a/b".into())));
+    check("https://p.example/auth", "/auth/token", endpoint(Endpoint::Token));
+    check("https://p.example/auth", "/token", None);
     check("https://p.example", "/.well-known/jwks.json", Some(Served::Document(Document::Keys)));
     for path in ["/", "", "/introspect/", "/Introspect", "/introspec", "/events", "/backchannel-logout", "/orders"] {
         check("https://p.example", path, None);

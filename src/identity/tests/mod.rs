@@ -1,6 +1,7 @@
 //! The verifier held against `jsonwebtoken`: both must agree about every token.
 
 mod block;
+mod kept;
 mod status;
 
 use super::claims::ClaimError;

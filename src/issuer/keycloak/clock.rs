@@ -13,6 +13,13 @@ pub struct IssuerSpan {
     pub latest_ms: u64,
 }
 
+impl IssuerSpan {
+    /// By how many milliseconds the issuer's clock is ahead of ours, at least; 0 where they agree as far as is known.
+    pub fn ahead_ms(self, unix_ms: u64) -> i64 {
+        signed(self.earliest_ms.saturating_sub(unix_ms)) - signed(unix_ms.saturating_sub(self.latest_ms))
+    }
+}
+
 /// By how much the issuer's clock is ahead of our monotonic one, in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Offset {

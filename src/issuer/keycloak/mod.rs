@@ -7,12 +7,14 @@ mod account;
 mod clock;
 mod events;
 mod parse;
+mod roster;
 mod settings;
 mod user;
 
 pub use clock::{IssuerSpan, Offset};
 pub use events::{EventsConfig, Feed};
 pub use parse::{Event, EventPage, Meaning, parse_admin_events, parse_user_events};
+pub use roster::{Listed, Person, UsersPage};
 pub use settings::{
     ClientSettings, EventSettings, Profile, ProfileAttribute, RealmSettings, ServiceAccount, Unmanaged,
 };

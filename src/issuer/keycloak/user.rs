@@ -177,12 +177,12 @@ impl Keycloak {
         self.note(row.map_err(KeycloakError::from)).map(|row| millis(row.not_before))
     }
 
-    fn user_url(&self, id: &str, rest: &str) -> Result<Url, KeycloakError> {
+    pub(super) fn user_url(&self, id: &str, rest: &str) -> Result<Url, KeycloakError> {
         self.admin_url(&format!("/users/{}{rest}", segment(id)?))
     }
 }
 
-fn is_gone(reply: &Reply) -> bool {
+pub(super) fn is_gone(reply: &Reply) -> bool {
     let is_said = || object::<Gone>(&reply.body).is_some_and(|gone| gone.error == "User not found");
     reply.status == 404 && is_said()
 }

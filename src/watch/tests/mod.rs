@@ -3,6 +3,7 @@
 mod fake;
 mod feed;
 mod late;
+mod news;
 mod reread;
 mod sign_in;
 mod sweep;

@@ -1,3 +1,4 @@
 mod client;
 mod parse;
+mod roster;
 mod server;

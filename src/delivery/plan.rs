@@ -1,0 +1,191 @@
+//! What to do about one user now, and when to look again: a function of values, without a clock and without I/O.
+//!
+//! The one rule: what a reader finds is **empty** until the first sign-in and while anything is against the user, and else a
+//! token whose every claim is as the issuer says now, with at least [`super::reserve::FLOOR_MS`] left.
+
+use super::record::{Held, Seen, User, Written};
+use super::reserve::due_ms;
+use crate::base::clock::Now;
+use crate::users::State;
+
+/// What the plan depends on beside the user.
+#[derive(Debug, Clone, Copy)]
+pub struct World<'a> {
+    /// The time.
+    pub now: Now,
+    /// Where the user stands.
+    pub state: State,
+    /// Their block epoch.
+    pub epoch: u64,
+    /// The digest of what a token for them would say.
+    pub claims: &'a str,
+    /// The ids of the keys that are published. A token by any other is refused everywhere.
+    pub keys: &'a [&'a str],
+    /// Whether our clock and the issuer's agree, as far as is known.
+    pub are_clocks_right: bool,
+    /// Whether the issuer answered when it was last asked, or may be asked again.
+    pub is_answering: bool,
+    /// How long ago the issuer last told about users; `None`: not known.
+    pub silent_ms: Option<u64>,
+    /// For how long tokens are minted on what was known before it fell silent.
+    pub allow_for_ms: u64,
+    /// The user's place among all ([`due_ms`]).
+    pub phase_ms: u64,
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Act {
+    /// Nothing now.
+    Rest,
+    /// Ask the issuer about the user.
+    Read,
+    /// Mint, and write.
+    Fill,
+    /// Write nothing, so that nobody finds anything.
+    Empty,
+}
+
+/// What is to be done, and when to look again at the latest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Plan {
+    /// Now.
+    pub act: Act,
+    /// Of the monotonic clock; `None`: not before something happens.
+    pub next_ms: Option<u64>,
+}
+
+/// Why nothing is to be found by a reader.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Why {
+    /// The user never signed in.
+    NeverSignedIn,
+    /// They are blocked, or have to sign in again.
+    Out(State),
+    /// The issuer says that they are disabled or gone, and it is not decided yet what follows.
+    SaidToBeOut,
+    /// They have no namespace.
+    NoNamespace,
+}
+
+/// Facts of this age are as good as asked for now.
+const FRESH_MS: u64 = 30_000;
+
+/// While something stands in the way, it is looked at again after this.
+const AGAIN_MS: u64 = 1_000;
+
+/// Why a reader is to find nothing; `None`: they are to find a token.
+pub fn why_empty(user: &User, state: State) -> Option<Why> {
+    let record = &user.record;
+    match state {
+        State::Active if !record.has_signed_in => Some(Why::NeverSignedIn),
+        State::Active if record.gone.is_some() || record.is_offboarded || !record.facts.enabled => {
+            Some(Why::SaidToBeOut)
+        }
+        State::Active if record.namespace.is_none() => Some(Why::NoNamespace),
+        State::Active => None,
+        state => Some(Why::Out(state)),
+    }
+}
+
+/// The plan for a user.
+pub fn plan(user: &User, world: &World<'_>) -> Plan {
+    if matches!(user.live.seen, Seen::Unknown) {
+        return Plan { act: Act::Rest, next_ms: None };
+    }
+    match why_empty(user, world.state) {
+        Some(why) => empty(user, world, why),
+        None => fill(user, world),
+    }
+}
+
+fn empty(user: &User, world: &World<'_>, why: Why) -> Plan {
+    let is_nameless = user.record.facts.username.is_empty();
+    let is_done = match user.live.seen {
+        Seen::Empty => true,
+        // What was removed stays away; and of whom nothing is known, nothing was ever written.
+        Seen::Absent => user.record.is_offboarded || is_nameless,
+        Seen::Unknown | Seen::Token(_) | Seen::Foreign => false,
+    };
+    if !is_done {
+        return at(Act::Empty, user.live.failures.write_after_ms, world.now);
+    }
+    // Somebody who signed in and is said to be out may be back; who has no name yet gets one by a read.
+    let is_unread = is_nameless || (why == Why::SaidToBeOut && user.record.gone.is_none());
+    match user.live.doubted_ms {
+        Some(_) => read(user, world),
+        None if is_unread && !is_fresh(user, world) => read(user, world),
+        None if is_unread => Plan { act: Act::Rest, next_ms: Some(world.now.monotonic_ms + FRESH_MS) },
+        None => Plan { act: Act::Rest, next_ms: None },
+    }
+}
+
+fn fill(user: &User, world: &World<'_>) -> Plan {
+    let now_ms = world.now.monotonic_ms;
+    if let (Seen::Token(held), Some(written)) = (&user.live.seen, &user.record.written)
+        && is_current(held, written, world)
+    {
+        let due_ms = due_ms(held.learned_ms, held.ends_ms, world.phase_ms);
+        if now_ms < due_ms {
+            return match user.live.doubted_ms {
+                Some(_) => Plan { next_ms: Some(due_ms), ..read(user, world) }.sooner(now_ms + AGAIN_MS),
+                None => Plan { act: Act::Rest, next_ms: Some(due_ms) },
+            };
+        }
+    }
+    // Facts that may be wrong are never signed, nor anything by a clock that may be.
+    if !world.are_clocks_right {
+        return Plan { act: Act::Rest, next_ms: Some(now_ms + AGAIN_MS) };
+    }
+    let is_doubted = user.live.doubted_ms.is_some();
+    if is_fresh(user, world) && !is_doubted {
+        return at(Act::Fill, user.live.failures.write_after_ms, world.now);
+    }
+    if world.is_answering && now_ms >= user.live.failures.read_after_ms {
+        return read(user, world);
+    }
+    // The issuer may answer about everybody else.
+    let unread_ms = user.live.failures.unread_ms(now_ms);
+    let is_excused = world.silent_ms.is_some_and(|silent_ms| silent_ms.max(unread_ms) <= world.allow_for_ms);
+    if is_excused && !is_doubted && user.record.read_unix_ms > 0 {
+        return at(Act::Fill, user.live.failures.write_after_ms, world.now);
+    }
+    Plan { act: Act::Rest, next_ms: Some(now_ms + AGAIN_MS) }
+}
+
+/// Whether what is found is what was written, and still says what it should.
+fn is_current(held: &Held, written: &Written, world: &World<'_>) -> bool {
+    held.digest == written.token
+        && written.epoch == world.epoch
+        && written.claims == world.claims
+        && world.keys.contains(&written.key.as_str())
+}
+
+fn is_fresh(user: &User, world: &World<'_>) -> bool {
+    user.live.read_ms.is_some_and(|read_ms| world.now.monotonic_ms.saturating_sub(read_ms) <= FRESH_MS)
+}
+
+fn read(user: &User, world: &World<'_>) -> Plan {
+    if world.is_answering {
+        return at(Act::Read, user.live.failures.read_after_ms, world.now);
+    }
+    Plan { act: Act::Rest, next_ms: Some(world.now.monotonic_ms + AGAIN_MS) }
+}
+
+/// The act, or its time.
+fn at(act: Act, after_ms: u64, now: Now) -> Plan {
+    if now.monotonic_ms < after_ms {
+        return Plan { act: Act::Rest, next_ms: Some(after_ms) };
+    }
+    // If it comes to nothing, whoever does it says so.
+    Plan { act, next_ms: None }
+}
+
+impl Plan {
+    fn sooner(self, at_ms: u64) -> Self {
+        match self.act {
+            Act::Rest => Self { next_ms: self.next_ms.map_or(Some(at_ms), |next_ms| Some(next_ms.min(at_ms))), ..self },
+            Act::Read | Act::Fill | Act::Empty => self,
+        }
+    }
+}

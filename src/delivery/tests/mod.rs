@@ -1,0 +1,5 @@
+mod gone;
+mod histories;
+mod plan;
+mod run;
+mod stage;

@@ -1,0 +1,145 @@
+//! What is told to whoever keeps a token ready for each user, and what they keep. One for each process; it outlives reloads.
+//!
+//! The verifier and the watches tell, without waiting; a user who asks for their token is told of in the same way. What is kept is read
+//! without asking. Where no tokens are kept nothing is told.
+
+use crate::base::secret::Secret;
+use crate::base::sharded::Sharded;
+use crate::users::UserId;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use tokio::sync::{mpsc, oneshot};
+
+/// Something that matters to a token that is kept.
+#[derive(Debug)]
+pub enum News {
+    /// There is a new user.
+    Created(UserId),
+    /// A user signed in, or the issuer called a token of theirs active that was never seen before.
+    SignedIn(UserId),
+    /// Something about a user changed: what is known of them is to be asked for again, by a call that begins after this.
+    Changed(UserId),
+    /// All disabled users of an issuer were listed, by calls that began then, in milliseconds of the monotonic clock.
+    Swept {
+        /// The NAME of `[issuer.NAME]`.
+        issuer: Arc<str>,
+        /// When.
+        began_ms: u64,
+    },
+    /// A user who was let in wants their token.
+    Wanted {
+        /// Who.
+        user: UserId,
+        /// Where to say it.
+        reply: oneshot::Sender<Result<Arc<KeptToken>, NoToken>>,
+    },
+}
+
+/// A token that is kept for a user.
+#[derive(Debug)]
+pub struct KeptToken {
+    /// The token.
+    pub token: Secret,
+    /// `exp`, in seconds since 1970.
+    pub expires: i64,
+    /// The user's block epoch when it was minted: under another it is void.
+    pub epoch: u64,
+    /// The user's namespace.
+    pub namespace: String,
+    /// The roles that they have.
+    pub roles: Vec<String>,
+    /// Their groups.
+    pub groups: Vec<String>,
+}
+
+/// Why there is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoToken {
+    /// The user has no namespace, or is nobody for whom tokens are kept.
+    NoNamespace,
+    /// It cannot be made now.
+    NotNow,
+}
+
+/// Where news are told, and tokens are found.
+#[derive(Debug, Default)]
+pub struct Bulletin {
+    listener: OnceLock<mpsc::UnboundedSender<News>>,
+    kept: Sharded<UserId, Arc<KeptToken>>,
+    namespaces: Sharded<UserId, Box<str>>,
+    /// When the issuer was asked what it told last about all users, by the monotonic clock; 0: never.
+    heard_ms: AtomicU64,
+    hasher: RandomState,
+}
+
+impl Bulletin {
+    /// Has news told from now on. Once.
+    pub fn listen(&self) -> Option<mpsc::UnboundedReceiver<News>> {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        self.listener.set(sender).ok().map(|()| receiver)
+    }
+
+    /// Tells, if anybody listens.
+    pub fn tell(&self, news: impl FnOnce() -> Option<News>) {
+        if let Some(listener) = self.listener.get()
+            && let Some(news) = news()
+        {
+            // Nobody takes them any more while the process ends.
+            let _ = listener.send(news);
+        }
+    }
+
+    /// The token that is kept for a user. Whether it is still good its reader has to see.
+    pub fn kept(&self, user: &UserId) -> Option<Arc<KeptToken>> {
+        self.kept.shard(self.hasher.hash_one(user)).get(user).cloned()
+    }
+
+    /// When the issuer was asked what it told last about all users, in milliseconds of the monotonic clock; 0: never.
+    pub fn heard_ms(&self) -> u64 {
+        self.heard_ms.load(Ordering::Relaxed)
+    }
+
+    /// The issuer told about all users, by calls that began then.
+    pub fn hear(&self, asked_ms: u64) {
+        self.heard_ms.fetch_max(asked_ms, Ordering::Relaxed);
+    }
+
+    /// The namespace that is recorded as a user's own.
+    pub fn namespace(&self, user: &UserId) -> Option<String> {
+        self.namespaces.shard(self.hasher.hash_one(user)).get(user).map(|name| name.to_string())
+    }
+
+    /// Records a namespace as a user's own, or that they have none.
+    pub fn record(&self, user: &UserId, namespace: Option<&str>) {
+        let mut shard = self.namespaces.shard(self.hasher.hash_one(user));
+        match namespace {
+            Some(name) => drop(shard.insert(user.clone(), name.into())),
+            None => drop(shard.remove(user)),
+        }
+    }
+
+    /// Keeps another, or none.
+    pub fn keep(&self, user: &UserId, token: Option<Arc<KeptToken>>) {
+        let mut shard = self.kept.shard(self.hasher.hash_one(user));
+        match token {
+            Some(token) => drop(shard.insert(user.clone(), token)),
+            None => drop(shard.remove(user)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_told_and_nothing_grows_where_nobody_listens() {
+        let bulletin = Bulletin::default();
+        bulletin.tell(|| unreachable!("nobody listens"));
+        let mut heard = bulletin.listen().unwrap();
+        bulletin.tell(|| UserId::new("main", "alice").map(News::SignedIn));
+        assert!(matches!(heard.try_recv(), Ok(News::SignedIn(_))));
+        assert!(bulletin.listen().is_none());
+    }
+}
