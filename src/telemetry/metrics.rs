@@ -147,15 +147,19 @@ impl Metrics {
         registry.register("streams", help, metrics.streams.clone());
         let help = "Those that were ended because of their user or token";
         registry.register("streams_ended", help, metrics.streams_ended.clone());
-        let help = "Reviews that the admission webhook was sent, by what became of them";
-        registry.register("webhook_reviews", help, metrics.webhook_reviews.clone());
-        let help = "Times that the certificates of the admission webhook could not be read or renewed";
-        registry.register("webhook_certificate_failures", help, metrics.webhook_certificate_failures.clone());
+        metrics.register_webhook(&mut registry);
         // Both are there from the start, so that the first failure is an increase.
         for outcome in ["ok", "failed"] {
             drop(metrics.reloads.get_or_create(&OutcomeLabel { outcome }));
         }
         Self { registry: Mutex::new(registry), ..metrics }
+    }
+
+    fn register_webhook(&self, registry: &mut Registry) {
+        let help = "Reviews that the admission webhook was sent, by what became of them";
+        registry.register("webhook_reviews", help, self.webhook_reviews.clone());
+        let help = "Times that the certificates of the admission webhook could not be read or renewed";
+        registry.register("webhook_certificate_failures", help, self.webhook_certificate_failures.clone());
     }
 
     /// Adds metrics that something else keeps.
