@@ -13,7 +13,7 @@ use std::sync::Arc;
 const SECTION: &str = "[webhook]\nlisten = '127.0.0.1:0'\nnames = ['postern-webhook.postern.svc']\n";
 
 fn start(stage: &Stage) -> Gateway {
-    let config = stage.config(File { rest: &format!("{SECTION}{ANY}"), issuer: "", ..File::default() });
+    let config = stage.config(File { rest: &format!("{SECTION}{ANY}"), ..File::default() });
     // The client looks at the machine's clock.
     Gateway::start(config, Clock::system()).unwrap()
 }
