@@ -41,7 +41,7 @@
 //! | 3 | [`users`] |
 //! | 4 | [`identity`] |
 //! | 5 | [`watch`], [`endpoints`], [`delivery`] |
-//! | 6 | [`pipeline`], [`listener`], [`admin`], [`operator`], [`doctor`], [`dev`] |
+//! | 6 | [`pipeline`], [`listener`], [`admin`], [`operator`], [`doctor`], [`dev`], [`webhook`] |
 //! | 7 | [`app`] |
 //! | 8 | [`cli`] |
 //!
@@ -76,6 +76,7 @@ pub mod doctor;
 pub mod listener;
 pub mod operator;
 pub mod pipeline;
+pub mod webhook;
 
 pub mod app;
 pub mod cli;

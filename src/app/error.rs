@@ -7,6 +7,7 @@ use crate::issuer::{IssuerError, JwksError};
 use crate::token_service::KeyError;
 use crate::upstream::UpstreamError;
 use crate::users::StoreError;
+use crate::webhook::CertificateError;
 use std::io;
 use std::net::SocketAddr;
 
@@ -46,6 +47,9 @@ pub enum StartError {
     /// The operators' certificate.
     #[error("operator.tls")]
     Operator(#[source] TlsError),
+    /// The webhook's certificates.
+    #[error("webhook")]
+    Webhook(#[from] CertificateError),
     /// An issuer cannot be asked.
     #[error("issuer `{name}`")]
     Issuer {

@@ -11,6 +11,7 @@ mod observe_users;
 mod operators;
 mod upkeep;
 mod watches;
+mod webhook;
 mod workers;
 
 pub use error::StartError;
@@ -53,6 +54,7 @@ pub struct Gateway {
     workers: Vec<JoinHandle<()>>,
     control: Option<JoinHandle<()>>,
     operators: Option<JoinHandle<()>>,
+    webhook: Option<webhook::Running>,
     surroundings: Surroundings,
     metrics: Arc<Metrics>,
     pipeline: Arc<ArcSwap<Pipeline>>,
@@ -106,6 +108,7 @@ impl Gateway {
         let admin_address = admin.as_ref().and_then(|listener| listener.local_addr().ok());
         let operator = operators::bind(config.operator.as_ref())?;
         let operator_address = operator.as_ref().and_then(|(listener, _)| listener.local_addr().ok());
+        let webhook = webhook::open(config.webhook.as_ref(), &clock)?;
         let phase = watch::Sender::new(Phase::Serve);
         let cluster = config.cluster;
 
@@ -117,6 +120,7 @@ impl Gateway {
             workers: Vec::new(),
             control: None,
             operators: None,
+            webhook: None,
             surroundings,
             metrics,
             pipeline,
@@ -134,6 +138,7 @@ impl Gateway {
         gateway.run_watches()?;
         gateway.set_valid_until(cluster)?;
         gateway.operators = operator.map(|(listener, config)| gateway.start_operators(listener, config)).transpose()?;
+        gateway.webhook = webhook.map(|opened| gateway.start_webhook(opened)).transpose()?;
         for (index, sockets) in sockets.into_iter().enumerate() {
             gateway.workers.push(gateway.start_worker(index, sockets)?);
         }
@@ -157,6 +162,11 @@ impl Gateway {
     /// The address of the operators' API.
     pub fn operator_address(&self) -> Option<SocketAddr> {
         self.operator_address
+    }
+
+    /// The address of the admission webhook.
+    pub fn webhook_address(&self) -> Option<SocketAddr> {
+        self.webhook.as_ref().map(|webhook| webhook.address)
     }
 
     /// Whether every issuer's keys are there.
@@ -215,10 +225,10 @@ impl Gateway {
             tls.reload(files)?;
         }
         let is_kept = config.server == current.server && config.admin == current.admin && config.log == current.log;
-        let is_kept = is_kept && config.operator == current.operator && wants_delivery == current.delivery;
-        if !is_kept || config.state != current.state {
+        let is_kept = is_kept && config.operator == current.operator && config.webhook == current.webhook;
+        if !is_kept || config.state != current.state || wants_delivery != current.delivery {
             tracing::warn!(
-                "changes of [server], [admin], [operator], [log], [state] and [delivery], but for certificates, need a restart"
+                "changes of [server], [admin], [operator], [webhook], [log], [state] and [delivery], but for certificates, need a restart"
             );
         }
         self.set_roster(&config)?;
@@ -232,9 +242,9 @@ impl Gateway {
         }
         // What needs a restart is said at every reload until there is one.
         let (server, admin, log) = (current.server.clone(), current.admin.clone(), current.log.clone());
-        let (operator, state) = (current.operator.clone(), current.state.clone());
+        let (operator, webhook, state) = (current.operator.clone(), current.webhook.clone(), current.state.clone());
         let cluster = config.cluster;
-        *current = Config { server, admin, operator, log, state, ..config };
+        *current = Config { server, admin, operator, webhook, log, state, ..config };
         drop(current);
         self.run_issuers();
         self.run_watches()?;
@@ -282,7 +292,8 @@ impl Gateway {
         }
         // The control plane waits for the workers, and no longer.
         self.phase.send_replace(Phase::Drain(Duration::ZERO));
-        for thread in [self.control.take(), self.operators.take()].into_iter().flatten() {
+        let webhook = self.webhook.take().map(|webhook| webhook.thread);
+        for thread in [self.control.take(), self.operators.take(), webhook].into_iter().flatten() {
             let _ = thread.join();
         }
         self.writer = None;

@@ -28,6 +28,7 @@ mod token_service;
 mod tree;
 mod upstream;
 mod web;
+mod webhook;
 
 #[cfg(test)]
 mod tests;
@@ -49,6 +50,7 @@ pub use server::{Admin, Log, LogFormat, LogPlace, Server, ServerTls};
 pub use state::{Cluster, State};
 pub use token_service::{Client, SigningAlgorithm, SigningKeys, TokenService};
 pub use upstream::{Protocol, Upstream, UpstreamTls};
+pub use webhook::Webhook;
 
 use description::{Key, Kind, Table};
 use diagnostic::Span;
@@ -71,6 +73,8 @@ pub struct Config {
     pub admin: Admin,
     /// The operators' API; absent where it is off.
     pub operator: Option<Operator>,
+    /// The admission webhook; absent where it is off.
+    pub webhook: Option<Webhook>,
     /// What is logged, and where.
     pub log: Log,
     /// What one address may ask for before it is known who is asking.
@@ -107,6 +111,12 @@ static ROOT: Table = Table::of(&[
         Kind::Table(&operator::OPERATOR),
         "{}",
         "The API behind `postern user`, `postern token revoke` and `postern cluster`, on a listener of its own.",
+    ),
+    Key::default(
+        "webhook",
+        Kind::Table(&webhook::WEBHOOK),
+        "{}",
+        "The admission webhook that mounts users' tokens into their pods, on a listener of its own.",
     ),
     Key::default("log", Kind::Table(&server::LOG), "{}", "What is logged, and where."),
     Key::default(
@@ -190,6 +200,11 @@ fn assemble(root: &Section, reader: &mut Reader<'_>) -> Option<Config> {
         Operator::read(section, &others, &issuers, reader)
     });
     let delivery = Delivery::read(root, &issuers, token_service.as_ref(), reader);
+    let webhook = root.section("webhook").and_then(|section| {
+        let public = server_section.into_iter().flat_map(|server| server.texts("listen"));
+        let single = ["admin", "operator"].into_iter().filter_map(|name| root.section(name)?.text("listen"));
+        Webhook::read(section, &public.chain(single).collect::<Vec<_>>(), reader)
+    });
     let upstreams = read_upstreams(root, token_service.as_ref(), reader);
     let surroundings = Surroundings { issuers: &issuers, upstreams: &upstreams, token_service: token_service.as_ref() };
     let routes = read_routes(root, &surroundings, reader);
@@ -198,13 +213,15 @@ fn assemble(root: &Section, reader: &mut Reader<'_>) -> Option<Config> {
         let listen = server.iter().flat_map(|server| server.listen.iter().copied());
         let admin = admin.iter().filter_map(|admin| admin.listen);
         let operator = operator.iter().flatten().map(|operator| operator.listen);
-        check_dev(root, listen.chain(admin).chain(operator), &issuers, reader);
+        let webhook = webhook.iter().flatten().map(|webhook| webhook.listen);
+        check_dev(root, listen.chain(admin).chain(operator).chain(webhook), &issuers, reader);
     }
     Some(Config {
         files: reader.files(),
         server: server?,
         admin: admin?,
         operator: operator?,
+        webhook: webhook?,
         log: log?,
         limits: limits?,
         state: state?,

@@ -20,6 +20,10 @@ pub(super) enum WebError {
     NoAddress(String),
     #[error("`{0}` is no host: write a name such as `api.example.com`, in lower case and without a port")]
     NoHost(String),
+    #[error(
+        "`{0}` is no name of a server: write one such as `postern-webhook.postern.svc`, in lower case, or an IP address"
+    )]
+    NoServerName(String),
     #[error("`{0}` is no host pattern: `*.` may stand once, at the front, for one label")]
     NoHostPattern(String),
     #[error("`{0}` is no name: write 1 to 64 letters, digits, `-`, `_` or `.`")]
@@ -110,6 +114,19 @@ pub(super) fn host_pattern(text: &str) -> Result<String, WebError> {
     }
 }
 
+/// A name that a certificate can have: a DNS name in lower case, or an IP address.
+pub(super) fn server_name(text: &str) -> Result<String, WebError> {
+    let is_name = is_domain(text) && !text.bytes().any(|byte| byte.is_ascii_uppercase());
+    match text.parse::<IpAddr>() {
+        Err(_) if !is_name => Err(WebError::NoServerName(text.to_owned())),
+        // Four numbers are no name.
+        Err(_) if text.rsplit('.').next().is_some_and(|last| last.bytes().all(|byte| byte.is_ascii_digit())) => {
+            Err(WebError::NoServerName(text.to_owned()))
+        }
+        _ => Ok(text.to_owned()),
+    }
+}
+
 fn is_domain(name: &str) -> bool {
     let is_label = |label: &str| {
         let inner = label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
@@ -178,6 +195,18 @@ mod tests {
         assert_eq!(host_pattern("0:0::1").as_deref(), Ok("[::1]"));
         for text in ["API.example.com", "a:80", "*", "a.*.b", "*.*.b", "", "a..b", "*.[::1]", "[a]", "-a"] {
             assert!(host_pattern(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_server_is_a_name_or_an_address() {
+        for text in ["postern-webhook.postern.svc", "localhost", "127.0.0.1", "::1", "a1.b2"] {
+            assert_eq!(server_name(text).as_deref(), Ok(text));
+        }
+        for text in
+            ["", "*.svc", "Postern.svc", "a.svc:8443", "https://a.svc", "a.svc.", "[::1]", "1.2.3", "256.1.1.1", "a b"]
+        {
+            assert!(server_name(text).is_err(), "{text}");
         }
     }
 

@@ -35,6 +35,10 @@ pub struct Metrics {
     pub streams: Counter,
     /// `postern_streams_ended_total`: those that were ended because of their user or token.
     pub streams_ended: Family<CauseLabel, Counter>,
+    /// `postern_webhook_reviews_total`: what the admission webhook was asked, by what became of it.
+    pub webhook_reviews: Family<OutcomeLabel, Counter>,
+    /// `postern_webhook_certificate_failures_total`: the webhook's certificates could not be read or renewed.
+    pub webhook_certificate_failures: Counter,
 }
 
 /// The handles of one route.
@@ -73,7 +77,7 @@ struct DecisionLabels {
 /// `outcome` of something that can fail.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct OutcomeLabel {
-    /// `ok` or `failed`.
+    /// `ok` or `failed`; of the webhook's reviews one of a few words.
     pub outcome: &'static str,
 }
 
@@ -104,6 +108,8 @@ impl Metrics {
             key_maintenance_failures: Counter::default(),
             streams: Counter::default(),
             streams_ended: Family::default(),
+            webhook_reviews: Family::default(),
+            webhook_certificate_failures: Counter::default(),
         };
         registry.register("requests", "Requests answered, by route and class of status", metrics.requests.clone());
         registry.register("refusals", "Requests refused, by route and reason", metrics.refusals.clone());
@@ -141,11 +147,19 @@ impl Metrics {
         registry.register("streams", help, metrics.streams.clone());
         let help = "Those that were ended because of their user or token";
         registry.register("streams_ended", help, metrics.streams_ended.clone());
+        metrics.register_webhook(&mut registry);
         // Both are there from the start, so that the first failure is an increase.
         for outcome in ["ok", "failed"] {
             drop(metrics.reloads.get_or_create(&OutcomeLabel { outcome }));
         }
         Self { registry: Mutex::new(registry), ..metrics }
+    }
+
+    fn register_webhook(&self, registry: &mut Registry) {
+        let help = "Reviews that the admission webhook was sent, by what became of them";
+        registry.register("webhook_reviews", help, self.webhook_reviews.clone());
+        let help = "Times that the certificates of the admission webhook could not be read or renewed";
+        registry.register("webhook_certificate_failures", help, self.webhook_certificate_failures.clone());
     }
 
     /// Adds metrics that something else keeps.

@@ -27,3 +27,4 @@ mod support;
 mod tidy;
 mod user_status;
 mod user_store;
+mod webhook;

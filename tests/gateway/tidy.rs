@@ -11,7 +11,7 @@ const LEVELS: &[&[&str]] = &[
     &["users"],
     &["identity"],
     &["watch", "endpoints", "delivery"],
-    &["pipeline", "listener", "admin", "operator", "doctor", "dev"],
+    &["pipeline", "listener", "admin", "operator", "doctor", "dev", "webhook"],
     &["app"],
     &["cli"],
 ];

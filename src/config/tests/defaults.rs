@@ -32,6 +32,7 @@ fn the_listeners_and_the_log() {
         Log { level: "info".into(), format: LogFormat::Text, access: LogPlace::Stdout, audit: LogPlace::Stdout };
     assert_eq!(config.log, expected);
     assert_eq!((config.operator, config.cluster), (None, Cluster { valid_until: None }));
+    assert_eq!(config.webhook, None);
     assert_eq!(config.state, State { path: "postern-state".into() });
 }
 
@@ -146,4 +147,15 @@ fn the_token_service() {
         clients: Vec::new(),
     };
     assert_eq!(parse(GOOD).unwrap().token_service, expected);
+}
+
+#[test]
+fn the_webhook() {
+    let config = parse(&format!("{GOOD}[webhook]\nlisten = '0.0.0.0:8443'\nnames = ['a.b.svc', '::1']")).unwrap();
+    let expected = Webhook {
+        listen: "0.0.0.0:8443".parse().unwrap(),
+        names: vec!["a.b.svc".into(), "::1".into()],
+        directory: "postern-webhook".into(),
+    };
+    assert_eq!(config.webhook, Some(expected));
 }

@@ -1,0 +1,70 @@
+//! `[webhook]`: the admission webhook that mounts tokens into pods.
+
+use super::description::{Key, Kind, Table};
+use super::diagnostic::Mistake;
+use super::reader::Reader;
+use super::server::ADDRESS;
+use super::tree::{Placed, Section};
+use super::web;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// `[webhook]`, where it is on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Webhook {
+    /// `listen`. Always TLS.
+    pub listen: SocketAddr,
+    /// `names` by which the API server calls: DNS names and addresses. At least one.
+    pub names: Vec<String>,
+    /// `directory` of the certificates, made with mode 0700 if absent. Default: `postern-webhook` beside the file.
+    pub directory: PathBuf,
+}
+
+/// `[webhook]`.
+pub(super) static WEBHOOK: Table = Table::of(&[
+    Key::default("listen", ADDRESS, "\"off\"", "Where the API server is answered, always by TLS: an address, or the word `off`."),
+    Key::optional(
+        "names",
+        Kind::list(&Kind::Text("a DNS name or an address")),
+        "none, so they must be given where `listen` is",
+        "The names by which the API server calls: for a Service its `SERVICE.NAMESPACE.svc`. The certificate that Postern makes is \
+         for these.",
+    )
+    .example("[\"postern-webhook.postern.svc\"]"),
+    Key::default(
+        "directory",
+        Kind::Path,
+        "\"postern-webhook\"",
+        "The folder of the certificates that Postern makes and renews itself, made with mode 0700 if absent.",
+    ),
+]);
+
+impl Webhook {
+    /// `others` are the addresses of the other listeners. The outer absence is a mistake.
+    #[expect(clippy::option_option, reason = "off is no mistake, and a mistake is not off")]
+    pub(super) fn read(section: &Section, others: &[Placed<&str>], reader: &mut Reader<'_>) -> Option<Option<Self>> {
+        let names = reader.parse_all(section, "names", web::server_name);
+        let listen = section.text("listen")?;
+        if listen.value == "off" {
+            return Some(None);
+        }
+        let address = reader.parse(section, "listen", web::socket_address)?;
+        let other = others.iter().find(|other| web::socket_address(other.value) == Ok(address));
+        if let Some(other) = other.filter(|_| address.port() != 0) {
+            let mistake = Mistake::at(listen.span.clone(), format!("`{address}` is another listener already"));
+            let help = "give `webhook.listen` an address that no other section has";
+            reader.note(mistake.related(other.span.clone(), "given here").help(help));
+        }
+        if !section.is_given("names") {
+            let mistake = Mistake::at(section.key_span("listen"), "missing key `names` in `webhook`");
+            let help = "write the name by which the API server calls, `names = [\"SERVICE.NAMESPACE.svc\"]`";
+            reader.note(mistake.help(help).absence());
+        }
+        let is_whole = !names.is_empty() && names.len() == section.texts("names").count();
+        Some(Some(Self {
+            listen: address,
+            names: Some(names).filter(|_| is_whole)?,
+            directory: section.path("directory")?,
+        }))
+    }
+}
