@@ -78,6 +78,18 @@ impl HttpClient {
     ///
     /// # Errors
     /// As [`Self::get`], and a body that is not JSON of that shape.
+    /// As [`Self::get`], as the holder of a token if there is one.
+    ///
+    /// # Errors
+    /// As [`Self::get`].
+    pub async fn get_as(&self, url: &Url, token: Option<&BearerToken>) -> Result<Vec<u8>, HttpError> {
+        let mut request = self.inner.get(url.clone());
+        if let Some(token) = token {
+            request = request.header(AUTHORIZATION, token.0.clone());
+        }
+        call(url, request).await
+    }
+
     pub async fn get_json<T: DeserializeOwned>(&self, url: &Url) -> Result<T, HttpError> {
         let body = self.get(url).await?;
         serde_json::from_slice(&body).map_err(|error| not_json(url, &error))

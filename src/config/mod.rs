@@ -33,7 +33,7 @@ mod tests;
 
 pub use diagnostic::{Diagnostics, Mistake};
 pub use issuer::{
-    Algorithm, ClaimPath, EndSessions, Introspection, Issuer, KeyPolicy, Keycloak, UserStatus, WhenUnknown,
+    Algorithm, ClaimPath, EndSessions, Introspection, Issuer, IssuerKind, KeyPolicy, Keycloak, UserStatus, WhenUnknown,
 };
 pub use limits::{Limits, Rate};
 pub use operator::{Operator, OperatorAccess};

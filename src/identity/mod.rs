@@ -19,6 +19,7 @@ pub mod link;
 pub mod opaque;
 pub mod own;
 mod rate;
+mod service_account;
 pub mod source;
 pub mod status;
 mod succession;

@@ -1,6 +1,6 @@
 //! OpenID Connect Discovery: where an issuer's keys and its introspection are, and whether to believe it.
 
-use crate::config;
+use crate::config::{self, IssuerKind};
 use serde::Deserialize;
 use url::{Origin, Position, Url};
 
@@ -49,8 +49,13 @@ impl Discovery {
     pub(super) fn new(config: &config::Issuer) -> Result<Self, DiscoveryError> {
         let issuer = parse(&config.url)?;
         // A final slash of the issuer is not doubled (Discovery §4).
-        let document = format!("{}/.well-known/openid-configuration", config.url.trim_end_matches('/'));
+        let document = format!("{}/.well-known/openid-configuration", base.trim_end_matches('/'));
         let mut discovery = Self {
+        // An API server serves its document at its root, whatever the issuer's path.
+        let base = match (&config.kind, &config.address) {
+            (IssuerKind::Kubernetes { .. }, Some(_)) => issuer.origin().ascii_serialization(),
+            (IssuerKind::Kubernetes { .. } | IssuerKind::Oidc, _) => config.url.clone(),
+        };
             issuer: config.url.clone(),
             document: parse(&document)?,
             origin: issuer.origin(),

@@ -123,9 +123,9 @@ impl Issuer {
     /// leaves no gap. Does nothing where the two are not asked in the same way: then the keys must be fetched.
     pub fn adopt(&self, former: &Self) {
         let way = |config: &'_ config::Issuer| {
-            let config::Issuer { url, address, ca, endpoint_origins, .. } = config.clone();
+            let config::Issuer { kind, url, address, ca, endpoint_origins, .. } = config.clone();
             let introspects = config.user_status.introspection().is_some();
-            (url, address, ca, endpoint_origins, introspects)
+            (kind, url, address, ca, endpoint_origins, introspects)
         };
         if way(&self.config) == way(&former.config) && self.remote.is_some() && former.remote.is_some() {
             self.endpoints.store(former.endpoints.load_full());

@@ -15,6 +15,7 @@ mod endpoints;
 mod forward;
 mod key_set;
 mod lifecycle;
+mod kubernetes;
 mod limit;
 mod opaque;
 mod operator;
