@@ -8,6 +8,7 @@
 //! reader holds the TOML tree against the description, then each section's `read` makes its type and checks what
 //! no single value can tell.
 
+mod auth_token;
 mod description;
 mod diagnostic;
 mod headers;
@@ -31,6 +32,7 @@ mod web;
 #[cfg(test)]
 mod tests;
 
+pub use auth_token::{AuthToken, ExternalClient, Failures, GrantType};
 pub use diagnostic::{Diagnostics, Mistake};
 pub use issuer::{
     Algorithm, ClaimPath, EndSessions, Introspection, Issuer, IssuerKind, KeyPolicy, Keycloak, UserStatus, WhenUnknown,
@@ -85,6 +87,8 @@ pub struct Config {
     pub routes: Vec<Arc<Route>>,
     /// How Postern's own tokens are made.
     pub token_service: TokenService,
+    /// Whom the issuer's tokens are passed to; absent: nobody.
+    pub auth_token: Option<AuthToken>,
 }
 
 /// The keys of a file.
@@ -132,6 +136,13 @@ static ROOT: Table = Table::of(&[
         "Which requests are let through, to where, and with what credential. A request that no route takes is a 404.",
     ),
     Key::default("token_service", Kind::Table(&token_service::TOKEN_SERVICE), "{}", "Postern as an issuer of tokens."),
+    Key::optional(
+        "auth_token",
+        Kind::Table(&auth_token::AUTH_TOKEN),
+        "nobody gets an issuer's tokens through Postern",
+        "Sign-in by password, and refreshing, for programs outside that reach Postern only: `/auth/token` under \
+         `token_service.issuer`.",
+    ),
 ]);
 
 /// Reads and checks a file. Secrets and certificates that it names must be there.
@@ -179,6 +190,10 @@ fn assemble(root: &Section, reader: &mut Reader<'_>) -> Option<Config> {
         let others: Vec<_> = public.chain(root.section("admin").and_then(|admin| admin.text("listen"))).collect();
         Operator::read(section, &others, &issuers, reader)
     });
+    let auth_token = match root.section("auth_token") {
+        Some(section) => AuthToken::read(section, &issuers, reader).map(Some),
+        None => Some(None),
+    };
     let upstreams = read_upstreams(root, token_service.as_ref(), reader);
     let surroundings = Surroundings { issuers: &issuers, upstreams: &upstreams, token_service: token_service.as_ref() };
     let routes = read_routes(root, &surroundings, reader);
@@ -202,6 +217,7 @@ fn assemble(root: &Section, reader: &mut Reader<'_>) -> Option<Config> {
         upstreams: upstreams.all.into_iter().filter_map(|(_, upstream)| upstream).collect(),
         routes,
         token_service: token_service?,
+        auth_token: auth_token?,
     })
 }
 

@@ -20,6 +20,7 @@ use postern::listener::{self, Listeners};
 use postern::pipeline::record::Recorded;
 use postern::pipeline::{Connection, Pipeline, Worker};
 use postern::telemetry::access_log::Writer;
+use postern::telemetry::audit_log::Audit;
 use postern::telemetry::metrics::Metrics;
 use postern::token_service::TokenService;
 use postern::users::{Act, Proof, UserId, Users};
@@ -105,7 +106,7 @@ impl Gateway {
         feed.configure(&config);
         service.send_receipts(feed.receipts());
         control.spawn(Arc::clone(&feed).run());
-        let surroundings = Surroundings { shared, feed: Some(Arc::clone(&feed)), counts };
+        let surroundings = Surroundings { shared, feed: Some(Arc::clone(&feed)), counts, audit: Audit::off() };
         let endpoints = Endpoints::new(&config, Arc::clone(&verifier), Arc::clone(&service), &surroundings, None);
         let pipeline = Pipeline::new(&config, verifier, service, &metrics, clock, None).unwrap();
         let pipeline = pipeline.with_endpoints(Arc::new(endpoints));
