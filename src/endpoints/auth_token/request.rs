@@ -74,7 +74,7 @@ impl Grant {
         let is_ours = |name: &str| match name {
             "grant_type" | "client_id" => true,
             "username" => grant_type == GrantType::Password,
-            name => parameters.iter().any(|known| *known == name),
+            name => parameters.contains(&name),
         };
         if !form.parameters().iter().all(|(name, _)| is_ours(name)) {
             return Err(Mistake::Foreign);
