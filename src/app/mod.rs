@@ -96,7 +96,7 @@ impl Gateway {
         let shared = Shared { users: Arc::clone(&users), links, clock: clock.clone(), control: handle.clone() };
         let verifier = Arc::new(Verifier::new(issuers, asked, &token_service, shared.clone(), TOKEN_CAPACITY)?);
         upkeep::run_verifier(&verifier, &handle);
-        let surroundings = surroundings(&config, shared, &metrics)?;
+        let surroundings = surroundings(&config, shared, &metrics, audit.clone())?;
         let pipeline = pipeline(&config, (verifier, token_service), &surroundings, &metrics, None)?;
         let pipeline = Arc::new(ArcSwap::from_pointee(pipeline));
         let delivery = deliveries::start(&config, &pipeline, &surroundings, &metrics)?;
@@ -329,7 +329,7 @@ fn issuers(config: &Config, clock: &Clock, former: &[Arc<Issuer>]) -> Result<Vec
 }
 
 /// What outlives configurations: the feed of events runs from now on, where there is a store.
-fn surroundings(config: &Config, shared: Shared, metrics: &Metrics) -> Result<Surroundings, StartError> {
+fn surroundings(config: &Config, shared: Shared, metrics: &Metrics, audit: Audit) -> Result<Surroundings, StartError> {
     let counts = Counts::new(metrics);
     let feed = if config.has_state() {
         let (path, users) = (config.state.path.join("events.redb"), Arc::clone(&shared.users));
@@ -340,7 +340,7 @@ fn surroundings(config: &Config, shared: Shared, metrics: &Metrics) -> Result<Su
     } else {
         None
     };
-    Ok(Surroundings { shared, feed, counts })
+    Ok(Surroundings { shared, feed, counts, audit })
 }
 
 /// The pipeline of a configuration, with Postern's own endpoints.
@@ -363,9 +363,9 @@ fn pipeline(
 
 /// What is known against users; kept in a file where there is anything to keep.
 fn users(config: &Config, clock: &Clock) -> Result<(Arc<Users>, Audit), StartError> {
-    if !config.has_state() {
-        return Ok((Users::in_memory(clock.clone()), Audit::off()));
-    }
     let audit = Audit::start(&config.log.audit).map_err(StartError::AuditLog)?;
+    if !config.has_state() {
+        return Ok((Users::in_memory(clock.clone()), audit));
+    }
     Ok((Users::open(&config.state.path.join("users.redb"), clock.clone(), audit.clone())?, audit))
 }

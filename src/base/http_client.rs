@@ -7,9 +7,10 @@ use crate::base::secret::Secret;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::Method;
-use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderName, HeaderValue};
 use reqwest::{RequestBuilder, Response};
 use serde::de::DeserializeOwned;
+use std::net::IpAddr;
 use std::time::Duration;
 use url::{Url, form_urlencoded};
 use zeroize::Zeroizing;
@@ -25,6 +26,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// An idle connection is given up before the issuer's side would close it under a request.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Whom a request was made for.
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 /// Why there is no answer to use. Names the URL without its user and query, never a token or a secret.
 #[derive(Debug, thiserror::Error)]
@@ -77,6 +81,18 @@ impl HttpClient {
         call(url, self.inner.get(url.clone())).await
     }
 
+    /// As [`Self::get`], as the holder of a token if there is one.
+    ///
+    /// # Errors
+    /// As [`Self::get`].
+    pub async fn get_as(&self, url: &Url, token: Option<&BearerToken>) -> Result<Vec<u8>, HttpError> {
+        let mut request = self.inner.get(url.clone());
+        if let Some(token) = token {
+            request = request.header(AUTHORIZATION, token.0.clone());
+        }
+        call(url, request).await
+    }
+
     /// The body of a 200, read as JSON. The content type is not looked at: JSON is what parses as such.
     ///
     /// # Errors
@@ -124,6 +140,23 @@ impl HttpClient {
     ) -> Result<Vec<u8>, HttpError> {
         let request = self.inner.post(url.clone()).timeout(timeout).header(AUTHORIZATION, who.0.clone()).form(form);
         call(url, request).await
+    }
+
+    /// Posts a form on behalf of somebody at `caller`, who is named by `X-Forwarded-For` and by nothing else, and gives the answer
+    /// whatever its status, with a body of at most `limit` bytes. No credentials of ours go with it.
+    ///
+    /// # Errors
+    /// No answer in time, or not all of one.
+    pub async fn post_form_for(
+        &self,
+        url: &Url,
+        caller: IpAddr,
+        form: &[(&str, &str)],
+        timeout: Duration,
+        limit: usize,
+    ) -> Result<Reply, HttpError> {
+        let request = self.inner.post(url.clone()).timeout(timeout).header(X_FORWARDED_FOR, caller.to_string());
+        reply(url, request.form(form), limit).await
     }
 
     /// Sends a request without a body as the holder of `token`, and gives the answer whatever its status, with a body of at most

@@ -1,6 +1,7 @@
 //! Small things that every module may use, and that use nothing of ours.
 
 pub mod accept;
+pub mod budget;
 pub mod bytes;
 pub mod clock;
 pub mod http_client;

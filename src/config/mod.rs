@@ -8,6 +8,7 @@
 //! reader holds the TOML tree against the description, then each section's `read` makes its type and checks what
 //! no single value can tell.
 
+mod auth_token;
 mod delivery;
 mod description;
 mod diagnostic;
@@ -33,10 +34,11 @@ mod webhook;
 #[cfg(test)]
 mod tests;
 
+pub use auth_token::{AuthToken, ExternalClient, Failures, GrantType};
 pub use delivery::{Delivery, NamespaceTemplate, OnOffboard, TemplateError};
 pub use diagnostic::{Diagnostics, Mistake};
 pub use issuer::{
-    Algorithm, ClaimPath, EndSessions, Introspection, Issuer, KeyPolicy, Keycloak, UserStatus, WhenUnknown,
+    Algorithm, ClaimPath, EndSessions, Introspection, Issuer, IssuerKind, KeyPolicy, Keycloak, UserStatus, WhenUnknown,
 };
 pub use limits::{Limits, Rate};
 pub use operator::{Operator, OperatorAccess};
@@ -93,6 +95,8 @@ pub struct Config {
     pub token_service: TokenService,
     /// Where each user's token is kept fresh, if anywhere.
     pub delivery: Option<Delivery>,
+    /// Whom the issuer's tokens are passed to; absent: nobody.
+    pub auth_token: Option<AuthToken>,
 }
 
 /// The keys of a file.
@@ -152,6 +156,13 @@ static ROOT: Table = Table::of(&[
         "no token is kept for anybody",
         "Each user's token, kept fresh where notebooks and jobs read it: at `GET /token`, and in files.",
     ),
+    Key::optional(
+        "auth_token",
+        Kind::Table(&auth_token::AUTH_TOKEN),
+        "nobody gets an issuer's tokens through Postern",
+        "Sign-in by password, and refreshing, for programs outside that reach Postern only: `/auth/token` under \
+         `token_service.issuer`.",
+    ),
 ]);
 
 /// Reads and checks a file. Secrets and certificates that it names must be there.
@@ -205,6 +216,10 @@ fn assemble(root: &Section, reader: &mut Reader<'_>) -> Option<Config> {
         let single = ["admin", "operator"].into_iter().filter_map(|name| root.section(name)?.text("listen"));
         Webhook::read(section, &public.chain(single).collect::<Vec<_>>(), reader)
     });
+    let auth_token = match root.section("auth_token") {
+        Some(section) => AuthToken::read(section, &issuers, reader).map(Some),
+        None => Some(None),
+    };
     let upstreams = read_upstreams(root, token_service.as_ref(), reader);
     let surroundings = Surroundings { issuers: &issuers, upstreams: &upstreams, token_service: token_service.as_ref() };
     let routes = read_routes(root, &surroundings, reader);
@@ -231,6 +246,7 @@ fn assemble(root: &Section, reader: &mut Reader<'_>) -> Option<Config> {
         routes,
         token_service: token_service?,
         delivery: delivery?,
+        auth_token: auth_token?,
     })
 }
 

@@ -1,7 +1,7 @@
 //! Discovery, keys, the host name, and whether our client is known.
 
 use super::{Finding, listed};
-use crate::config;
+use crate::config::{self, IssuerKind};
 use crate::issuer::{DiscoveryError, FetchError, IntrospectError, Issuer, Jwks};
 
 /// A name that nobody has (RFC 6761 §6.4).
@@ -11,7 +11,7 @@ const OTHER_HOST: &str = "postern-doctor.invalid";
 pub(super) async fn examine(issuer: &Issuer, findings: &mut Vec<Finding>) -> bool {
     let config = issuer.config();
     let looked = issuer.look().await;
-    let is_reached = !matches!(looked, Err(FetchError::Http(_)));
+    let is_reached = !matches!(looked, Err(FetchError::Http(_) | FetchError::Token { .. }));
     match looked {
         Ok(jwks) => {
             findings.push(Finding::ok("discovery", "the document is there, and of this issuer"));
@@ -21,16 +21,30 @@ pub(super) async fn examine(issuer: &Issuer, findings: &mut Vec<Finding>) -> boo
                 findings.push(Finding::broken("discovery", text).breaks("users are checked (every request is a 503)"));
             }
         }
-        Err(error) => findings.push(judge_failure(&error)),
+        Err(error) => findings.push(judge_failure(&error, &config.kind)),
     }
-    if is_reached {
+    // An API server says the same to everybody.
+    if is_reached && config.kind == IssuerKind::Oidc {
         findings.push(judge_host(&issuer.name_under(OTHER_HOST).await, &config.url));
     }
     is_reached
 }
 
-fn judge_failure(error: &FetchError) -> Finding {
+fn judge_failure(error: &FetchError, kind: &IssuerKind) -> Finding {
     match error {
+        FetchError::Http(_) | FetchError::Token { .. } if *kind != IssuerKind::Oidc => {
+            Finding::broken("discovery", error.to_string())
+                .breaks("tokens are verified with the issuer's keys (every request is a 503)")
+                .remedy(
+                    "check `address` and `ca`; 401 or 403: set `token`, and bind its service account to ClusterRole \
+                     `system:service-account-issuer-discovery`",
+                )
+        }
+        FetchError::Discovery(DiscoveryError::Origin { .. }) if *kind != IssuerKind::Oidc => {
+            Finding::broken("discovery", error.to_string())
+                .breaks("keys are fetched only where the operator says (no token is accepted)")
+                .remedy("add that origin to `endpoint_origins`, or start the API server with `--service-account-jwks-uri`")
+        }
         FetchError::Discovery(DiscoveryError::AnotherIssuer { found }) => Finding::broken(
             "discovery",
             format!("the document is of issuer `{found}`"),
@@ -46,7 +60,7 @@ fn judge_failure(error: &FetchError) -> Finding {
         FetchError::Jwks { .. } => Finding::broken("keys", error.to_string())
             .breaks("tokens are verified with the issuer's keys (every request is a 503)")
             .remedy("Realm settings, Keys: add an enabled, active signing key"),
-        FetchError::Http(_) | FetchError::Offline => Finding::broken("discovery", error.to_string())
+        FetchError::Http(_) | FetchError::Token { .. } | FetchError::Offline => Finding::broken("discovery", error.to_string())
             .breaks("tokens are verified with the issuer's keys (every request is a 503)")
             .remedy("check `url`, and `address` and `ca` where the public URL is not reachable from here"),
     }
@@ -130,9 +144,18 @@ mod tests {
     }
 
     #[test]
+    fn an_api_server_that_shows_its_keys_to_nobody_is_told_apart_from_keycloak() {
+        let forbidden =
+            || FetchError::from(HttpError::Status { url: "https://api.test/openid/v1/jwks".to_owned(), status: 403 });
+        let remedy = |kind: &IssuerKind| judge_failure(&forbidden(), kind).remedy.unwrap();
+        assert!(remedy(&IssuerKind::Kubernetes { token: None }).contains("service-account-issuer-discovery"));
+        assert!(!remedy(&IssuerKind::Oidc).contains("service-account-issuer-discovery"));
+    }
+
+    #[test]
     fn a_document_of_another_issuer_is_named() {
         let error = DiscoveryError::AnotherIssuer { found: "http://kc.internal/realms/demo".to_owned() };
-        let finding = judge_failure(&error.into());
+        let finding = judge_failure(&error.into(), &IssuerKind::Oidc);
         assert_eq!(finding.severity, Severity::Broken);
         assert!(finding.found.contains("`http://kc.internal/realms/demo`"));
     }

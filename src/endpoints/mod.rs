@@ -1,10 +1,12 @@
 //! What Postern itself answers on the public listener, under the path of `token_service.issuer`, beside its documents:
 //! introspection of its tokens ([`introspect`]), the feed of security events ([`events`]), back-channel logout
-//! ([`backchannel_logout`]), and a user's own token (`GET /token`). Upstreams can verify a token alone, ask, or be told.
+//! ([`backchannel_logout`]), a user's own token (`GET /token`), and sign-in for programs outside ([`auth_token`]). Upstreams can verify a token
+//! alone, ask, or be told.
 //!
 //! [`Site::at`] finds out whether a path is one of these. A worker reads the body, which is small; what waits for the disk or for
 //! somebody runs on the control plane.
 
+pub mod auth_token;
 pub mod backchannel_logout;
 pub mod client;
 mod counts;
@@ -12,6 +14,7 @@ pub mod events;
 pub mod form;
 pub mod introspect;
 mod logout_token;
+mod outcome;
 mod reply;
 mod token;
 
@@ -23,14 +26,18 @@ use crate::base::clock::Clock;
 use crate::config::Config;
 use crate::identity::link::Links;
 use crate::identity::{Shared, Verifier};
+use crate::telemetry::audit_log::Audit;
 use crate::token_service::TokenService;
 use crate::token_service::publish::{Document, INTROSPECT, path_of};
 use crate::users::Users;
+use auth_token::AuthToken;
 use backchannel_logout::{Done, Logout};
 use bytes::Bytes;
 use client::{Client, Clients, Unknown};
 use events::poll::PollRequest;
 use http::{HeaderValue, Method, Response};
+use outcome::Outcome;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
@@ -47,6 +54,8 @@ const EVENTS: &str = "/events/poll";
 
 /// A user's own token.
 const TOKEN: &str = "/token";
+/// Tokens of an issuer, for programs outside.
+const AUTH_TOKEN: &str = "/auth/token";
 
 /// What precedes the name of an issuer.
 const LOGOUT: &str = "/backchannel-logout/";
@@ -77,6 +86,31 @@ pub enum Endpoint {
     Logout(Box<str>),
     /// A user's own token.
     Token,
+    /// Sign-in for programs outside.
+    AuthToken,
+}
+
+impl Endpoint {
+    /// Whether it counts failures by itself, and more finely than by address alone.
+    pub fn has_own_limits(&self) -> bool {
+        matches!(self, Self::AuthToken)
+    }
+}
+
+/// The head of a call, as far as it matters.
+pub struct Head<'a> {
+    /// The method.
+    pub method: &'a Method,
+    /// Whether the target has a query.
+    pub has_query: bool,
+    /// Whether there is an `Origin`: a browser sends it with each form of a foreign page (RFC 6454 §7.3).
+    pub has_origin: bool,
+    /// The credentials.
+    pub authorization: &'a Authorization,
+    /// The one `Content-Type`.
+    pub content_type: Option<&'a HeaderValue>,
+    /// Who is taken for the client.
+    pub client: IpAddr,
 }
 
 impl Site {
@@ -91,7 +125,7 @@ impl Site {
         let below = path.strip_prefix(&*self.base);
         match below.unwrap_or(path).as_bytes().get(1)? {
             b'.' => Document::at(&self.base, path).map(Served::Document),
-            b'i' | b'e' | b'b' | b't' => endpoint(below?).map(Served::Endpoint),
+            b'i' | b'e' | b'b' | b't' | b'a' => endpoint(below?).map(Served::Endpoint),
             _ => None,
         }
     }
@@ -102,6 +136,7 @@ fn endpoint(below: &str) -> Option<Endpoint> {
         INTROSPECT => Some(Endpoint::Introspect),
         EVENTS => Some(Endpoint::Events),
         TOKEN => Some(Endpoint::Token),
+        AUTH_TOKEN => Some(Endpoint::AuthToken),
         _ => below.strip_prefix(LOGOUT).map(|name| Endpoint::Logout(name.into())),
     }
 }
@@ -111,6 +146,7 @@ fn endpoint(below: &str) -> Option<Endpoint> {
 pub struct Endpoints {
     clients: Clients,
     logouts: Vec<Arc<Logout>>,
+    auth_token: Option<Arc<AuthToken>>,
     verifier: Arc<Verifier>,
     token_service: Arc<TokenService>,
     users: Arc<Users>,
@@ -120,6 +156,7 @@ pub struct Endpoints {
     delivered: Option<Box<str>>,
     done: Arc<Done>,
     counts: Arc<Counts>,
+    audit: Audit,
     control: Handle,
     clock: Clock,
 }
@@ -133,6 +170,8 @@ pub struct Surroundings {
     pub feed: Option<Arc<Feed>>,
     /// The counters.
     pub counts: Arc<Counts>,
+    /// The audit log.
+    pub audit: Audit,
 }
 
 /// A call whose head is good; its body may be read.
@@ -147,6 +186,7 @@ enum Asks {
     Events(Arc<Client>),
     Logout(Arc<Logout>),
     Token(Authorization),
+    AuthToken(Arc<AuthToken>, IpAddr),
 }
 
 /// An answer.
@@ -158,36 +198,6 @@ pub struct Reply {
     pub is_failed_authentication: bool,
 }
 
-/// How a call ended; the word of the metric.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Outcome {
-    Active,
-    Inactive,
-    Done,
-    Repeated,
-    Malformed,
-    Unauthorized,
-    Forged,
-    Refused,
-    Unavailable,
-}
-
-impl Outcome {
-    fn code(self) -> &'static str {
-        match self {
-            Self::Active => "active",
-            Self::Inactive => "inactive",
-            Self::Done => "ok",
-            Self::Repeated => "repeated",
-            Self::Malformed => "malformed",
-            Self::Unauthorized => "unauthorized",
-            Self::Forged => "forged",
-            Self::Refused => "refused",
-            Self::Unavailable => "unavailable",
-        }
-    }
-}
-
 impl Asks {
     fn name(&self) -> &'static str {
         match self {
@@ -195,12 +205,14 @@ impl Asks {
             Self::Events(_) => "events",
             Self::Logout(_) => "backchannel_logout",
             Self::Token(_) => "token",
+            Self::AuthToken(..) => "auth_token",
         }
     }
 }
 
 impl Endpoints {
-    /// The endpoints of a configuration. Which logout tokens did their work is taken over from those that it replaces.
+    /// The endpoints of a configuration. Which logout tokens did their work, and how many passwords were wrong, is taken over from those that
+    /// it replaces.
     pub fn new(
         config: &Config,
         verifier: Arc<Verifier>,
@@ -208,10 +220,15 @@ impl Endpoints {
         surroundings: &Surroundings,
         former: Option<&Self>,
     ) -> Self {
-        let Surroundings { shared: Shared { users, links, clock, control }, feed, counts } = surroundings.clone();
+        let Surroundings { shared: Shared { users, links, clock, control }, feed, counts, audit } =
+            surroundings.clone();
+        let formerly = former.and_then(|former| former.auth_token.as_deref());
+        let auth_token =
+            config.auth_token.as_ref().and_then(|config| AuthToken::new(config, verifier.issuers(), &clock, formerly));
         Self {
             clients: Clients::new(&config.token_service.clients),
             logouts: Logout::all(verifier.issuers()).into_iter().map(Arc::new).collect(),
+            auth_token: auth_token.map(Arc::new),
             verifier,
             token_service,
             users,
@@ -220,6 +237,7 @@ impl Endpoints {
             delivered: config.delivery.as_ref().map(|delivery| delivery.issuer.as_str().into()),
             done: former.map(|former| Arc::clone(&former.done)).unwrap_or_default(),
             counts,
+            audit,
             control,
             clock,
         }
@@ -231,6 +249,7 @@ impl Endpoints {
             Endpoint::Introspect | Endpoint::Events => !self.clients.is_empty(),
             Endpoint::Logout(_) => !self.logouts.is_empty(),
             Endpoint::Token => self.delivered.is_some(),
+            Endpoint::AuthToken => self.auth_token.is_some(),
         }
     }
 
@@ -238,36 +257,40 @@ impl Endpoints {
     ///
     /// # Errors
     /// The answer, if there is nothing more to look at.
-    pub fn admit(
-        &self,
-        endpoint: &Endpoint,
-        method: &Method,
-        authorization: &Authorization,
-        content_type: Option<&HeaderValue>,
-    ) -> Result<Admitted, Reply> {
+    pub fn admit(&self, endpoint: &Endpoint, head: &Head<'_>) -> Result<Admitted, Reply> {
         if *endpoint == Endpoint::Token {
-            if method != Method::GET {
+            if head.method != Method::GET {
                 return Err(Reply::from(reply::only("GET")));
             }
-            return Ok(Admitted { asks: Asks::Token(authorization.clone()) });
+            return Ok(Admitted { asks: Asks::Token(head.authorization.clone()) });
         }
-        if method != Method::POST {
+        if head.method != Method::POST {
             return Err(Reply::from(reply::only("POST")));
         }
         let asks = match endpoint {
             Endpoint::Token => return Err(Reply::from(reply::not_found())),
-            Endpoint::Introspect => Asks::Introspect(self.known("introspect", authorization)?),
-            Endpoint::Events => Asks::Events(self.known("events", authorization)?),
+            Endpoint::Introspect => Asks::Introspect(self.known("introspect", head.authorization)?),
+            Endpoint::Events => Asks::Events(self.known("events", head.authorization)?),
             Endpoint::Logout(name) => {
                 let known = self.logouts.iter().find(|logout| *logout.name == **name);
                 Asks::Logout(Arc::clone(known.ok_or_else(|| Reply::from(reply::not_found()))?))
             }
+            Endpoint::AuthToken => {
+                let known = self.auth_token.as_ref().ok_or_else(|| Reply::from(reply::not_found()))?;
+                if let Some((outcome, response)) = auth_token::refusal(head) {
+                    self.counts.call("auth_token", outcome.code());
+                    return Err(Reply::from(response));
+                }
+                Asks::AuthToken(Arc::clone(known), head.client)
+            }
         };
         let expected = match asks {
             Asks::Events(_) => "application/json",
-            Asks::Introspect(_) | Asks::Logout(_) | Asks::Token(_) => "application/x-www-form-urlencoded",
+            Asks::Introspect(_) | Asks::Logout(_) | Asks::Token(_) | Asks::AuthToken(..) => {
+                "application/x-www-form-urlencoded"
+            }
         };
-        if content_type.is_some_and(|given| is_type(given, expected)) {
+        if head.content_type.is_some_and(|given| is_type(given, expected)) {
             return Ok(Admitted { asks });
         }
         self.counts.call(asks.name(), Outcome::Malformed.code());
@@ -298,6 +321,7 @@ impl Endpoints {
                 let ending = self.control.spawn(async move { endpoints.logout(&logout, &body, now).await });
                 ending.await.unwrap_or_else(|_| (Outcome::Unavailable, reply::unavailable()))
             }
+            Asks::AuthToken(auth_token, client) => self.pass_grant(&auth_token, &body, client).await,
         };
         self.counts.call(name, outcome.code());
         Reply { is_failed_authentication: outcome == Outcome::Forged, ..Reply::from(response) }

@@ -1,7 +1,8 @@
 //! What a token or an introspection answer says: strict about what decides, lenient about what only informs.
 
 use super::Identity;
-use crate::config::{ClaimPath, Issuer};
+use super::service_account::ServiceAccount;
+use crate::config::{ClaimPath, Issuer, IssuerKind};
 use crate::token_service::CredentialCache;
 use serde_json::{Map, Value};
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use std::sync::Arc;
 /// Claims that belong to one token rather than to its user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Facts {
-    /// `exp`, in whole seconds; a fraction is dropped.
+    /// `exp`, in whole seconds; a fraction is dropped. Of a service account's token `warnafter`, if that is sooner.
     pub expires: i64,
     /// `nbf`.
     pub not_before: Option<i64>,
@@ -38,6 +39,9 @@ pub enum ClaimError {
     /// The token is bound to a client's key (RFC 7800 §3), and nobody checked the binding.
     #[error("the token is bound to a key (`cnf`), which is not checked here")]
     Bound,
+    /// Of a service account: `sub` and `kubernetes.io` name two of them.
+    #[error("`sub` is not the service account that `kubernetes.io` names")]
+    Contradiction,
 }
 
 impl Facts {
@@ -63,6 +67,10 @@ impl Facts {
             _ => return Err(ClaimError::Unusable("sub")),
         };
         let expires = date(claims, "exp")?.ok_or(ClaimError::Unusable("exp"))?;
+        let expires = match issuer.kind {
+            IssuerKind::Oidc => expires,
+            IssuerKind::Kubernetes { .. } => expires.min(ServiceAccount::read(claims)?.warn_after.unwrap_or(i64::MAX)),
+        };
         let text = |name| claims.get(name).and_then(Value::as_str).map(str::to_owned);
         let (not_before, issued) = (date(claims, "nbf")?, date(claims, "iat")?);
         Ok(Self { expires, not_before, issued, subject, session: text("sid"), id: text("jti") })
@@ -116,7 +124,7 @@ pub fn check_audience<T: AsRef<str>>(audience: &Value, ours: &[T]) -> Result<(),
 }
 
 /// A `NumericDate`: any number in a sane range; absent is `None`, anything else refused.
-fn date(claims: &Map<String, Value>, name: &'static str) -> Result<Option<i64>, ClaimError> {
+pub(super) fn date(claims: &Map<String, Value>, name: &'static str) -> Result<Option<i64>, ClaimError> {
     /// The year 9999, in seconds since 1970.
     const LAST: f64 = 253_402_300_799.0;
     match claims.get(name) {
@@ -136,6 +144,10 @@ impl Identity {
     /// Reads who the caller is. `claims` has passed [`Facts::read`] or [`check_answer`]; `asked` are the claims that routes
     /// ask about. `None` without a subject.
     pub fn read(claims: &Map<String, Value>, issuer: &Arc<Issuer>, asked: &[ClaimPath]) -> Option<Self> {
+        if matches!(issuer.kind, IssuerKind::Kubernetes { .. }) {
+            let account = ServiceAccount::read(claims).ok()?;
+            return Some(account.identity(issuer, claims_asked(claims, asked)));
+        }
         let text = |path: &ClaimPath| find(claims, path).and_then(Value::as_str).map(str::to_owned);
         let mut roles: Vec<_> = issuer.roles_claims.iter().flat_map(|path| names(claims, path)).collect();
         roles.dedup();
@@ -151,10 +163,15 @@ impl Identity {
             roles,
             groups: names(claims, &issuer.groups_claim),
             scopes: scopes.split(' ').filter(|scope| !scope.is_empty()).map(str::to_owned).collect(),
-            claims: asked.iter().filter_map(|path| Some((path.clone(), find(claims, path)?.clone()))).collect(),
+            claims: claims_asked(claims, asked),
             credentials: CredentialCache::default(),
         })
     }
+}
+
+/// Those that are there, of the claims that routes ask about.
+fn claims_asked(claims: &Map<String, Value>, asked: &[ClaimPath]) -> Vec<(ClaimPath, Value)> {
+    asked.iter().filter_map(|path| Some((path.clone(), find(claims, path)?.clone()))).collect()
 }
 
 /// The member at a path.
@@ -190,6 +207,7 @@ pub(super) mod tests {
         let claim = |text| ClaimPath::parse(text).unwrap();
         Issuer {
             name: "main".into(),
+            kind: IssuerKind::Oidc,
             url: "http://127.0.0.1:1/realms/demo".into(),
             audiences: vec!["api".into()],
             algorithms: Algorithm::ALL.to_vec(),

@@ -20,6 +20,7 @@ pub mod news;
 pub mod opaque;
 pub mod own;
 mod rate;
+mod service_account;
 pub mod source;
 pub mod status;
 mod succession;

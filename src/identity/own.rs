@@ -7,7 +7,7 @@ use super::status::StatusError;
 use super::verifier::{TokenError, VerifiedToken, Verifier};
 use super::{Identity, json, jws};
 use crate::base::clock::{Clock, Now};
-use crate::config::{self, Algorithm, ClaimPath, KeyPolicy, UserStatus, WhenUnknown};
+use crate::config::{self, Algorithm, ClaimPath, IssuerKind, KeyPolicy, UserStatus, WhenUnknown};
 use crate::issuer::{Issuer, JwksError, KeyLookup};
 use crate::token_service::TokenService;
 use crate::token_service::publish::Document;
@@ -34,6 +34,7 @@ fn config(service: &config::TokenService) -> config::Issuer {
     let claim = |name: &str| ClaimPath::parse(name).unwrap_or_else(|| unreachable!("`{name}` is a claim's name"));
     config::Issuer {
         name: OWN.into(),
+        kind: IssuerKind::Oidc,
         url: service.issuer.clone(),
         audiences: vec![service.audience.clone()],
         algorithms: vec![Algorithm::Es256, Algorithm::Rs256, Algorithm::EdDsa],

@@ -1,6 +1,6 @@
 //! OpenID Connect Discovery: where an issuer's keys and its introspection are, and whether to believe it.
 
-use crate::config;
+use crate::config::{self, IssuerKind};
 use serde::Deserialize;
 use url::{Origin, Position, Url};
 
@@ -11,6 +11,8 @@ pub struct Endpoints {
     pub jwks: Url,
     /// Where it answers RFC 7662, if it says so.
     pub introspection: Option<Url>,
+    /// Where it gives tokens, if it says so, and at an origin that is believed.
+    pub token: Option<Url>,
 }
 
 /// Why a discovery document is not believed, or cannot be asked for.
@@ -43,13 +45,19 @@ pub(super) struct Document {
     pub(super) issuer: String,
     jwks_uri: String,
     introspection_endpoint: Option<String>,
+    token_endpoint: Option<String>,
 }
 
 impl Discovery {
     pub(super) fn new(config: &config::Issuer) -> Result<Self, DiscoveryError> {
         let issuer = parse(&config.url)?;
+        // An API server serves its document at its root, whatever the issuer's path.
+        let base = match (&config.kind, &config.address) {
+            (IssuerKind::Kubernetes { .. }, Some(_)) => issuer.origin().ascii_serialization(),
+            (IssuerKind::Kubernetes { .. } | IssuerKind::Oidc, _) => config.url.clone(),
+        };
         // A final slash of the issuer is not doubled (Discovery §4).
-        let document = format!("{}/.well-known/openid-configuration", config.url.trim_end_matches('/'));
+        let document = format!("{}/.well-known/openid-configuration", base.trim_end_matches('/'));
         let mut discovery = Self {
             issuer: config.url.clone(),
             document: parse(&document)?,
@@ -82,7 +90,9 @@ impl Discovery {
             Some(url) if self.introspects => Some(self.endpoint("introspection_endpoint", url)?),
             _ => None,
         };
-        Ok(Endpoints { jwks, introspection })
+        // Not everybody needs it: where it is foreign, whoever does finds none.
+        let token = document.token_endpoint.as_ref().and_then(|url| self.endpoint("token_endpoint", url).ok());
+        Ok(Endpoints { jwks, introspection, token })
     }
 
     fn endpoint(&self, name: &'static str, text: &str) -> Result<Url, DiscoveryError> {
@@ -120,7 +130,7 @@ mod tests {
 
     fn document(issuer: &str, jwks: &str, introspection: Option<&str>) -> Document {
         let introspection_endpoint = introspection.map(str::to_owned);
-        Document { issuer: issuer.to_owned(), jwks_uri: jwks.to_owned(), introspection_endpoint }
+        Document { issuer: issuer.to_owned(), jwks_uri: jwks.to_owned(), introspection_endpoint, token_endpoint: None }
     }
 
     const ISSUER: &str = "https://id.example.com/realms/demo";
@@ -191,6 +201,36 @@ mod tests {
         address(&mut config);
         let document = Discovery::new(&config).unwrap().document().to_string();
         assert_eq!(document, "http://keycloak:8080/realms/demo/.well-known/openid-configuration");
+    }
+
+    #[test]
+    fn passwords_go_to_no_foreign_token_endpoint() {
+        let found = |token: &str| {
+            let document = document(ISSUER, "https://id.example.com/keys", None);
+            let document = Document { token_endpoint: Some(token.to_owned()), ..document };
+            Discovery::new(&config(ISSUER)).unwrap().endpoints(&document).unwrap().token.map(String::from)
+        };
+        assert_eq!(found("https://id.example.com/token").as_deref(), Some("https://id.example.com/token"));
+        for foreign in ["https://evil.test/token", "http://id.example.com/token", "https://id.example.com:1/token", ""]
+        {
+            assert_eq!(found(foreign), None, "{foreign}");
+        }
+    }
+
+    #[test]
+    fn the_document_of_an_api_server_is_at_the_root_of_its_address() {
+        let document = |url: &str, address: Option<&str>| {
+            let mut config = config(url);
+            config.kind = IssuerKind::Kubernetes { token: None };
+            config.address = address.map(|address| Url::parse(address).unwrap());
+            Discovery::new(&config).unwrap().document().to_string()
+        };
+        let at_root = "https://10.0.0.1:6443/.well-known/openid-configuration";
+        assert_eq!(document("https://kubernetes.default.svc", Some("https://10.0.0.1:6443")), at_root);
+        assert_eq!(document("https://oidc.example.com/id/7", Some("https://10.0.0.1:6443")), at_root);
+        // One that is public is where any issuer's is.
+        let public = "https://oidc.example.com/id/7/.well-known/openid-configuration";
+        assert_eq!(document("https://oidc.example.com/id/7", None), public);
     }
 
     #[test]

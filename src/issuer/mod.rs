@@ -7,6 +7,7 @@ mod bucket;
 mod counters;
 mod discovery;
 mod fetch;
+mod grant;
 mod introspect;
 mod jwk;
 mod key_set;
@@ -18,6 +19,7 @@ mod verifying_key;
 pub use counters::Counters;
 pub use discovery::{DiscoveryError, Endpoints};
 pub use fetch::FetchError;
+pub use grant::GrantError;
 pub use introspect::{IntrospectError, Introspected};
 pub use jwk::{JwkError, Jwks, JwksError, MAX_ENTRIES, parse_jwks};
 pub use key_set::{Found, KeySet};
@@ -123,9 +125,9 @@ impl Issuer {
     /// leaves no gap. Does nothing where the two are not asked in the same way: then the keys must be fetched.
     pub fn adopt(&self, former: &Self) {
         let way = |config: &'_ config::Issuer| {
-            let config::Issuer { url, address, ca, endpoint_origins, .. } = config.clone();
+            let config::Issuer { kind, url, address, ca, endpoint_origins, .. } = config.clone();
             let introspects = config.user_status.introspection().is_some();
-            (url, address, ca, endpoint_origins, introspects)
+            (kind, url, address, ca, endpoint_origins, introspects)
         };
         if way(&self.config) == way(&former.config) && self.remote.is_some() && former.remote.is_some() {
             self.endpoints.store(former.endpoints.load_full());

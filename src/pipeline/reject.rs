@@ -112,9 +112,9 @@ impl From<TokenError> for Rejection {
             | TokenError::Signature
             | TokenError::KeyWithdrawn
             | TokenError::NotActive
-            | TokenError::Claims(ClaimError::Unusable(_) | ClaimError::Type | ClaimError::Bound) => {
-                Reason::InvalidToken
-            }
+            | TokenError::Claims(
+                ClaimError::Unusable(_) | ClaimError::Type | ClaimError::Bound | ClaimError::Contradiction,
+            ) => Reason::InvalidToken,
             TokenError::Claims(ClaimError::Audience) => Reason::WrongAudience,
             TokenError::Expired | TokenError::TooOld => Reason::TokenExpired,
             TokenError::NotYetValid => Reason::TokenNotYetValid,

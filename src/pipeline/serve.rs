@@ -5,16 +5,18 @@ use super::reject::Rejection;
 use super::strip::{Presented, strip};
 use super::{Pipeline, Stripped};
 use crate::base::tick::Deadline;
-use crate::endpoints::{Authorization, BODY_TIMEOUT, Endpoint, Endpoints, MAX_BODY, Reply, Served};
+use crate::endpoints::{Authorization, BODY_TIMEOUT, Endpoint, Endpoints, Head, MAX_BODY, Reply, Served};
 use crate::telemetry::reason::Reason;
 use crate::token_service::publish::Document;
 use crate::upstream::Body;
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, ORIGIN};
+use http::request::Parts;
 use http::{HeaderValue, Method, Response};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use std::error::Error;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// What Postern answers itself; nothing for nearly every request.
@@ -47,10 +49,10 @@ pub(super) async fn serve(
             let (client, now) = (context.client, context.now);
             pipeline.limits.admit(client, now)?;
             // Also before right credentials: else they could be guessed at any rate.
-            if pipeline.limits.is_over_failures(client, now) {
+            if !endpoint.has_own_limits() && pipeline.limits.is_over_failures(client, now) {
                 return Err(Reason::TooManyFailedAuthentications.into());
             }
-            let reply = call(endpoints, &endpoint, &request.method, std::mem::take(stripped), body).await;
+            let reply = call(endpoints, &endpoint, request, client, std::mem::take(stripped), body).await;
             if reply.is_failed_authentication {
                 pipeline.limits.refused(client, Reason::InvalidToken, now);
             }
@@ -74,7 +76,8 @@ fn published(pipeline: &Pipeline, document: Document) -> Response<Body> {
 async fn call(
     endpoints: &Arc<Endpoints>,
     endpoint: &Endpoint,
-    method: &Method,
+    request: &Parts,
+    client: IpAddr,
     stripped: Stripped,
     body: Incoming,
 ) -> Reply {
@@ -85,7 +88,15 @@ async fn call(
         Presented::One(header) => Authorization::One(header),
         Presented::Several => Authorization::Several,
     };
-    let admitted = match endpoints.admit(endpoint, method, &authorization, content_type) {
+    let head = Head {
+        method: &request.method,
+        has_query: request.uri.query().is_some(),
+        has_origin: stripped.fields.iter().any(|(name, _)| *name == ORIGIN),
+        authorization: &authorization,
+        content_type,
+        client,
+    };
+    let admitted = match endpoints.admit(endpoint, &head) {
         Ok(admitted) => admitted,
         Err(reply) => return reply,
     };

@@ -36,6 +36,15 @@ pub struct Record<'a> {
     /// From then to the decision.
     pub delay_ms: Option<u64>,
     pub epoch: Option<u64>,
+    /// The user's name, where the issuer said it.
+    pub username: Option<&'a str>,
+    /// Who asked for tokens.
+    pub client: Option<&'a str>,
+    /// How it did.
+    pub grant: Option<&'a str>,
+    /// From where.
+    pub address: Option<&'a str>,
+    pub outcome: Option<&'a str>,
 }
 
 /// Where the lines go. Clones write to the same place.
@@ -114,6 +123,11 @@ impl Record<'_> {
             ("by", self.by),
             ("reason", self.reason),
             ("state", self.state),
+            ("username", self.username),
+            ("client", self.client),
+            ("grant", self.grant),
+            ("address", self.address),
+            ("outcome", self.outcome),
         ];
         for (name, value) in texts {
             if let Some(value) = value {

@@ -7,6 +7,7 @@
 // Helpers are no tests, so clippy does not see that a failure in them is a test's failure.
 #![allow(clippy::unwrap_used)]
 
+mod auth_token;
 mod authenticate;
 mod authorize;
 mod cli;
@@ -14,6 +15,7 @@ mod credential;
 mod endpoints;
 mod forward;
 mod key_set;
+mod kubernetes;
 mod lifecycle;
 mod limit;
 mod opaque;

@@ -69,7 +69,8 @@ credential = { namespace-token = { target = "machines" } }
 
 
 def configuration(
-    gateway, upstream, keycloak, *, lightweight=False, when_unknown='"deny"', further_issuer=None, drain_deadline="5s"
+    gateway, upstream, keycloak, *, lightweight=False, when_unknown='"deny"', further_issuer=None, drain_deadline="5s",
+    more="",
 ):
     """The TOML file of one gateway."""
     issuers = [issuer("realm", keycloak.url, when_unknown, lightweight)]
@@ -95,7 +96,7 @@ issuer = "{gateway.url}"
 [upstream.orders]
 to = "{upstream.url}"
 audience = "orders-api"
-{"".join(issuers)}{ROUTES}"""
+{"".join(issuers)}{ROUTES}{more}"""
 
 
 def issuer(name, url, when_unknown, lightweight):

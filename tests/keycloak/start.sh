@@ -110,10 +110,11 @@ start() {
     if [ $fresh = yes ] || [ "$(cat "$data/imported-from" 2>/dev/null)" != "$snapshot" ]; then
         rm -rf "$data"; cp -r "$snapshot" "$data"; echo "$snapshot" >"$data/imported-from"
     fi
-    # `--hostname` is what keeps `iss` the same whatever name a request came by.
+    # `--hostname` is what keeps `iss` the same whatever name a request came by; who asks for whom is believed on this machine.
     cd "$distribution"
     setsid bin/kc.sh start --optimized --cache=local --http-enabled=true --http-host=127.0.0.1 --http-port="$port" \
-        --hostname="http://127.0.0.1:$port" "$(database "$data")" >"$log" 2>&1 </dev/null &
+        --hostname="http://127.0.0.1:$port" --proxy-headers=xforwarded --proxy-trusted-addresses=127.0.0.0/8 \
+        "$(database "$data")" >"$log" 2>&1 </dev/null &
     await $!
 }
 

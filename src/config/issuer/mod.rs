@@ -1,5 +1,6 @@
 //! `[issuer.NAME]`: who may issue tokens, and how they are checked.
 
+mod kubernetes;
 mod read;
 mod user_status;
 
@@ -16,6 +17,8 @@ use url::Url;
 pub struct Issuer {
     /// NAME of `[issuer.NAME]`; routes, logs and metrics use it. `self` is reserved.
     pub name: String,
+    /// `kind`: what issues its tokens. Default `oidc`.
+    pub kind: IssuerKind,
     /// `url`: the exact `iss`. `http://` only on loopback.
     pub url: String,
     /// `audience`: a string or a list; a token's `aud` must contain one of them. Mandatory, not empty.
@@ -53,6 +56,19 @@ pub struct Issuer {
     pub keys: KeyPolicy,
     /// `user_status`: mandatory.
     pub user_status: UserStatus,
+}
+
+/// `kind`: what issues the tokens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum IssuerKind {
+    /// `"oidc"`: Keycloak, or another OpenID provider.
+    Oidc,
+    /// `"kubernetes"`: the API server of a cluster; its tokens are those of service accounts.
+    Kubernetes {
+        /// `token = { file = … }`: shown for discovery and keys, and read anew each time, since it is replaced before it expires. Default:
+        /// nothing is shown.
+        token: Option<PathBuf>,
+    },
 }
 
 /// `issuer.NAME.keys`: how a key set is kept.

@@ -1,5 +1,6 @@
 //! The keys of `[issuer.NAME]`, and how they become an [`Issuer`].
 
+use super::kubernetes::{self, TOKEN};
 use super::user_status::{Place, USER_STATUS};
 use super::{Algorithm, ClaimPath, Issuer, KeyPolicy, UserStatus};
 use crate::config::description::{Key, Kind, Table};
@@ -19,6 +20,13 @@ const ALGORITHM: Kind = Kind::Word {
 
 /// `[issuer.NAME]`.
 pub(in crate::config) static ISSUER: Table = Table::of(&[
+    Key::default(
+        "kind",
+        Kind::word(&["oidc", "kubernetes"]),
+        "\"oidc\"",
+        "What issues the tokens: an OpenID provider such as Keycloak, or the API server of a Kubernetes cluster, whose \
+         tokens are those of service accounts.",
+    ),
     Key::required(
         "url",
         Kind::Text("a URL"),
@@ -60,6 +68,13 @@ pub(in crate::config) static ISSUER: Table = Table::of(&[
         "PEM file of the authorities that may sign the issuer's certificate.",
     )
     .example("\"tls/keycloak-ca.pem\""),
+    Key::optional(
+        "token",
+        Kind::Table(&TOKEN),
+        "nothing is shown",
+        "For kind `kubernetes`: the bearer token that discovery and keys are asked with, at the origin of `address` (else \
+         `url`) and at `endpoint_origins`.",
+    ),
     Key::default(
         "endpoint_origins",
         Kind::list_or_empty(&Kind::Text("an origin")),
@@ -118,6 +133,7 @@ static KEYS: Table = Table::of(&[
 
 impl Issuer {
     pub(in crate::config) fn read(name: &str, section: &Section, reader: &mut Reader<'_>) -> Option<Self> {
+        let kind = kubernetes::read_kind(section, reader);
         let url = reader.parse(section, "url", |text| web::issuer_url(text).map(|_| text.to_owned()));
         let address = reader.parse(section, "address", web::safe_origin);
         let endpoint_origins = reader.parse_all(section, "endpoint_origins", web::safe_origin);
@@ -129,10 +145,14 @@ impl Issuer {
         let origins: Vec<_> = endpoint_origins.iter().map(|url| url.origin().ascii_serialization()).collect();
         let place = Place { url: url.as_deref(), address: address.as_ref(), endpoint_origins: &origins };
         let user_status = UserStatus::read(section, &place, reader);
+        let is_kubernetes = section.text("kind").is_some_and(|kind| kind.value == "kubernetes");
+        if is_kubernetes {
+            kubernetes::check(section, reader);
+        }
         for (key, label) in
             [("lightweight", "such tokens hold neither `sub` nor `aud`"), ("opaque", "such tokens hold nothing")]
         {
-            if section.flag(key)? && matches!(user_status, Some(UserStatus::None)) {
+            if section.flag(key)? && matches!(user_status, Some(UserStatus::None)) && !is_kubernetes {
                 let mistake = Mistake::at(section.value_span(key), format!("`{key}` needs introspection"))
                     .label(label)
                     .related(section.value_span("user_status"), "which would supply what they lack");
@@ -141,6 +161,7 @@ impl Issuer {
         }
         Some(Self {
             name: name.to_owned(),
+            kind: kind?,
             url: url?,
             audiences: section.strings("audience"),
             algorithms: section.texts("algorithms").filter_map(|name| Algorithm::from_name(name.value)).collect(),

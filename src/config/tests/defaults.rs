@@ -41,6 +41,7 @@ fn an_issuer() {
     let claim = |text: &str| ClaimPath::parse(text).unwrap();
     let expected = Issuer {
         name: "main".into(),
+        kind: IssuerKind::Oidc,
         url: "https://keycloak.example.com/realms/demo".into(),
         audiences: vec!["gateway".into()],
         algorithms: Algorithm::ALL.to_vec(),

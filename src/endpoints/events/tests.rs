@@ -2,7 +2,7 @@
 
 use super::super::client::tests::header;
 use super::super::tests::{START, Stage, URL, act, user};
-use super::super::{Counts, Endpoint};
+use super::super::{Counts, Endpoint, Head};
 use super::*;
 use crate::telemetry::metrics::Metrics;
 use crate::users::{Act, Cause, Proof, Revocation, SessionScope, Tokens};
@@ -28,7 +28,9 @@ impl Stage {
     async fn poll(&self, client: &str, request: Value) -> Value {
         let secret = if client == "audit" { "other" } else { "s3cret" };
         let kind = HeaderValue::from_static("application/json");
-        let admitted = self.endpoints.admit(&Endpoint::Events, &Method::POST, &header(client, secret), Some(&kind));
+        let authorization = header(client, secret);
+        let head = Head::of(&Method::POST, &authorization, Some(&kind));
+        let admitted = self.endpoints.admit(&Endpoint::Events, &head);
         let reply = self.endpoints.answer(admitted.unwrap(), request.to_string().into()).await;
         assert_eq!(reply.response.status(), 200);
         serde_json::from_slice(reply.response.body()).unwrap()

@@ -106,7 +106,7 @@ async fn only_a_known_client_with_a_sound_form_is_answered() {
         (Method::POST, Some(&json), 415),
         (Method::POST, None, 415),
     ] {
-        let reply = stage.endpoints.admit(&Endpoint::Introspect, &method, &known(), kind).unwrap_err();
+        let reply = stage.endpoints.admit(&Endpoint::Introspect, &Head::of(&method, &known(), kind)).unwrap_err();
         assert_eq!(reply.response.status().as_u16(), status);
         assert_eq!(reply.response.headers().get("allow").is_some(), status == 405);
     }

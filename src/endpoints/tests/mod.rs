@@ -51,6 +51,18 @@ pub(super) fn config() -> Config {
     config::parse(CONFIG, Path::new("postern.toml")).unwrap_or_else(|mistakes| panic!("{mistakes}"))
 }
 
+impl<'a> Head<'a> {
+    /// One without anything odd, from this machine.
+    pub(super) fn of(
+        method: &'a Method,
+        authorization: &'a Authorization,
+        content_type: Option<&'a HeaderValue>,
+    ) -> Self {
+        let client = IpAddr::from([127, 0, 0, 1]);
+        Self { method, has_query: false, has_origin: false, authorization, content_type, client }
+    }
+}
+
 /// Everything but sockets.
 pub(super) struct Stage {
     pub(super) clock: Clock,
@@ -91,7 +103,7 @@ impl Stage {
         let verifier = Arc::new(verifier.assuming(Assumed::Active));
         feed.configure(&config);
         service.send_receipts(feed.receipts());
-        let surroundings = Surroundings { shared, feed: Some(Arc::clone(&feed)), counts };
+        let surroundings = Surroundings { shared, feed: Some(Arc::clone(&feed)), counts, audit: Audit::off() };
         let endpoints = Endpoints::new(&config, verifier, Arc::clone(&service), &surroundings, None);
         Self { clock, users, feed, service, endpoints: Arc::new(endpoints), links, key }
     }
@@ -121,7 +133,7 @@ impl Stage {
         let json = endpoint == Endpoint::Events;
         let kind = if json { "application/json" } else { "application/x-www-form-urlencoded; charset=utf-8" };
         let kind = HeaderValue::from_static(kind);
-        let reply = match self.endpoints.admit(&endpoint, &method, authorization, Some(&kind)) {
+        let reply = match self.endpoints.admit(&endpoint, &Head::of(&method, authorization, Some(&kind))) {
             Ok(admitted) => self.endpoints.answer(admitted, Bytes::copy_from_slice(body.as_bytes())).await,
             Err(reply) => reply,
         };
@@ -202,16 +214,29 @@ fn endpoints_lie_under_the_issuer_exactly() {
     let endpoint = |endpoint| Some(Served::Endpoint(endpoint));
     check("https://p.example", "/introspect", endpoint(Endpoint::Introspect));
     check("https://p.example/auth/", "/auth/events/poll", endpoint(Endpoint::Events));
+    check("https://p.example", "/auth/token", endpoint(Endpoint::AuthToken));
+    check("https://p.example/auth", "/auth/auth/token", endpoint(Endpoint::AuthToken));
     check("https://p.example", "/backchannel-logout/main", endpoint(Endpoint::Logout("main".into())));
     check("https://p.example", "/backchannel-logout/", endpoint(Endpoint::Logout("".into())));
     check("https://p.example", "/backchannel-logout/a/b", endpoint(Endpoint::Logout("a/b".into())));
     check("https://p.example/auth", "/auth/token", endpoint(Endpoint::Token));
     check("https://p.example/auth", "/token", None);
     check("https://p.example", "/.well-known/jwks.json", Some(Served::Document(Document::Keys)));
-    for path in ["/", "", "/introspect/", "/Introspect", "/introspec", "/events", "/backchannel-logout", "/orders"] {
+    for path in [
+        "/",
+        "",
+        "/auth/token/",
+        "/auth",
+        "/introspect/",
+        "/Introspect",
+        "/introspec",
+        "/events",
+        "/backchannel-logout",
+        "/orders",
+    ] {
         check("https://p.example", path, None);
     }
-    for path in ["/introspect", "/authintrospect", "/auth", "/auth/x", "/events/poll"] {
+    for path in ["/introspect", "/authintrospect", "/auth", "/auth/x", "/events/poll", "/auth/token"] {
         check("https://p.example/auth", path, None);
     }
     let oauth = "/.well-known/oauth-authorization-server/auth";

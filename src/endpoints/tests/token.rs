@@ -130,7 +130,8 @@ async fn why_there_is_none_is_said() {
 #[tokio::test]
 async fn it_is_asked_for_by_get() {
     let stage = Stage::new();
-    let refused = stage.endpoints.admit(&Endpoint::Token, &Method::POST, &stage.bearer(URL, "alice"), None);
+    let (method, bearer) = (Method::POST, stage.bearer(URL, "alice"));
+    let refused = stage.endpoints.admit(&Endpoint::Token, &Head::of(&method, &bearer, None));
     let response = refused.unwrap_err().response;
     assert_eq!((response.status().as_u16(), &response.headers()[ALLOW]), (405, &HeaderValue::from_static("GET")));
 }

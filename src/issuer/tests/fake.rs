@@ -2,7 +2,7 @@
 
 use crate::base::clock::Clock;
 use crate::base::secret::Secret;
-use crate::config::{self, Algorithm, ClaimPath, KeyPolicy, UserStatus, WhenUnknown};
+use crate::config::{self, Algorithm, ClaimPath, IssuerKind, KeyPolicy, UserStatus, WhenUnknown};
 use crate::issuer::Issuer;
 use crate::issuer::tests::keys::{TestKey, jwks};
 use serde_json::{Value, json};
@@ -19,6 +19,7 @@ pub(in crate::issuer) fn config(url: &str) -> config::Issuer {
     let claim = |text| ClaimPath::parse(text).unwrap();
     config::Issuer {
         name: "main".to_owned(),
+        kind: IssuerKind::Oidc,
         url: url.to_owned(),
         audiences: vec!["api".to_owned()],
         algorithms: Algorithm::ALL.to_vec(),
@@ -85,6 +86,8 @@ struct State {
     keys: Vec<Value>,
     discovery: Value,
     introspection: (u16, String),
+    /// Whoever does not show this is shown nothing.
+    bearer: Option<String>,
     seen: HashMap<String, Vec<String>>,
 }
 
@@ -116,6 +119,7 @@ impl Fake {
             keys: keys.iter().map(|key| key.jwk.clone()).collect(),
             discovery,
             introspection: (200, r#"{"active":false}"#.to_owned()),
+            bearer: None,
             seen: HashMap::new(),
         };
         let fake = Arc::new(Self {
@@ -174,6 +178,11 @@ impl Fake {
         self.state.lock().unwrap().introspection = (status, body.to_owned());
     }
 
+    /// Shows nothing to whoever does not show this token, as an API server does.
+    pub(in crate::issuer) fn ask_for_token(&self, token: &str) {
+        self.state.lock().unwrap().bearer = Some(token.to_owned());
+    }
+
     /// Answers only so many requests for keys; further ones wait until more are allowed.
     pub(in crate::issuer) fn answer_keys(&self, times: usize) {
         self.answered.send_replace(times);
@@ -197,7 +206,19 @@ impl Fake {
     async fn serve(self: Arc<Self>, mut stream: impl AsyncRead + AsyncWrite + Unpin) {
         while let Some(request) = read(&mut stream).await {
             let path = request.split(' ').nth(1).unwrap_or_default().to_owned();
-            self.state.lock().unwrap().seen.entry(path.clone()).or_default().push(request);
+            let is_stranger = {
+                let mut state = self.state.lock().unwrap();
+                let line = state.bearer.as_ref().map(|token| format!("\r\nauthorization: Bearer {token}\r\n"));
+                let is_stranger = line.is_some_and(|line| !request.contains(&line));
+                state.seen.entry(path.clone()).or_default().push(request);
+                is_stranger
+            };
+            if is_stranger {
+                if stream.write_all(&http(403, "", b"{\"kind\":\"Status\",\"code\":403}")).await.is_err() {
+                    return;
+                }
+                continue;
+            }
             if path.ends_with("/certs") {
                 self.fetches.send_modify(|fetches| *fetches += 1);
                 let number = self.key_fetches();

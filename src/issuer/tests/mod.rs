@@ -1,6 +1,7 @@
 mod fetch;
 mod introspect;
 mod jwk;
+mod kubernetes;
 mod outage;
 mod unknown_kid;
 
