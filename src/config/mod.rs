@@ -10,6 +10,7 @@
 
 mod description;
 mod diagnostic;
+mod follow;
 mod headers;
 mod issuer;
 mod limits;
@@ -39,8 +40,8 @@ pub use limits::{Limits, Rate};
 pub use operator::{Operator, OperatorAccess};
 pub use reference::reference;
 pub use route::{
-    Access, Credential, HeaderSource, HostRank, IdentityHeader, IssuerName, NamespaceToken, PathPattern,
-    PathPatternError, Rank, Requirements, Route, SegmentRank, StreamEnds, TargetNamespace,
+    Access, ClientCredentials, Credential, Exchange, HeaderSource, HostRank, IdentityHeader, IssuerName, NamespaceToken,
+    PathPattern, PathPatternError, Rank, Requirements, Route, SegmentRank, StreamEnds, TargetNamespace, TokenEndpoint,
 };
 pub use schema::schema;
 pub use server::{Admin, Log, LogFormat, LogPlace, Server, ServerTls};
@@ -187,7 +188,7 @@ fn assemble(root: &Section, reader: &mut Reader<'_>) -> Option<Config> {
         let listen = server.iter().flat_map(|server| server.listen.iter().copied());
         let admin = admin.iter().filter_map(|admin| admin.listen);
         let operator = operator.iter().flatten().map(|operator| operator.listen);
-        check_dev(root, listen.chain(admin).chain(operator), &issuers, reader);
+        check_dev(root, listen.chain(admin).chain(operator), &issuers, &routes, reader);
     }
     Some(Config {
         files: reader.files(),
@@ -210,6 +211,7 @@ fn check_dev(
     root: &Section,
     listen: impl Iterator<Item = SocketAddr>,
     issuers: &Known<Issuer>,
+    routes: &[Arc<Route>],
     reader: &mut Reader<'_>,
 ) {
     let open = listen.filter(|address| !address.ip().is_loopback()).map(|address| format!("it listens on `{address}`"));
@@ -218,7 +220,11 @@ fn check_dev(
         let admin_url = issuer.user_status.keycloak().map(|keycloak| keycloak.admin_url.as_str());
         [Some(issuer.url.as_str()), admin_url].into_iter().flatten()
     });
-    let far = urls.filter(|url| !web::is_on_loopback(url)).map(|url| format!("`{url}` is not"));
+    let endpoints = routes.iter().filter_map(|route| match &route.credential {
+        Credential::ClientCredentials(client) => client.token_endpoint_url(),
+        _ => None,
+    });
+    let far = urls.chain(endpoints).filter(|url| !web::is_on_loopback(url)).map(|url| format!("`{url}` is not"));
     let labels: Vec<_> = open.chain(far).collect();
     for label in labels {
         reader.note(Mistake::at(root.value_span("dev"), "`dev = true` needs everything on loopback").label(label));
@@ -235,7 +241,7 @@ fn check_clients(root: &Section, upstreams: &Known<Upstream>, routes: &[Arc<Rout
     let of_upstreams = upstreams.all.iter().filter_map(|(_, upstream)| Some(upstream.as_ref()?.audience.as_str()));
     let of_routes = routes.iter().filter_map(|route| match &route.credential {
         Credential::NamespaceToken(token) => Some(token.audience.as_str()),
-        Credential::Pass | Credential::Secret { .. } | Credential::None => None,
+        _ => None,
     });
     let mut known: Vec<_> = of_upstreams.collect();
     known.extend(of_routes);

@@ -21,6 +21,7 @@ pub mod own;
 mod rate;
 pub mod source;
 pub mod status;
+mod subject;
 mod succession;
 pub mod verifier;
 

@@ -11,6 +11,8 @@ pub struct Endpoints {
     pub jwks: Url,
     /// Where it answers RFC 7662, if it says so.
     pub introspection: Option<Url>,
+    /// Where it makes tokens for clients, if it says so, and there is one that may be sent a client's secret.
+    pub token: Option<Url>,
 }
 
 /// Why a discovery document is not believed, or cannot be asked for.
@@ -43,6 +45,7 @@ pub(super) struct Document {
     pub(super) issuer: String,
     jwks_uri: String,
     introspection_endpoint: Option<String>,
+    token_endpoint: Option<String>,
 }
 
 impl Discovery {
@@ -82,7 +85,9 @@ impl Discovery {
             Some(url) if self.introspects => Some(self.endpoint("introspection_endpoint", url)?),
             _ => None,
         };
-        Ok(Endpoints { jwks, introspection })
+        // It matters only to routes whose credential is made there; they say so.
+        let token = document.token_endpoint.as_ref().and_then(|url| self.endpoint("token_endpoint", url).ok());
+        Ok(Endpoints { jwks, introspection, token })
     }
 
     fn endpoint(&self, name: &'static str, text: &str) -> Result<Url, DiscoveryError> {
@@ -120,7 +125,7 @@ mod tests {
 
     fn document(issuer: &str, jwks: &str, introspection: Option<&str>) -> Document {
         let introspection_endpoint = introspection.map(str::to_owned);
-        Document { issuer: issuer.to_owned(), jwks_uri: jwks.to_owned(), introspection_endpoint }
+        Document { issuer: issuer.to_owned(), jwks_uri: jwks.to_owned(), introspection_endpoint, token_endpoint: None }
     }
 
     const ISSUER: &str = "https://id.example.com/realms/demo";
@@ -191,6 +196,18 @@ mod tests {
         address(&mut config);
         let document = Discovery::new(&config).unwrap().document().to_string();
         assert_eq!(document, "http://keycloak:8080/realms/demo/.well-known/openid-configuration");
+    }
+
+    #[test]
+    fn a_token_endpoint_of_a_foreign_origin_is_not_known() {
+        for (url, is_known) in
+            [("https://id.example.com/token", true), ("https://evil.test/token", false), ("/token", false)]
+        {
+            let mut document = document(ISSUER, "https://id.example.com/keys", None);
+            document.token_endpoint = Some(url.to_owned());
+            let endpoints = Discovery::new(&config(ISSUER)).unwrap().endpoints(&document).unwrap();
+            assert_eq!(endpoints.token.is_some(), is_known, "{url}");
+        }
     }
 
     #[test]
