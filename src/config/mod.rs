@@ -40,8 +40,9 @@ pub use limits::{Limits, Rate};
 pub use operator::{Operator, OperatorAccess};
 pub use reference::reference;
 pub use route::{
-    Access, ClientCredentials, Credential, Exchange, HeaderSource, HostRank, IdentityHeader, IssuerName, NamespaceToken,
-    PathPattern, PathPatternError, Rank, Requirements, Route, SegmentRank, StreamEnds, TargetNamespace, TokenEndpoint,
+    Access, ClientCredentials, Credential, Exchange, HeaderSource, HostRank, IdentityHeader, IssuerName,
+    NamespaceToken, PathPattern, PathPatternError, Rank, Requirements, Route, SegmentRank, StreamEnds, TargetNamespace,
+    TokenEndpoint,
 };
 pub use schema::schema;
 pub use server::{Admin, Log, LogFormat, LogPlace, Server, ServerTls};

@@ -68,7 +68,7 @@ pub(super) static UPSTREAM: Table = Table::of(&[
         Kind::Text("an origin"),
         "Where requests go: scheme, host and port. `{namespace}` as a label of the host is the user's own namespace.",
     )
-        .example("\"http://orders.sales.svc:8080\""),
+    .example("\"http://orders.sales.svc:8080\""),
     Key::optional(
         "audience",
         Kind::Text("an audience"),

@@ -3,12 +3,14 @@
 //! [`Pipeline::decide`] is all of it but the last step, in one visible order; the gateway and `postern explain` run the same
 //! function. Only [`forward`] touches the body and the upstream.
 
+mod again;
 pub mod authenticate;
 pub mod authorize;
 pub mod forbidden;
 pub mod forward;
 pub mod inject;
 pub mod limit;
+mod obtain;
 pub mod record;
 pub mod reject;
 mod serve;
@@ -21,6 +23,7 @@ pub use strip::{Presented, Stripped};
 pub use worker::Worker;
 
 use crate::base::clock::{Clock, Now};
+use crate::broker::{Broker, Injected};
 use crate::config::{self, Access, ClaimPath, Config, Credential, Route};
 use crate::endpoints::{Endpoints, Site};
 use crate::identity::{Identity, LocalCache, VerifiedToken, Verifier};
@@ -36,6 +39,7 @@ use http::request::Parts;
 use inject::inject;
 use ipnet::IpNet;
 use limit::Limits;
+use obtain::obtain;
 use std::collections::HashSet;
 use std::fmt;
 use std::net::IpAddr;
@@ -59,6 +63,8 @@ pub struct Pipeline {
     site: Site,
     /// What it answers there beside its documents.
     endpoints: Option<Arc<Endpoints>>,
+    /// Who gets credentials that somebody else makes; `explain` has nobody.
+    broker: Option<Arc<Broker>>,
     /// Folded names that only Postern may send, of all routes: a header that one route adds must not come from a client on another.
     identity_headers: HashSet<String>,
     /// What may pass as a trailer: what may pass in the head, but for headers that carry a secret on some route.
@@ -92,6 +98,10 @@ pub struct Context {
     pub host: HeaderValue,
     /// The namespace token that the upstream is given.
     pub minted: Option<Arc<Minted>>,
+    /// The credential that somebody else made and that the upstream is given.
+    pub obtained: Option<Injected>,
+    /// The upstream of the caller's namespace, where the route's follows the user.
+    pub upstream: Option<Arc<Upstream>>,
 }
 
 /// The stages that decide about a request, in their order.
@@ -175,7 +185,7 @@ impl Pipeline {
         let identity_headers: HashSet<_> = headers.map(|name| forbidden::fold(name.as_str())).collect();
         let secrets = config.routes.iter().filter_map(|route| match &route.credential {
             Credential::Secret { header, .. } => Some(forbidden::fold(header.as_str())),
-            Credential::NamespaceToken(_) | Credential::Pass | Credential::None => None,
+            _ => None,
         });
         let forbidden_trailers: HashSet<_> = identity_headers.iter().cloned().chain(secrets).collect();
         Ok(Self {
@@ -187,6 +197,7 @@ impl Pipeline {
             verifier,
             site: Site::new(&token_service.config().issuer),
             endpoints: None,
+            broker: None,
             token_service,
             limits: Limits::new(&config.limits, former.map(|former| &former.limits)),
             keep_trailer: KeepTrailer::new(move |name| !forbidden::is_forbidden(name.as_str(), &forbidden_trailers)),
@@ -200,6 +211,17 @@ impl Pipeline {
     #[must_use]
     pub fn with_endpoints(self, endpoints: Arc<Endpoints>) -> Self {
         Self { endpoints: Some(endpoints), ..self }
+    }
+
+    /// The same pipeline with one who gets credentials that somebody else makes.
+    #[must_use]
+    pub fn with_broker(self, broker: Arc<Broker>) -> Self {
+        Self { broker: Some(broker), ..self }
+    }
+
+    /// Who gets credentials that somebody else makes, if anybody does.
+    pub fn broker(&self) -> Option<&Broker> {
+        self.broker.as_deref()
     }
 
     /// Postern's own endpoints, if there are any.
@@ -253,6 +275,10 @@ impl Pipeline {
             authorize(required, &caller.identity)?;
         }
         context.stage = Stage::Inject;
+        if let Credential::Exchange(_) | Credential::ClientCredentials(_) = route.credential {
+            // Boxed, so that a request with a credential of Postern's own does not carry the room for this.
+            Box::pin(obtain(self, context)).await?;
+        }
         inject(self, route, stripped, context)?;
         context.stage = Stage::Forward;
         Ok(())
@@ -304,6 +330,11 @@ impl Pipeline {
         self.clock.now()
     }
 
+    /// Whether the upstream of the request's route follows the user.
+    fn follows_user(&self, context: &Context) -> bool {
+        context.route.is_some_and(|index| self.upstreams[index].follows_user)
+    }
+
     fn metrics(&self, route: Option<usize>) -> &RouteMetrics {
         route.and_then(|index| self.metrics.get(index)).unwrap_or(&self.no_route)
     }
@@ -312,8 +343,12 @@ impl Pipeline {
 impl Context {
     /// The namespace that the upstream is told: that of the minted token, else the caller's own.
     pub fn namespace(&self) -> Option<&str> {
-        let own = || self.caller.as_ref().and_then(|caller| caller.identity.namespace.as_deref());
-        self.minted.as_ref().map(|minted| minted.namespace()).or_else(own)
+        self.minted.as_ref().map(|minted| minted.namespace()).or_else(|| self.own_namespace())
+    }
+
+    /// The caller's own.
+    fn own_namespace(&self) -> Option<&str> {
+        self.caller.as_ref()?.identity.namespace.as_deref()
     }
 }
 
@@ -338,6 +373,8 @@ impl Context {
             caller: None,
             host: HeaderValue::from_static(""),
             minted: None,
+            obtained: None,
+            upstream: None,
         }
     }
 

@@ -35,6 +35,9 @@ pub struct Metrics {
     pub streams: Counter,
     /// `postern_streams_ended_total`: those that were ended because of their user or token.
     pub streams_ended: Family<CauseLabel, Counter>,
+    credential_calls: Family<CredentialLabels, Counter>,
+    credential_purges: Family<RouteLabel, Counter>,
+    credential_retries: Family<RouteLabel, Counter>,
 }
 
 /// The handles of one route.
@@ -45,6 +48,23 @@ pub struct RouteMetrics {
     /// By reason, in the order of [`Reason::ALL`].
     refusals: Vec<Counter>,
     duration: Histogram,
+    /// `postern_credential_purges_total`: credentials that the upstream did not take and that were forgotten.
+    pub credential_purges: Counter,
+    /// `postern_credential_retries_total`: requests that were sent again with a fresh one.
+    pub credential_retries: Counter,
+}
+
+/// How calls of one client for credentials ended.
+#[derive(Debug)]
+pub struct CredentialCalls {
+    /// A credential came.
+    pub ok: Counter,
+    /// The server said no.
+    pub refused: Counter,
+    /// It made one that is less than what was asked for.
+    pub insufficient: Counter,
+    /// No usable answer.
+    pub failed: Counter,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -62,6 +82,13 @@ struct RefusalLabels {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RouteLabel {
     route: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CredentialLabels {
+    credential: &'static str,
+    client: String,
+    outcome: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -104,6 +131,9 @@ impl Metrics {
             key_maintenance_failures: Counter::default(),
             streams: Counter::default(),
             streams_ended: Family::default(),
+            credential_calls: Family::default(),
+            credential_purges: Family::default(),
+            credential_retries: Family::default(),
         };
         registry.register("requests", "Requests answered, by route and class of status", metrics.requests.clone());
         registry.register("refusals", "Requests refused, by route and reason", metrics.refusals.clone());
@@ -141,6 +171,12 @@ impl Metrics {
         registry.register("streams", help, metrics.streams.clone());
         let help = "Those that were ended because of their user or token";
         registry.register("streams_ended", help, metrics.streams_ended.clone());
+        let help = "Calls for credentials that somebody else makes, by client and outcome";
+        registry.register("credential_calls", help, metrics.credential_calls.clone());
+        let help = "Credentials that an upstream did not take and that were forgotten";
+        registry.register("credential_purges", help, metrics.credential_purges.clone());
+        let help = "Requests that were sent again with a fresh credential";
+        registry.register("credential_retries", help, metrics.credential_retries.clone());
         // Both are there from the start, so that the first failure is an increase.
         for outcome in ["ok", "failed"] {
             drop(metrics.reloads.get_or_create(&OutcomeLabel { outcome }));
@@ -167,7 +203,18 @@ impl Metrics {
                 })
                 .collect(),
             duration,
+            credential_purges: self.credential_purges.get_or_create(&RouteLabel { route: route() }).clone(),
+            credential_retries: self.credential_retries.get_or_create(&RouteLabel { route: route() }).clone(),
         }
+    }
+
+    /// The handles of one client that gets credentials.
+    pub fn credential_calls(&self, credential: &'static str, client: &str) -> CredentialCalls {
+        let [ok, refused, insufficient, failed] = ["ok", "refused", "insufficient", "failed"].map(|outcome| {
+            let labels = CredentialLabels { credential, client: client.to_owned(), outcome };
+            self.credential_calls.get_or_create(&labels).clone()
+        });
+        CredentialCalls { ok, refused, insufficient, failed }
     }
 
     /// Counts one change of what is known against users.

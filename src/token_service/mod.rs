@@ -185,7 +185,8 @@ impl CredentialCache {
         self.obtained.rcu(|known| {
             let known = known.as_deref().map(Vec::as_slice).unwrap_or_default();
             chosen = find(known).unwrap_or_else(|| Arc::clone(&new));
-            let mut list: Vec<_> = known.iter().filter(|slot| !slot.is_for(purpose) && !slot.is_idle(now)).cloned().collect();
+            let mut list: Vec<_> =
+                known.iter().filter(|slot| !slot.is_for(purpose) && !slot.is_idle(now)).cloned().collect();
             // Whoever holds the oldest goes on with it.
             list.drain(..(list.len() + 1).saturating_sub(MOST_SLOTS));
             list.push(Arc::clone(&chosen));
@@ -247,7 +248,8 @@ mod tests {
         let clock = Clock::manual(1_800_000_000);
         let service = service(folder.path(), &clock);
         let cache = CredentialCache::default();
-        let template = |audience: &str| Arc::new(config::NamespaceToken { audience: audience.into(), ..Default::default() });
+        let template =
+            |audience: &str| Arc::new(config::NamespaceToken { audience: audience.into(), ..Default::default() });
         let (orders, billing) = (template("orders"), template("billing"));
         let mint = |template| service.credential(&cache, &mint::tests::grant(template), clock.now()).unwrap();
         let (refused, other) = (mint(&orders), mint(&billing));

@@ -10,7 +10,7 @@ const LEVELS: &[&[&str]] = &[
     &["issuer", "upstream", "token_service", "router"],
     &["users"],
     &["identity"],
-    &["watch", "endpoints"],
+    &["watch", "endpoints", "broker"],
     &["pipeline", "listener", "admin", "operator", "doctor", "dev"],
     &["app"],
     &["cli"],

@@ -1,9 +1,9 @@
 //! `credential.exchange` and `credential.client-credentials`: tokens for the upstream that somebody else makes.
 
+use super::IssuerName;
 use super::access::scope;
 use super::credential::Recipient;
 use super::read::Known;
-use super::IssuerName;
 use crate::base::secret::Secret;
 use crate::config::description::{Key, Kind, Table};
 use crate::config::diagnostic::Mistake;
@@ -239,7 +239,8 @@ fn read_issuer(
 /// An upstream could present what it was given to Postern itself, as if it were the user.
 fn check_audience(issuer: &Issuer, audience: &str, section: &Section, reader: &mut Reader<'_>) {
     if issuer.audiences.iter().any(|own| own == audience) {
-        let message = format!("`{audience}` is what Postern itself accepts tokens for (`issuer.{}.audience`)", issuer.name);
+        let message =
+            format!("`{audience}` is what Postern itself accepts tokens for (`issuer.{}.audience`)", issuer.name);
         let mistake = Mistake::at(section.value_span("audience"), message);
         reader.note(mistake.label("the upstream could use what it is given against Postern"));
     }
