@@ -8,7 +8,7 @@ use std::time::Duration;
 /// A route that everybody passes and one that takes a token, both with the token of a client.
 fn routes(place: &str, more: &str) -> String {
     let credential = format!(
-        "credential = {{ client-credentials = {{ {place}, client_id = 'robot', client_secret = 'robot-secret'{more} }} }}"
+        "credential = {{ client-credentials = {{ {place}, client_id = 'robot', client_secret = 'robot-secret', timeout = '1m'{more} }} }}"
     );
     format!(
         "[[route]]\npath = '/**'\nupstream = 'up'\n{credential}\n\

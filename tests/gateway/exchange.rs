@@ -9,7 +9,7 @@ const ROUTES: &str = "
 [[route]]
 path = '/**'
 upstream = 'up'
-credential = { exchange = { audience = 'orders', scope = ['orders:read'], client_id = 'gateway', client_secret = 'gateway-secret' } }
+credential = { exchange = { audience = 'orders', scope = ['orders:read'], client_id = 'gateway', client_secret = 'gateway-secret', timeout = '1m' } }
 [[route]]
 path = '/free/**'
 upstream = 'up'
@@ -263,7 +263,7 @@ fn calls_are_made_under_the_ceiling_of_the_issuer() {
 fn an_endpoint_that_does_not_answer_is_waited_for_no_longer_than_the_timeout() {
     let stage = Stage::new();
     let endpoint = TokenEndpoint::start(&stage);
-    let routes = ROUTES.replace("'gateway-secret'", "'gateway-secret', timeout = '200ms'");
+    let routes = ROUTES.replace("'1m'", "'200ms'");
     let issuer = format!("{}\n{NO_STATUS}", endpoint.address());
     let gateway = stage.gateway(File { issuer: &issuer, rest: &routes, ..File::default() });
     let token = stage.issuer.token("alice");
