@@ -10,7 +10,8 @@ use crate::config::{ClientCredentials, Credential, Exchange, TokenEndpoint};
 use crate::identity::VerifiedToken;
 use crate::identity::ceiling::Kind;
 use crate::issuer::{Issuer, TokenEndpointError};
-use crate::telemetry::metrics::{CredentialCalls, Metrics};
+use crate::telemetry::credentials::CredentialCalls;
+use crate::telemetry::metrics::Metrics;
 use crate::token_service::obtained::{Obtained, ObtainedError, Purpose, Slot};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -72,7 +73,7 @@ enum AskError {
 
 impl Party {
     pub(super) fn exchange(template: &Arc<Exchange>, metrics: &Metrics) -> Self {
-        let calls = metrics.credential_calls("exchange", &template.client_id);
+        let calls = metrics.credentials().calls("exchange", &template.client_id);
         Self { what: What::Exchange(Arc::clone(template)), calls, reported_ms: AtomicU64::new(0) }
     }
 
@@ -94,7 +95,7 @@ impl Party {
             }
         };
         let slot = slot.unwrap_or_else(|| Arc::new(Slot::new(Purpose::Client)));
-        let calls = metrics.credential_calls("client-credentials", &config.client_id);
+        let calls = metrics.credentials().calls("client-credentials", &config.client_id);
         let what = What::Client { config: Arc::clone(config), endpoint, slot };
         Ok(Self { what, calls, reported_ms: AtomicU64::new(0) })
     }

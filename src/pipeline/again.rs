@@ -43,13 +43,13 @@ impl Context {
 pub(super) async fn again(worker: &Worker, pipeline: &Pipeline, record: &mut Record) -> Result<(), Rejection> {
     let metrics = pipeline.metrics(record.context.route);
     if record.context.purge() {
-        metrics.credential_purges.inc();
+        metrics.credentials.purges.inc();
     }
     let mut outcome = Ok(());
     if !record.has_body && is_idempotent(&record.request.method) {
         match fresh(pipeline, &mut record.context).await {
             Ok(credential) => {
-                metrics.credential_retries.inc();
+                metrics.credentials.retries.inc();
                 record.forget_answer();
                 let fields = &mut record.stripped.fields;
                 // It is added where it is needed.

@@ -236,6 +236,16 @@ mod tests {
         assert!(text.starts_with("00-") && text.ends_with("-00"));
     }
 
+    /// How much room a request takes in its connection's task. What is rare is boxed, so that it takes none of it.
+    #[test]
+    fn the_future_of_a_request_has_no_room_for_what_is_rare() {
+        fn size<A, F>(_: impl FnOnce(A) -> F) -> usize {
+            size_of::<F>()
+        }
+        let handle = size(|(worker, connection, request)| Worker::handle(worker, connection, request, ()));
+        assert!(handle <= 1450, "{handle} bytes");
+    }
+
     #[test]
     fn hexadecimal_is_as_the_standard_library_writes_it() {
         for bits in [0, 1, 0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210, u64::MAX] {

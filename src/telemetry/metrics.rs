@@ -1,5 +1,6 @@
 //! Every metric, with bounded labels: route, reason, class of status, issuer. Never a subject.
 
+use super::credentials::{Credentials, RouteCredentials};
 use super::histogram::Histogram;
 use super::reason::Reason;
 use http::StatusCode;
@@ -35,9 +36,7 @@ pub struct Metrics {
     pub streams: Counter,
     /// `postern_streams_ended_total`: those that were ended because of their user or token.
     pub streams_ended: Family<CauseLabel, Counter>,
-    credential_calls: Family<CredentialLabels, Counter>,
-    credential_purges: Family<RouteLabel, Counter>,
-    credential_retries: Family<RouteLabel, Counter>,
+    credentials: Credentials,
 }
 
 /// The handles of one route.
@@ -48,23 +47,8 @@ pub struct RouteMetrics {
     /// By reason, in the order of [`Reason::ALL`].
     refusals: Vec<Counter>,
     duration: Histogram,
-    /// `postern_credential_purges_total`: credentials that the upstream did not take and that were forgotten.
-    pub credential_purges: Counter,
-    /// `postern_credential_retries_total`: requests that were sent again with a fresh one.
-    pub credential_retries: Counter,
-}
-
-/// How calls of one client for credentials ended.
-#[derive(Debug)]
-pub struct CredentialCalls {
-    /// A credential came.
-    pub ok: Counter,
-    /// The server said no.
-    pub refused: Counter,
-    /// It made one that is less than what was asked for.
-    pub insufficient: Counter,
-    /// No usable answer.
-    pub failed: Counter,
+    /// What became of the credentials that its upstream was given.
+    pub credentials: RouteCredentials,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -80,15 +64,8 @@ struct RefusalLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct RouteLabel {
-    route: String,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct CredentialLabels {
-    credential: &'static str,
-    client: String,
-    outcome: &'static str,
+pub(super) struct RouteLabel {
+    pub(super) route: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -131,9 +108,7 @@ impl Metrics {
             key_maintenance_failures: Counter::default(),
             streams: Counter::default(),
             streams_ended: Family::default(),
-            credential_calls: Family::default(),
-            credential_purges: Family::default(),
-            credential_retries: Family::default(),
+            credentials: Credentials::default(),
         };
         registry.register("requests", "Requests answered, by route and class of status", metrics.requests.clone());
         registry.register("refusals", "Requests refused, by route and reason", metrics.refusals.clone());
@@ -171,12 +146,7 @@ impl Metrics {
         registry.register("streams", help, metrics.streams.clone());
         let help = "Those that were ended because of their user or token";
         registry.register("streams_ended", help, metrics.streams_ended.clone());
-        let help = "Calls for credentials that somebody else makes, by client and outcome";
-        registry.register("credential_calls", help, metrics.credential_calls.clone());
-        let help = "Credentials that an upstream did not take and that were forgotten";
-        registry.register("credential_purges", help, metrics.credential_purges.clone());
-        let help = "Requests that were sent again with a fresh credential";
-        registry.register("credential_retries", help, metrics.credential_retries.clone());
+        metrics.credentials.register(&mut registry);
         // Both are there from the start, so that the first failure is an increase.
         for outcome in ["ok", "failed"] {
             drop(metrics.reloads.get_or_create(&OutcomeLabel { outcome }));
@@ -203,18 +173,13 @@ impl Metrics {
                 })
                 .collect(),
             duration,
-            credential_purges: self.credential_purges.get_or_create(&RouteLabel { route: route() }).clone(),
-            credential_retries: self.credential_retries.get_or_create(&RouteLabel { route: route() }).clone(),
+            credentials: self.credentials.of_route(name),
         }
     }
 
-    /// The handles of one client that gets credentials.
-    pub fn credential_calls(&self, credential: &'static str, client: &str) -> CredentialCalls {
-        let [ok, refused, insufficient, failed] = ["ok", "refused", "insufficient", "failed"].map(|outcome| {
-            let labels = CredentialLabels { credential, client: client.to_owned(), outcome };
-            self.credential_calls.get_or_create(&labels).clone()
-        });
-        CredentialCalls { ok, refused, insufficient, failed }
+    /// What concerns credentials.
+    pub fn credentials(&self) -> &Credentials {
+        &self.credentials
     }
 
     /// Counts one change of what is known against users.

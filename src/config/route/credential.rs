@@ -95,6 +95,9 @@ impl Credential {
                 return read_secret(secret, reader);
             }
             if let Some(exchange) = section.section("exchange") {
+                if is_public {
+                    return None;
+                }
                 return Exchange::read(exchange, route, recipient, reader).map(|found| Self::Exchange(Arc::new(found)));
             }
             if let Some(client) = section.section("client-credentials") {

@@ -71,11 +71,6 @@ impl TokenEndpoint {
         token
     }
 
-    /// Nothing is answered from now on.
-    pub(crate) fn wait(&self) {
-        self.script.state.lock().unwrap().answer = None;
-    }
-
     /// How often it was asked for a token.
     pub(crate) fn calls(&self) -> usize {
         self.server.requests()
