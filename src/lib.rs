@@ -21,8 +21,10 @@
 //!       [`identity::cache`]); time and key are checked on every use. Keys come from [`issuer`]. Else 401, or 503.
 //!    5. [`identity::status`]: the user is still enabled, by an answer younger than the bound. Else 401, or 503.
 //!    6. [`pipeline::authorize`]: the route's own demands. Else 403.
-//!    7. [`pipeline::inject`]: the credential ([`token_service`]) and the headers for the upstream.
-//! 3. [`pipeline::forward`] sends head and body through [`upstream`], and the answer streams back.
+//!    7. [`pipeline::inject`]: the credential ([`token_service`], or [`broker`] for what somebody else makes) and the headers for
+//!       the upstream.
+//! 3. [`pipeline::forward`] sends head and body through [`upstream`], and the answer streams back. A credential that the upstream
+//!    does not take any more is got anew, and the request sent again where that is safe (`pipeline::again`).
 //!    What does not end at once is listed in [`pipeline::streams`], which ends it when its user is out.
 //! 4. [`pipeline::record`] writes the access line and counts ([`telemetry`]) when the answer ends.
 //!
@@ -40,7 +42,7 @@
 //! | 2 | [`issuer`], [`upstream`], [`token_service`], [`router`] |
 //! | 3 | [`users`] |
 //! | 4 | [`identity`] |
-//! | 5 | [`watch`], [`endpoints`], [`delivery`] |
+//! | 5 | [`watch`], [`endpoints`], [`delivery`], [`broker`] |
 //! | 6 | [`pipeline`], [`listener`], [`admin`], [`operator`], [`doctor`], [`dev`], [`webhook`] |
 //! | 7 | [`app`] |
 //! | 8 | [`cli`] |
@@ -66,6 +68,7 @@ pub mod users;
 
 pub mod identity;
 
+pub mod broker;
 pub mod delivery;
 pub mod endpoints;
 pub mod watch;

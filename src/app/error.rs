@@ -1,6 +1,7 @@
 //! Why a gateway does not start, or a configuration is not put in force.
 
 use crate::base::tls::TlsError;
+use crate::broker::BrokerError;
 use crate::delivery::DeliveryError;
 use crate::endpoints::events::OutboxError;
 use crate::issuer::{IssuerError, JwksError};
@@ -65,6 +66,9 @@ pub enum StartError {
     /// Postern's own keys cannot be read back.
     #[error("Postern's own keys")]
     OwnKeys(#[from] JwksError),
+    /// What credentials are got from.
+    #[error("a route's credential")]
+    Credential(#[from] BrokerError),
     /// An upstream's TLS files.
     #[error(transparent)]
     Upstream(#[from] UpstreamError),

@@ -17,6 +17,7 @@ mod workers;
 pub use error::StartError;
 
 use crate::base::clock::Clock;
+use crate::broker::Broker;
 use crate::config::{self, Config};
 use crate::delivery::Delivery;
 use crate::endpoints::{Counts, Endpoints, Feed, Surroundings};
@@ -356,9 +357,11 @@ fn pipeline(
     }
     let known = former.and_then(Pipeline::endpoints).map(AsRef::as_ref);
     let endpoints = Endpoints::new(config, Arc::clone(&verifier), Arc::clone(&token_service), surroundings, known);
+    let former_broker = former.and_then(Pipeline::broker);
+    let broker = Broker::new(config, verifier.issuers(), &surroundings.shared, metrics, former_broker)?;
     let clock = surroundings.shared.clock.clone();
     let pipeline = Pipeline::new(config, verifier, token_service, metrics, clock, former)?;
-    Ok(pipeline.with_endpoints(Arc::new(endpoints)))
+    Ok(pipeline.with_endpoints(Arc::new(endpoints)).with_broker(Arc::new(broker)))
 }
 
 /// What is known against users; kept in a file where there is anything to keep.

@@ -159,6 +159,21 @@ impl HttpClient {
         reply(url, request.form(form), limit).await
     }
 
+    /// Posts a form as the client that `who` names, and gives the answer whatever its status.
+    ///
+    /// # Errors
+    /// No answer in time, or one longer than [`BODY_LIMIT`].
+    pub async fn post_form_for_reply(
+        &self,
+        url: &Url,
+        who: &BasicCredentials,
+        form: &[(&str, &str)],
+        timeout: Duration,
+    ) -> Result<Reply, HttpError> {
+        let request = self.inner.post(url.clone()).timeout(timeout).header(AUTHORIZATION, who.0.clone()).form(form);
+        reply(url, request, BODY_LIMIT).await
+    }
+
     /// Sends a request without a body as the holder of `token`, and gives the answer whatever its status, with a body of at most
     /// `limit` bytes.
     ///

@@ -234,6 +234,13 @@ fn injected(route: &Route, context: &Context) -> String {
         }
         Credential::Pass => "the caller's own token".into(),
         Credential::Secret { header, .. } => format!("the secret in `{header}`"),
+        Credential::Exchange(exchange) => {
+            let (audience, issuer) = (&exchange.audience, &exchange.issuer.name);
+            format!("a token for audience `{audience}` (the gateway would exchange the caller's at `{issuer}`)")
+        }
+        Credential::ClientCredentials(client) => {
+            format!("a token of client `{}` (the gateway would get it)", client.client_id)
+        }
         Credential::None => "no credential".into(),
     };
     format!("{credential}; upstream `{}`", route.upstream.name)

@@ -12,6 +12,7 @@ mod auth_token;
 mod delivery;
 mod description;
 mod diagnostic;
+mod follow;
 mod headers;
 mod issuer;
 mod limits;
@@ -44,8 +45,9 @@ pub use limits::{Limits, Rate};
 pub use operator::{Operator, OperatorAccess};
 pub use reference::reference;
 pub use route::{
-    Access, Credential, HeaderSource, HostRank, IdentityHeader, IssuerName, NamespaceToken, PathPattern,
-    PathPatternError, Rank, Requirements, Route, SegmentRank, StreamEnds, TargetNamespace,
+    Access, ClientCredentials, Credential, Exchange, HeaderSource, HostRank, IdentityHeader, IssuerName,
+    NamespaceToken, PathPattern, PathPatternError, Rank, Requirements, Route, SegmentRank, StreamEnds, TargetNamespace,
+    TokenEndpoint,
 };
 pub use schema::schema;
 pub use server::{Admin, Log, LogFormat, LogPlace, Server, ServerTls};
@@ -229,7 +231,7 @@ fn assemble(root: &Section, reader: &mut Reader<'_>) -> Option<Config> {
         let admin = admin.iter().filter_map(|admin| admin.listen);
         let operator = operator.iter().flatten().map(|operator| operator.listen);
         let webhook = webhook.iter().flatten().map(|webhook| webhook.listen);
-        check_dev(root, listen.chain(admin).chain(operator).chain(webhook), &issuers, reader);
+        check_dev(root, listen.chain(admin).chain(operator).chain(webhook), &issuers, &routes, reader);
     }
     Some(Config {
         files: reader.files(),
@@ -255,6 +257,7 @@ fn check_dev(
     root: &Section,
     listen: impl Iterator<Item = SocketAddr>,
     issuers: &Known<Issuer>,
+    routes: &[Arc<Route>],
     reader: &mut Reader<'_>,
 ) {
     let open = listen.filter(|address| !address.ip().is_loopback()).map(|address| format!("it listens on `{address}`"));
@@ -263,7 +266,11 @@ fn check_dev(
         let admin_url = issuer.user_status.keycloak().map(|keycloak| keycloak.admin_url.as_str());
         [Some(issuer.url.as_str()), admin_url].into_iter().flatten()
     });
-    let far = urls.filter(|url| !web::is_on_loopback(url)).map(|url| format!("`{url}` is not"));
+    let endpoints = routes.iter().filter_map(|route| match &route.credential {
+        Credential::ClientCredentials(client) => client.token_endpoint_url(),
+        _ => None,
+    });
+    let far = urls.chain(endpoints).filter(|url| !web::is_on_loopback(url)).map(|url| format!("`{url}` is not"));
     let labels: Vec<_> = open.chain(far).collect();
     for label in labels {
         reader.note(Mistake::at(root.value_span("dev"), "`dev = true` needs everything on loopback").label(label));
@@ -280,7 +287,7 @@ fn check_clients(root: &Section, upstreams: &Known<Upstream>, routes: &[Arc<Rout
     let of_upstreams = upstreams.all.iter().filter_map(|(_, upstream)| Some(upstream.as_ref()?.audience.as_str()));
     let of_routes = routes.iter().filter_map(|route| match &route.credential {
         Credential::NamespaceToken(token) => Some(token.audience.as_str()),
-        Credential::Pass | Credential::Secret { .. } | Credential::None => None,
+        _ => None,
     });
     let mut known: Vec<_> = of_upstreams.collect();
     known.extend(of_routes);

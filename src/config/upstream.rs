@@ -4,7 +4,7 @@ use super::description::{Key, Kind, Table};
 use super::diagnostic::Mistake;
 use super::reader::Reader;
 use super::tree::Section;
-use super::web;
+use super::{follow, web};
 use std::path::PathBuf;
 use std::time::Duration;
 use url::Host;
@@ -16,7 +16,7 @@ pub struct Upstream {
     pub name: String,
     /// From `to`, such as `http://orders.sales.svc:8080`: whether it is `https://`.
     pub is_tls: bool,
-    /// From `to`: the host name or address (IPv6 without brackets).
+    /// From `to`: the host name or address (IPv6 without brackets). One that follows the user holds `{namespace}`.
     pub host: String,
     /// From `to`: the port, 80 or 443 where absent.
     pub port: u16,
@@ -63,8 +63,12 @@ pub struct UpstreamTls {
 
 /// `[upstream.NAME]`.
 pub(super) static UPSTREAM: Table = Table::of(&[
-    Key::required("to", Kind::Text("an origin"), "Where requests go: scheme, host and port.")
-        .example("\"http://orders.sales.svc:8080\""),
+    Key::required(
+        "to",
+        Kind::Text("an origin"),
+        "Where requests go: scheme, host and port. `{namespace}` as a label of the host is the user's own namespace.",
+    )
+    .example("\"http://orders.sales.svc:8080\""),
     Key::optional(
         "audience",
         Kind::Text("an audience"),
@@ -127,13 +131,27 @@ static TLS: Table = Table::of(&[
 ]);
 
 impl Upstream {
+    /// Whether its host follows the user: there is one for each namespace.
+    pub fn follows_user(&self) -> bool {
+        self.host.contains('{')
+    }
+
+    /// The upstream of one namespace; `None` if that is no RFC 1123 label.
+    #[must_use]
+    pub fn of_namespace(&self, namespace: &str) -> Option<Self> {
+        let namespace = web::namespace(namespace).ok()?;
+        Some(Self { host: self.host.replace(follow::NAMESPACE, &namespace), ..self.clone() })
+    }
+
     pub(super) fn read(name: &str, section: &Section, reader: &mut Reader<'_>) -> Option<Self> {
-        let to = reader.parse(section, "to", web::any_origin);
+        let to = reader.parse(section, "to", follow::origin);
+        let (to, followed) = to.map_or((None, None), |(to, host)| (Some(to), host));
         let is_tls = to.as_ref().is_some_and(|to| to.scheme() == "https");
         let tls = section.section("tls").map(|tls| UpstreamTls::read(tls, reader));
         if let Some(to) = to.as_ref().filter(|_| !is_tls && section.is_given("tls")) {
-            let message =
-                format!("`tls` is for `https://` upstreams, and `{}` is none", to.origin().ascii_serialization());
+            let shown = followed.as_deref().map(|host| format!("http://{host}"));
+            let shown = shown.unwrap_or_else(|| to.origin().ascii_serialization());
+            let message = format!("`tls` is for `https://` upstreams, and `{shown}` is none");
             reader
                 .note(Mistake::at(section.key_span("tls"), message).related(section.value_span("to"), "in clear text"));
         }
@@ -146,10 +164,11 @@ impl Upstream {
         Some(Self {
             name: name.to_owned(),
             is_tls,
-            host: match to.host()? {
-                Host::Domain(name) => name.to_owned(),
-                Host::Ipv4(address) => address.to_string(),
-                Host::Ipv6(address) => address.to_string(),
+            host: match (followed, to.host()?) {
+                (Some(host), _) => host,
+                (None, Host::Domain(name)) => name.to_owned(),
+                (None, Host::Ipv4(address)) => address.to_string(),
+                (None, Host::Ipv6(address)) => address.to_string(),
             },
             port: to.port_or_known_default()?,
             audience: section.text("audience").map_or(name, |audience| audience.value).to_owned(),

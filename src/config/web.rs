@@ -71,7 +71,7 @@ fn web_url(text: &str) -> Result<Url, WebError> {
 }
 
 /// The text up to its query, for messages: a password in a URL is a secret as well.
-fn without_user(text: &str) -> String {
+pub(super) fn without_user(text: &str) -> String {
     let text = &text[..text.find(['?', '#']).unwrap_or(text.len())];
     match (text.find("://"), text.rfind('@')) {
         (Some(scheme_end), Some(at)) if scheme_end + 3 <= at => format!("{}…{}", &text[..scheme_end + 3], &text[at..]),

@@ -1,7 +1,7 @@
 //! How much an issuer is asked about users: never more than so many calls in any second, evenly.
 //!
-//! Half of them are kept for tokens in use. The others are for tokens not seen before and for reads of single users, which have at
-//! most half of that half, and come first.
+//! Half of them are kept for tokens in use. The others are for tokens not seen before, for tokens that are exchanged, and for reads of
+//! single users. Each of the last two has at most half of that half; reads come first.
 //!
 //! One ceiling serves an issuer through all configurations, so that a reload does not double it.
 
@@ -23,11 +23,13 @@ pub enum Kind {
     Revalidation,
     /// A single user, or their sessions.
     Read,
+    /// A token that is exchanged for one that an upstream is given.
+    Exchange,
 }
 
 impl Kind {
     /// Every kind, in the order of the metric.
-    pub const ALL: [Self; 4] = [Self::FirstSight, Self::Stranger, Self::Revalidation, Self::Read];
+    pub const ALL: [Self; 5] = [Self::FirstSight, Self::Stranger, Self::Revalidation, Self::Read, Self::Exchange];
 
     /// The word.
     pub fn code(self) -> &'static str {
@@ -36,6 +38,7 @@ impl Kind {
             Self::Stranger => "stranger",
             Self::Revalidation => "revalidation",
             Self::Read => "read",
+            Self::Exchange => "exchange",
         }
     }
 
@@ -45,6 +48,7 @@ impl Kind {
             Self::FirstSight | Self::Stranger => 0,
             Self::Revalidation => 1,
             Self::Read => 2,
+            Self::Exchange => 3,
         }
     }
 }
@@ -68,7 +72,7 @@ pub struct Permit {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Usage {
     /// Calls begun so far, in the order of [`Kind::ALL`].
-    pub calls: [u64; 4],
+    pub calls: [u64; 5],
     /// Calls a second, of the half kept for tokens in use, that were free in the last seconds.
     pub headroom: u64,
 }
@@ -84,11 +88,12 @@ struct State {
     other: Bucket,
     strangers: Bucket,
     reads: Bucket,
+    exchanges: Bucket,
     /// Calls under way, by [`Kind::class`].
-    under_way: [u32; 3],
+    under_way: [u32; 4],
     /// Reads that wait: everything else leaves them room.
     reads_waiting: u32,
-    calls: [u64; 4],
+    calls: [u64; 5],
     recent: Recent,
 }
 
@@ -131,9 +136,14 @@ impl Ceiling {
     /// Begins a read as soon as one may be made.
     pub async fn begin_read(self: &Arc<Self>) -> Permit {
         let _waiting = ReadWaiting::new(self);
+        self.begin(Kind::Read).await
+    }
+
+    /// Begins a call as soon as one of its kind may be made. Only reads come before others: [`Ceiling::begin_read`].
+    pub async fn begin(self: &Arc<Self>, kind: Kind) -> Permit {
         loop {
             let ended = self.ended.notified();
-            match self.try_begin(Kind::Read) {
+            match self.try_begin(kind) {
                 Ok(permit) => return permit,
                 // Either way there may be room.
                 Err(after) => drop(tokio::time::timeout(after, ended).await),
@@ -164,9 +174,10 @@ impl State {
             other: Bucket::new(most * MILLI / 2, burst, now),
             strangers: Bucket::new(most * MILLI / 4, burst, now),
             reads: Bucket::new(most * MILLI / 4, burst, now),
-            under_way: [0; 3],
+            exchanges: Bucket::new(most * MILLI / 4, burst, now),
+            under_way: [0; 4],
             reads_waiting: 0,
-            calls: [0; 4],
+            calls: [0; 5],
             recent: Recent::default(),
         }
     }
@@ -191,6 +202,7 @@ impl State {
         match kind {
             Kind::Stranger => self.strangers.has(1, now),
             Kind::Read => self.reads.has(1, now),
+            Kind::Exchange => self.exchanges.has(1, now),
             Kind::FirstSight | Kind::Revalidation => Ok(()),
         }
     }
@@ -202,6 +214,7 @@ impl State {
             Kind::Stranger => self.strangers.take(),
             Kind::Revalidation => self.recent.count(now),
             Kind::Read => self.reads.take(),
+            Kind::Exchange => self.exchanges.take(),
         }
         if kind != Kind::Revalidation {
             self.other.take();
@@ -338,6 +351,14 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn exchanges_have_a_quarter_and_take_nothing_from_tokens_in_use() {
+        let ceiling = Arc::new(Ceiling::new(100));
+        let begun = calls(&ceiling, &[Kind::Exchange, Kind::Revalidation], Duration::from_secs(10)).await;
+        assert!((240..=260).contains(&count(&begun, Kind::Exchange)), "{}", count(&begun, Kind::Exchange));
+        assert!(count(&begun, Kind::Revalidation) >= 480, "{}", count(&begun, Kind::Revalidation));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_read_begins_as_soon_as_another_ends() {
         let ceiling = Arc::new(Ceiling::new(100));
         let mut held = Vec::new();
@@ -364,6 +385,6 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         assert!((40..=41).contains(&ceiling.usage().headroom));
-        assert_eq!(ceiling.usage().calls, [0, 0, 200, 0]);
+        assert_eq!(ceiling.usage().calls, [0, 0, 200, 0, 0]);
     }
 }

@@ -23,6 +23,7 @@ mod rate;
 mod service_account;
 pub mod source;
 pub mod status;
+mod subject;
 mod succession;
 pub mod verifier;
 

@@ -13,6 +13,7 @@ mod jwk;
 mod key_set;
 pub mod keycloak;
 mod refresh;
+mod token_endpoint;
 mod unknown_kids;
 mod verifying_key;
 
@@ -24,6 +25,7 @@ pub use introspect::{IntrospectError, Introspected};
 pub use jwk::{JwkError, Jwks, JwksError, MAX_ENTRIES, parse_jwks};
 pub use key_set::{Found, KeySet};
 pub use refresh::KeyLookup;
+pub use token_endpoint::TokenEndpointError;
 pub use verifying_key::VerifyingKey;
 
 use crate::base::clock::{Clock, Now};

@@ -3,7 +3,7 @@
 use super::record::Record;
 use super::{Context, Pipeline, Rejection, Worker};
 use crate::telemetry::reason::Reason;
-use crate::upstream::{self, Answer, OutgoingRequest, RequestBody};
+use crate::upstream::{self, Answer, OutgoingRequest, RequestBody, Upstream};
 use http::header::{CONNECTION, TE, UPGRADE};
 use http::uri::PathAndQuery;
 use http::{HeaderValue, StatusCode, Version};
@@ -14,26 +14,31 @@ use hyper_util::rt::TokioIo;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Poll;
 
 /// What a target without a path asks for.
 static ROOT: PathAndQuery = PathAndQuery::from_static("/");
 
-/// Sends a request that was decided about, and puts the upstream's answer into `record`.
+/// Sends a request that was decided about, and puts the upstream's answer into `record`. Without a `body` it has none.
 ///
 /// # Errors
 /// [`Rejection`] where the upstream cannot be reached, breaks HTTP or is late, or the body is too large.
 pub async fn forward(
     worker: &Worker,
     pipeline: &Pipeline,
-    body: Incoming,
+    body: Option<Incoming>,
     record: &mut Record,
 ) -> Result<(), Rejection> {
     let index = record.context.route.ok_or(Reason::NoRoute)?;
-    let (route, upstream) = (&pipeline.routes[index], &pipeline.upstreams[index]);
+    let route = &pipeline.routes[index];
     let body = request_body(body, record, route.max_body_bytes, pipeline)?;
+    if pipeline.upstreams[index].follows_user {
+        follow(worker, &pipeline.upstreams[index], &mut record.context)?;
+    }
+    let upstream = record.context.upstream.as_ref().unwrap_or(&pipeline.upstreams[index]);
     let (parts, stripped) = (&mut record.request, &mut record.stripped);
-    let on_upgrade = stripped.upgrade.as_ref().and_then(|_| parts.extensions.remove::<OnUpgrade>());
+    let mut on_upgrade = stripped.upgrade.as_ref().and_then(|_| parts.extensions.remove::<OnUpgrade>());
     if stripped.takes_trailers {
         // The HTTP/1.1 client leaves it out: it concerns one hop.
         stripped.fields.push((TE, HeaderValue::from_static("trailers")));
@@ -56,8 +61,16 @@ pub async fn forward(
         .await?
     };
     may_have(pipeline, &record.context, generation)?;
-    // An answer may take long.
-    stripped.fields = Vec::new();
+    if is_unauthorized(&answer) && record.context.has_old_credential() {
+        // It may be sent again.
+        record.is_doubted = true;
+        if let Some(on_upgrade) = on_upgrade.take() {
+            parts.extensions.insert(on_upgrade);
+        }
+    } else {
+        // An answer may take long.
+        stripped.fields = Vec::new();
+    }
     // Only a line in the log says it.
     record.answered_us = worker.log.is_on().then(|| pipeline.clock.monotonic_us());
     match answer {
@@ -81,8 +94,22 @@ pub async fn forward(
     Ok(())
 }
 
+fn is_unauthorized(answer: &Answer) -> bool {
+    matches!(answer, Answer::Response { status: StatusCode::UNAUTHORIZED, .. })
+}
+
+/// Finds the upstream of the caller's own namespace.
+fn follow(worker: &Worker, upstream: &Arc<Upstream>, context: &mut Context) -> Result<(), Rejection> {
+    let namespace = context.own_namespace().ok_or(Reason::NamespaceMissing)?;
+    let own = worker.pools.of_namespace(upstream, namespace);
+    let own = own.map_err(|error| Rejection::because(Reason::UpstreamFailed, error))?;
+    // Whoever said what the namespace is, a part of a host's name it is only if it is one label.
+    context.upstream = Some(own.ok_or(Reason::NamespaceMissing)?);
+    Ok(())
+}
+
 /// Whether an answer is for the caller still, if something became known while it was waited for.
-fn may_have(pipeline: &Pipeline, context: &Context, generation: u64) -> Result<(), Rejection> {
+pub(super) fn may_have(pipeline: &Pipeline, context: &Context, generation: u64) -> Result<(), Rejection> {
     match &context.token {
         Some(token) if pipeline.verifier.generation() != generation => {
             Ok(pipeline.verifier.may_go_on(token, pipeline.clock.now())?)
@@ -93,14 +120,13 @@ fn may_have(pipeline: &Pipeline, context: &Context, generation: u64) -> Result<(
 
 /// The body of the request. One that is still coming is listed among what its user has going on.
 fn request_body(
-    body: Incoming,
+    body: Option<Incoming>,
     record: &mut Record,
     max_bytes: Option<u64>,
     pipeline: &Pipeline,
 ) -> Result<RequestBody, Rejection> {
-    if body.is_end_stream() {
-        return Ok(RequestBody::Empty);
-    }
+    let Some(body) = body.filter(|body| !body.is_end_stream()) else { return Ok(RequestBody::Empty) };
+    record.has_body = true;
     // A length that is announced is refused before anything is sent; any other when it is passed.
     if let (Some(max_bytes), Some(length)) = (max_bytes, body.size_hint().exact())
         && length > max_bytes

@@ -4,6 +4,7 @@ use super::forbidden::fold;
 use super::reject::Rejection;
 use super::strip::{Presented, Stripped};
 use super::{Caller, Context, Pipeline};
+use crate::base::clock::Now;
 use crate::config::{Credential, HeaderSource, NamespaceToken, Route};
 use crate::identity::Identity;
 use crate::telemetry::reason::Reason;
@@ -49,10 +50,21 @@ pub fn inject(
         }
         Credential::NamespaceToken(template) => {
             let caller = caller.ok_or(Reason::CredentialUnavailable)?;
-            let minted = namespace_token(pipeline, template, caller, context)?;
+            let minted = namespace_token(pipeline, template, caller, context.now)?;
             stripped.fields.push((AUTHORIZATION, minted.header().clone()));
             context.minted = Some(minted);
         }
+        Credential::Exchange(_) | Credential::ClientCredentials(_) => match &context.obtained {
+            Some(obtained) => stripped.fields.push((AUTHORIZATION, obtained.credential.header().clone())),
+            // `explain` shows that there is one.
+            None if pipeline.broker.is_none() => {
+                stripped.fields.push((AUTHORIZATION, HeaderValue::from_static("Bearer")))
+            }
+            None => return Err(Reason::CredentialUnavailable.into()),
+        },
+    }
+    if pipeline.follows_user(context) && context.own_namespace().is_none() {
+        return Err(Reason::NamespaceMissing.into());
     }
     if let Some(caller) = &context.caller {
         for header in &route.headers {
@@ -65,11 +77,15 @@ pub fn inject(
     Ok(())
 }
 
-fn namespace_token(
+/// A namespace token for the caller.
+///
+/// # Errors
+/// As [`inject`].
+pub(super) fn namespace_token(
     pipeline: &Pipeline,
     template: &Arc<NamespaceToken>,
     caller: &Caller,
-    context: &Context,
+    now: Now,
 ) -> Result<Arc<Minted>, Rejection> {
     let identity = &caller.identity;
     let (namespace, kind) = match &template.target {
@@ -91,7 +107,7 @@ fn namespace_token(
     };
     pipeline
         .token_service
-        .credential(&identity.credentials, &grant, context.now)
+        .credential(&identity.credentials, &grant, now)
         .map_err(|error| Rejection::because(Reason::CredentialUnavailable, error))
 }
 

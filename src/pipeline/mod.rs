@@ -3,12 +3,15 @@
 //! [`Pipeline::decide`] is all of it but the last step, in one visible order; the gateway and `postern explain` run the same
 //! function. Only [`forward`] touches the body and the upstream.
 
+mod again;
 pub mod authenticate;
 pub mod authorize;
+pub mod context;
 pub mod forbidden;
 pub mod forward;
 pub mod inject;
 pub mod limit;
+mod obtain;
 pub mod record;
 pub mod reject;
 mod serve;
@@ -16,30 +19,30 @@ pub mod streams;
 pub mod strip;
 pub mod worker;
 
+pub use context::{Caller, Connection, Context, Stage};
 pub use reject::Rejection;
 pub use strip::{Presented, Stripped};
 pub use worker::Worker;
 
 use crate::base::clock::{Clock, Now};
+use crate::broker::Broker;
 use crate::config::{self, Access, ClaimPath, Config, Credential, Route};
 use crate::endpoints::{Endpoints, Site};
-use crate::identity::{Identity, LocalCache, VerifiedToken, Verifier};
+use crate::identity::{LocalCache, Verifier};
 use crate::router::{Router, path};
 use crate::telemetry::metrics::{Metrics, RouteMetrics};
 use crate::telemetry::reason::Reason;
-use crate::token_service::{Minted, TokenService};
+use crate::token_service::TokenService;
 use crate::upstream::{KeepTrailer, Upstream, UpstreamError};
 use authenticate::{authenticate, is_known};
 use authorize::authorize;
 use http::HeaderValue;
 use http::request::Parts;
 use inject::inject;
-use ipnet::IpNet;
 use limit::Limits;
+use obtain::obtain;
 use std::collections::HashSet;
 use std::fmt;
-use std::net::IpAddr;
-use std::rc::Rc;
 use std::sync::Arc;
 use strip::strip;
 
@@ -59,92 +62,14 @@ pub struct Pipeline {
     site: Site,
     /// What it answers there beside its documents.
     endpoints: Option<Arc<Endpoints>>,
+    /// Who gets credentials that somebody else makes; `explain` has nobody.
+    broker: Option<Arc<Broker>>,
     /// Folded names that only Postern may send, of all routes: a header that one route adds must not come from a client on another.
     identity_headers: HashSet<String>,
     /// What may pass as a trailer: what may pass in the head, but for headers that carry a secret on some route.
     keep_trailer: KeepTrailer,
     realm: HeaderValue,
     clock: Clock,
-}
-
-/// What is known about a request so far; refused or not, the log and `explain` read it.
-#[derive(Debug)]
-pub struct Context {
-    /// The moment that the request is judged by.
-    pub now: Now,
-    /// Who is taken for the client: the peer, or behind trusted proxies the last address that is not one of theirs.
-    pub client: IpAddr,
-    /// The connection it came on.
-    pub connection: Rc<Connection>,
-    /// `X-Request-Id`.
-    pub request_id: HeaderValue,
-    /// `traceparent`.
-    pub traceparent: HeaderValue,
-    /// The stage that the request is at, or was refused by.
-    pub stage: Stage,
-    /// Index of the route.
-    pub route: Option<usize>,
-    /// The token, once it is verified.
-    pub token: Option<Arc<VerifiedToken>>,
-    /// The caller, once it is known that they are still enabled.
-    pub caller: Option<Caller>,
-    /// The host asked for, as sent; empty where none was.
-    pub host: HeaderValue,
-    /// The namespace token that the upstream is given.
-    pub minted: Option<Arc<Minted>>,
-}
-
-/// The stages that decide about a request, in their order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-#[allow(missing_docs)] // Each is a module or function of that name.
-pub enum Stage {
-    Strip,
-    Route,
-    Limit,
-    Authenticate,
-    UserStatus,
-    Authorize,
-    Inject,
-    Forward,
-}
-
-/// A caller who may pass.
-#[derive(Debug)]
-pub struct Caller {
-    /// Who they are, as their issuer says now.
-    pub identity: Arc<Identity>,
-}
-
-/// What all requests of a connection have in common.
-#[derive(Debug)]
-pub struct Connection {
-    /// The peer's address.
-    pub peer: IpAddr,
-    /// The same, as it is forwarded.
-    pub peer_text: HeaderValue,
-    /// Whether it came over TLS.
-    pub is_tls: bool,
-    /// The proxies whose forwarding headers are believed.
-    trusted_proxies: Rc<[IpNet]>,
-}
-
-impl Connection {
-    /// Describes a connection from `peer`.
-    pub fn new(peer: IpAddr, is_tls: bool, trusted_proxies: Rc<[IpNet]>) -> Self {
-        let peer = peer.to_canonical();
-        Self {
-            peer,
-            // The text of an address is a field value.
-            peer_text: HeaderValue::try_from(peer.to_string()).unwrap_or(HeaderValue::from_static("unknown")),
-            is_tls,
-            trusted_proxies,
-        }
-    }
-
-    /// Whether an address is that of a proxy that is believed.
-    pub fn trusts(&self, address: IpAddr) -> bool {
-        self.trusted_proxies.iter().any(|network| network.contains(&address))
-    }
 }
 
 impl Pipeline {
@@ -175,7 +100,7 @@ impl Pipeline {
         let identity_headers: HashSet<_> = headers.map(|name| forbidden::fold(name.as_str())).collect();
         let secrets = config.routes.iter().filter_map(|route| match &route.credential {
             Credential::Secret { header, .. } => Some(forbidden::fold(header.as_str())),
-            Credential::NamespaceToken(_) | Credential::Pass | Credential::None => None,
+            _ => None,
         });
         let forbidden_trailers: HashSet<_> = identity_headers.iter().cloned().chain(secrets).collect();
         Ok(Self {
@@ -187,6 +112,7 @@ impl Pipeline {
             verifier,
             site: Site::new(&token_service.config().issuer),
             endpoints: None,
+            broker: None,
             token_service,
             limits: Limits::new(&config.limits, former.map(|former| &former.limits)),
             keep_trailer: KeepTrailer::new(move |name| !forbidden::is_forbidden(name.as_str(), &forbidden_trailers)),
@@ -200,6 +126,17 @@ impl Pipeline {
     #[must_use]
     pub fn with_endpoints(self, endpoints: Arc<Endpoints>) -> Self {
         Self { endpoints: Some(endpoints), ..self }
+    }
+
+    /// The same pipeline with one who gets credentials that somebody else makes.
+    #[must_use]
+    pub fn with_broker(self, broker: Arc<Broker>) -> Self {
+        Self { broker: Some(broker), ..self }
+    }
+
+    /// Who gets credentials that somebody else makes, if anybody does.
+    pub fn broker(&self) -> Option<&Broker> {
+        self.broker.as_deref()
     }
 
     /// Postern's own endpoints, if there are any.
@@ -253,6 +190,10 @@ impl Pipeline {
             authorize(required, &caller.identity)?;
         }
         context.stage = Stage::Inject;
+        if let Credential::Exchange(_) | Credential::ClientCredentials(_) = route.credential {
+            // Boxed, so that a request with a credential of Postern's own does not carry the room for this.
+            Box::pin(obtain(self, context)).await?;
+        }
         inject(self, route, stripped, context)?;
         context.stage = Stage::Forward;
         Ok(())
@@ -304,65 +245,19 @@ impl Pipeline {
         self.clock.now()
     }
 
+    /// Whether the upstream of the request's route follows the user.
+    fn follows_user(&self, context: &Context) -> bool {
+        context.route.is_some_and(|index| self.upstreams[index].follows_user)
+    }
+
     fn metrics(&self, route: Option<usize>) -> &RouteMetrics {
         route.and_then(|index| self.metrics.get(index)).unwrap_or(&self.no_route)
-    }
-}
-
-impl Context {
-    /// The namespace that the upstream is told: that of the minted token, else the caller's own.
-    pub fn namespace(&self) -> Option<&str> {
-        let own = || self.caller.as_ref().and_then(|caller| caller.identity.namespace.as_deref());
-        self.minted.as_ref().map(|minted| minted.namespace()).or_else(own)
     }
 }
 
 impl fmt::Debug for Pipeline {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Pipeline").field("routes", &self.routes.len()).finish_non_exhaustive()
-    }
-}
-
-impl Context {
-    /// What is known before anything of a request was looked at.
-    pub fn new(now: Now, connection: Rc<Connection>, request_id: HeaderValue, traceparent: HeaderValue) -> Self {
-        Self {
-            now,
-            client: connection.peer,
-            connection,
-            request_id,
-            traceparent,
-            stage: Stage::Strip,
-            route: None,
-            token: None,
-            caller: None,
-            host: HeaderValue::from_static(""),
-            minted: None,
-        }
-    }
-
-    /// A client's own ids are kept where they are harmless.
-    fn keep(&mut self, stripped: &mut Stripped) {
-        if let Some(host) = stripped.host.take() {
-            self.host = host;
-        }
-        if let Some(chain) = &stripped.forwarded_for
-            && self.connection.trusts(self.connection.peer)
-        {
-            let chain = chain.to_str().unwrap_or_default().rsplit(',').map(|part| part.trim().parse::<IpAddr>());
-            for address in chain.map_while(Result::ok) {
-                self.client = address;
-                if !self.connection.trusts(address) {
-                    break;
-                }
-            }
-        }
-        if let Some(id) = &stripped.request_id {
-            self.request_id = id.clone();
-        }
-        if let Some(parent) = &stripped.traceparent {
-            self.traceparent = parent.clone();
-        }
     }
 }
 

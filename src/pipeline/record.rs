@@ -37,6 +37,10 @@ pub struct Record {
     pub answered_us: Option<u64>,
     bytes_sent: u64,
     is_complete: bool,
+    /// Whether the client sends anything behind the head.
+    pub(super) has_body: bool,
+    /// The upstream answered 401 to a credential that may be of no use any more.
+    pub(super) is_doubted: bool,
 }
 
 impl Record {
@@ -55,6 +59,8 @@ impl Record {
             answered_us: None,
             bytes_sent: 0,
             is_complete: false,
+            has_body: false,
+            is_doubted: false,
         })
     }
 

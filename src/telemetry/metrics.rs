@@ -1,5 +1,6 @@
 //! Every metric, with bounded labels: route, reason, class of status, issuer. Never a subject.
 
+use super::credentials::{Credentials, RouteCredentials};
 use super::histogram::Histogram;
 use super::reason::Reason;
 use http::StatusCode;
@@ -39,6 +40,7 @@ pub struct Metrics {
     pub webhook_reviews: Family<OutcomeLabel, Counter>,
     /// `postern_webhook_certificate_failures_total`: the webhook's certificates could not be read or renewed.
     pub webhook_certificate_failures: Counter,
+    credentials: Credentials,
 }
 
 /// The handles of one route.
@@ -49,6 +51,8 @@ pub struct RouteMetrics {
     /// By reason, in the order of [`Reason::ALL`].
     refusals: Vec<Counter>,
     duration: Histogram,
+    /// What became of the credentials that its upstream was given.
+    pub credentials: RouteCredentials,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -64,8 +68,8 @@ struct RefusalLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct RouteLabel {
-    route: String,
+pub(super) struct RouteLabel {
+    pub(super) route: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -110,6 +114,7 @@ impl Metrics {
             streams_ended: Family::default(),
             webhook_reviews: Family::default(),
             webhook_certificate_failures: Counter::default(),
+            credentials: Credentials::default(),
         };
         registry.register("requests", "Requests answered, by route and class of status", metrics.requests.clone());
         registry.register("refusals", "Requests refused, by route and reason", metrics.refusals.clone());
@@ -143,16 +148,21 @@ impl Metrics {
             "Times that signing keys could not be read or rotated",
             metrics.key_maintenance_failures.clone(),
         );
-        let help = "Uploads, answers that did not come at once, and upgraded connections, of users";
-        registry.register("streams", help, metrics.streams.clone());
-        let help = "Those that were ended because of their user or token";
-        registry.register("streams_ended", help, metrics.streams_ended.clone());
+        metrics.register_streams(&mut registry);
         metrics.register_webhook(&mut registry);
+        metrics.credentials.register(&mut registry);
         // Both are there from the start, so that the first failure is an increase.
         for outcome in ["ok", "failed"] {
             drop(metrics.reloads.get_or_create(&OutcomeLabel { outcome }));
         }
         Self { registry: Mutex::new(registry), ..metrics }
+    }
+
+    fn register_streams(&self, registry: &mut Registry) {
+        let help = "Uploads, answers that did not come at once, and upgraded connections, of users";
+        registry.register("streams", help, self.streams.clone());
+        let help = "Those that were ended because of their user or token";
+        registry.register("streams_ended", help, self.streams_ended.clone());
     }
 
     fn register_webhook(&self, registry: &mut Registry) {
@@ -181,7 +191,13 @@ impl Metrics {
                 })
                 .collect(),
             duration,
+            credentials: self.credentials.of_route(name),
         }
+    }
+
+    /// What concerns credentials.
+    pub fn credentials(&self) -> &Credentials {
+        &self.credentials
     }
 
     /// Counts one change of what is known against users.

@@ -57,6 +57,8 @@ pub struct Minted {
     key_id: Arc<str>,
     /// `exp`, in seconds since 1970.
     pub expires: i64,
+    /// When it was minted, in milliseconds of the monotonic clock.
+    pub minted_ms: u64,
     header: HeaderValue,
 }
 
@@ -161,6 +163,7 @@ pub fn mint(config: &config::TokenService, key: &SigningKey, grant: &Grant<'_>, 
         namespace: grant.namespace.to_owned(),
         key_id: key.shared_id(),
         expires,
+        minted_ms: now.monotonic_ms,
         header,
     })
 }

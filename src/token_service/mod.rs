@@ -2,6 +2,7 @@
 
 pub mod keys;
 pub mod mint;
+pub mod obtained;
 pub mod publish;
 mod rotation;
 
@@ -11,7 +12,8 @@ pub use rotation::KeyRing;
 
 use crate::base::clock::{Clock, Now};
 use crate::config;
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
+use obtained::{Purpose, Slot};
 use std::sync::{Arc, OnceLock};
 use tokio::sync::mpsc;
 
@@ -108,7 +110,7 @@ impl TokenService {
                 && minted.expires - now.unix_seconds() >= REUSE_FLOOR
                 && minted.key_id() == ring.current().id()
         };
-        let known = cached.0.load();
+        let known = cached.minted.load();
         if let Some(minted) = known.iter().find(is_usable) {
             return Ok(Arc::clone(minted));
         }
@@ -117,7 +119,7 @@ impl TokenService {
         // Two workers may mint at once; each hands out a sound token, and one of them stays cached.
         let mut list: Vec<_> = known.iter().filter(|other| !other.is_for(grant)).cloned().collect();
         list.push(Arc::clone(&minted));
-        cached.0.store(Arc::new(list));
+        cached.minted.store(Arc::new(list));
         Ok(minted)
     }
 
@@ -148,9 +150,51 @@ impl TokenService {
     }
 }
 
-/// The credentials made for one identity: few, so a list. Dropped with the identity, which a changed claim replaces.
+/// The credentials made for one identity: few, so lists. Dropped with the identity, which a changed claim replaces.
 #[derive(Debug, Default)]
-pub struct CredentialCache(ArcSwap<Vec<Arc<Minted>>>);
+pub struct CredentialCache {
+    minted: ArcSwap<Vec<Arc<Minted>>>,
+    /// The places of those that others make.
+    obtained: ArcSwapOption<Vec<Arc<Slot>>>,
+}
+
+/// So many places of credentials that others make has one identity at most. A user has few sessions through one client.
+const MOST_SLOTS: usize = 64;
+
+impl CredentialCache {
+    /// Forgets a token that its upstream did not take. Whether this was the first to say so.
+    pub fn purge(&self, refused: &Arc<Minted>) -> bool {
+        let known = self.minted.load();
+        let others: Vec<_> = known.iter().filter(|minted| !Arc::ptr_eq(minted, refused)).cloned().collect();
+        others.len() < known.len() && {
+            let before = self.minted.compare_and_swap(&known, Arc::new(others));
+            // If another token came at this moment, the next request says it again.
+            Arc::ptr_eq(&before, &known)
+        }
+    }
+
+    /// The place of a credential that somebody else makes. Where there is none it is made, in place of one that nobody would miss
+    /// if there are too many.
+    pub fn slot(&self, purpose: &Purpose, now: Now) -> Arc<Slot> {
+        let find = |known: &[Arc<Slot>]| known.iter().find(|slot| slot.is_for(purpose)).cloned();
+        if let Some(known) = self.obtained.load().as_ref().and_then(|known| find(known)) {
+            return known;
+        }
+        let new = Arc::new(Slot::new(purpose.clone()));
+        let mut chosen = Arc::clone(&new);
+        self.obtained.rcu(|known| {
+            let known = known.as_deref().map(Vec::as_slice).unwrap_or_default();
+            chosen = find(known).unwrap_or_else(|| Arc::clone(&new));
+            let mut list: Vec<_> =
+                known.iter().filter(|slot| !slot.is_for(purpose) && !slot.is_idle(now)).cloned().collect();
+            // Whoever holds the oldest goes on with it.
+            list.drain(..(list.len() + 1).saturating_sub(MOST_SLOTS));
+            list.push(Arc::clone(&chosen));
+            Some(Arc::new(list))
+        });
+        chosen
+    }
+}
 
 #[cfg(test)]
 mod tests {
@@ -196,5 +240,28 @@ mod tests {
         let again = service.credential(&cache, &mint::tests::grant(&orders), clock.now()).unwrap();
         assert!(one.header() != other.header() && one.header() != third.header());
         assert_eq!(one.header(), again.header());
+    }
+
+    #[test]
+    fn a_purged_token_is_minted_anew_and_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let clock = Clock::manual(1_800_000_000);
+        let service = service(folder.path(), &clock);
+        let cache = CredentialCache::default();
+        let template =
+            |audience: &str| Arc::new(config::NamespaceToken { audience: audience.into(), ..Default::default() });
+        let (orders, billing) = (template("orders"), template("billing"));
+        let mint = |template| service.credential(&cache, &mint::tests::grant(template), clock.now()).unwrap();
+        let (refused, other) = (mint(&orders), mint(&billing));
+        assert!(cache.purge(&refused) && !cache.purge(&refused));
+        assert!(mint(&orders).header() != refused.header() && mint(&billing).header() == other.header());
+    }
+
+    #[test]
+    fn a_purpose_has_one_place() {
+        let (cache, clock) = (CredentialCache::default(), Clock::manual(1_800_000_000));
+        let place = |at: &CredentialCache| at.slot(&Purpose::Client, clock.now());
+        assert!(Arc::ptr_eq(&place(&cache), &place(&cache)));
+        assert!(!Arc::ptr_eq(&place(&cache), &place(&CredentialCache::default())));
     }
 }

@@ -86,11 +86,21 @@ impl Tls {
             .map_err(|source| UpstreamError::Tls { name: config.name.clone(), source: Box::new(source) })?;
         let mut http1 = ClientConfig::clone(&preferred);
         http1.alpn_protocols = vec![b"http/1.1".to_vec()];
-        let server_name = config.tls.server_name.as_ref().unwrap_or(&config.host);
-        let server_name = ServerName::try_from(server_name.clone())
-            .map_err(|_| UpstreamError::ServerName { name: config.name.clone(), server_name: server_name.clone() })?;
-        Ok(Self { preferred, http1: Arc::new(http1), server_name })
+        Ok(Self { preferred, http1: Arc::new(http1), server_name: server_name(config)? })
     }
+
+    /// The same towards another host.
+    pub(super) fn to_host_of(&self, config: &config::Upstream) -> Result<Self, UpstreamError> {
+        let (preferred, http1) = (Arc::clone(&self.preferred), Arc::clone(&self.http1));
+        Ok(Self { preferred, http1, server_name: server_name(config)? })
+    }
+}
+
+/// The name to verify.
+fn server_name(config: &config::Upstream) -> Result<ServerName<'static>, UpstreamError> {
+    let server_name = config.tls.server_name.as_ref().unwrap_or(&config.host);
+    ServerName::try_from(server_name.clone())
+        .map_err(|_| UpstreamError::ServerName { name: config.name.clone(), server_name: server_name.clone() })
 }
 
 /// A connection to an upstream.

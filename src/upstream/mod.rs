@@ -14,6 +14,7 @@ mod farewell;
 mod fields;
 mod http1;
 mod http2;
+mod of_namespace;
 mod patience;
 mod pool;
 mod request;
@@ -29,7 +30,7 @@ pub use http1::{
     Chunk, ChunkDecoder, ChunkError, Framing, HeadError, Http1Body, LineError, ResponseHead, parse_response_head,
 };
 pub use http2::Http2Body;
-pub use pool::Pools;
+pub use pool::{Pools, is_idempotent};
 pub use request::{KeepTrailer, OutgoingRequest, RequestBody, RequestBodyError};
 pub use tunnel::{Upgraded, tunnel};
 
@@ -51,6 +52,8 @@ pub struct Upstream {
     pub host: HeaderValue,
     /// Tells the pools of this configuration from those of the one before a reload.
     id: u64,
+    /// Whether the host holds a variable: then only [`Pools::of_namespace`] gives one that can be connected to.
+    pub follows_user: bool,
     /// The address, where `to` holds one instead of a name.
     address: Option<SocketAddr>,
     tls: Option<connect::Tls>,
@@ -92,6 +95,20 @@ impl Upstream {
     /// # Errors
     /// A file that cannot be used, a host that is none.
     pub fn new(config: Arc<config::Upstream>) -> Result<Self, UpstreamError> {
+        // The files are the same for all namespaces, and so is what can be wrong with them.
+        let sample = if config.follows_user() { config.of_namespace("namespace") } else { None };
+        let tls = if config.is_tls { Some(connect::Tls::new(sample.as_ref().unwrap_or(&config))?) } else { None };
+        Self::with(config, tls)
+    }
+
+    /// That of one namespace, where the host follows the user; `None` if that is no RFC 1123 label.
+    fn of_namespace(&self, namespace: &str) -> Result<Option<Self>, UpstreamError> {
+        let Some(config) = self.config.of_namespace(namespace) else { return Ok(None) };
+        let tls = self.tls.as_ref().map(|tls| tls.to_host_of(&config)).transpose()?;
+        Self::with(Arc::new(config), tls).map(Some)
+    }
+
+    fn with(config: Arc<config::Upstream>, tls: Option<connect::Tls>) -> Result<Self, UpstreamError> {
         static NEXT_ID: AtomicU64 = AtomicU64::new(0);
         let address: Option<IpAddr> = config.host.parse().ok();
         let bracketed = match address {
@@ -102,9 +119,9 @@ impl Upstream {
         let authority = if config.port == default_port { bracketed } else { format!("{bracketed}:{}", config.port) };
         let host = HeaderValue::try_from(authority)
             .map_err(|_| UpstreamError::Host { name: config.name.clone(), host: config.host.clone() })?;
-        let tls = if config.is_tls { Some(connect::Tls::new(&config)?) } else { None };
         let address = address.map(|ip| SocketAddr::new(ip, config.port));
-        Ok(Self { host, id: NEXT_ID.fetch_add(1, Ordering::Relaxed), address, tls, config })
+        let follows_user = config.follows_user();
+        Ok(Self { host, id: NEXT_ID.fetch_add(1, Ordering::Relaxed), follows_user, address, tls, config })
     }
 }
 

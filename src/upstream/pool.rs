@@ -4,9 +4,10 @@ use crate::config::Protocol;
 use crate::upstream::connect::{Spoken, Stream, connect};
 use crate::upstream::http1;
 use crate::upstream::http2::{self, Http2};
+use crate::upstream::of_namespace::OfNamespaces;
 use crate::upstream::patience::Patience;
 use crate::upstream::request::{OutgoingRequest, Payload, RequestBody};
-use crate::upstream::{Answer, SendError, Upstream};
+use crate::upstream::{Answer, SendError, Upstream, UpstreamError};
 use http::{HeaderMap, Method};
 use std::cell::{Cell, RefCell, RefMut};
 use std::collections::BTreeMap;
@@ -28,6 +29,7 @@ const MAX_SPARE_CAPACITY: usize = 16 * 1024;
 pub struct Pools {
     worker: Rc<Worker>,
     pools: Rc<RefCell<BTreeMap<u64, Rc<Pool>>>>,
+    of_namespaces: Rc<RefCell<OfNamespaces>>,
 }
 
 /// What the requests of a worker share; each part is borrowed for the length of one system call at most.
@@ -86,7 +88,7 @@ impl Pools {
             scratch: RefCell::new(vec![0; SCRATCH_SIZE].into_boxed_slice()),
             spare: RefCell::default(),
         };
-        Self { worker: Rc::new(worker), pools: Rc::default() }
+        Self { worker: Rc::new(worker), pools: Rc::default(), of_namespaces: Rc::default() }
     }
 
     /// Sends a request and waits for the head of its answer, `response_timeout` at most once it has been sent.
@@ -146,6 +148,24 @@ impl Pools {
             // Those of a configuration that was replaced go when their last connection does.
             Rc::strong_count(pool) > 1 || !pool.idle.borrow().is_empty() || pool.http2.is_open()
         });
+    }
+
+    /// The upstream of one namespace, where the host follows the user; `None` if that is no RFC 1123 label. A worker keeps
+    /// connections to those of the last few hundred.
+    ///
+    /// # Errors
+    /// [`UpstreamError`]: the name cannot be verified.
+    pub fn of_namespace(&self, base: &Upstream, namespace: &str) -> Result<Option<Arc<Upstream>>, UpstreamError> {
+        let mut known = self.of_namespaces.borrow_mut();
+        if let Some(known) = known.find(base.id, namespace) {
+            return Ok(Some(known));
+        }
+        let Some(upstream) = base.of_namespace(namespace)?.map(Arc::new) else { return Ok(None) };
+        if let Some(dropped) = known.add(base.id, namespace, Arc::clone(&upstream)) {
+            // Requests that are under way end first.
+            self.pools.borrow_mut().remove(&dropped.id);
+        }
+        Ok(Some(upstream))
     }
 
     /// How many HTTP/1.1 connections are idle.
@@ -234,7 +254,7 @@ impl Pool {
     }
 }
 
-/// RFC 9110 §9.2.2, without `TRACE`, which is not forwarded.
-fn is_idempotent(method: &Method) -> bool {
+/// Whether a request may be sent twice: RFC 9110 §9.2.2, without `TRACE`, which is not forwarded.
+pub fn is_idempotent(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE)
 }

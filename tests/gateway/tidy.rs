@@ -10,7 +10,7 @@ const LEVELS: &[&[&str]] = &[
     &["issuer", "upstream", "token_service", "router"],
     &["users"],
     &["identity"],
-    &["watch", "endpoints", "delivery"],
+    &["watch", "endpoints", "delivery", "broker"],
     &["pipeline", "listener", "admin", "operator", "doctor", "dev", "webhook"],
     &["app"],
     &["cli"],

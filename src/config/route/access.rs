@@ -79,9 +79,9 @@ impl Requirements {
 /// Why a scope is refused.
 #[derive(Debug, thiserror::Error)]
 #[error("`{0}` is no scope: write one word for each (RFC 6749 §3.3)")]
-struct ScopeError(String);
+pub(super) struct ScopeError(String);
 
-fn scope(text: &str) -> Result<String, ScopeError> {
+pub(super) fn scope(text: &str) -> Result<String, ScopeError> {
     let is_word = text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"' && byte != b'\\');
     if is_word { Ok(text.to_owned()) } else { Err(ScopeError(text.to_owned())) }
 }

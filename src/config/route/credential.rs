@@ -1,12 +1,14 @@
 //! `credential`: what the upstream is given to know the caller by.
 
-use super::{Access, Credential, NamespaceToken, TargetNamespace};
+use super::obtained::{CLIENT_CREDENTIALS, EXCHANGE};
+use super::read::Known;
+use super::{Access, ClientCredentials, Credential, Exchange, IssuerName, NamespaceToken, TargetNamespace};
 use crate::base::secret::Secret;
 use crate::config::description::{Key, Kind, Table};
 use crate::config::diagnostic::Mistake;
 use crate::config::reader::Reader;
 use crate::config::tree::Section;
-use crate::config::{TokenService, Upstream, headers, web};
+use crate::config::{Issuer, TokenService, Upstream, headers, web};
 use http::HeaderValue;
 use std::sync::Arc;
 use zeroize::Zeroizing;
@@ -22,6 +24,18 @@ pub(super) static CREDENTIAL: Table = Table::one_of(&[
     .example(r#"{ target = "sales", roles = ["sales-*"] }"#),
     Key::optional("secret", Kind::Table(&SECRET), "", "A fixed header.")
         .example(r#"{ header = "x-api-key", value = { file = "/run/secrets/api-key" } }"#),
+    Key::optional(
+        "exchange",
+        Kind::Table(&EXCHANGE),
+        "",
+        "The caller's token, exchanged at its issuer for one that is made for the upstream (RFC 8693).",
+    ),
+    Key::optional(
+        "client-credentials",
+        Kind::Table(&CLIENT_CREDENTIALS),
+        "",
+        "A token of a client of Postern's own, the same for all callers (RFC 6749 §4.4).",
+    ),
 ]);
 
 static NAMESPACE_TOKEN: Table = Table::of(&[
@@ -60,6 +74,9 @@ static SECRET: Table = Table::of(&[
 pub(super) struct Recipient<'a> {
     pub(super) access: &'a Access,
     pub(super) upstream: &'a Upstream,
+    /// Those that the route accepts.
+    pub(super) issuers: &'a [IssuerName],
+    pub(super) known_issuers: &'a Known<Issuer>,
     pub(super) token_service: Option<&'a TokenService>,
 }
 
@@ -76,6 +93,16 @@ impl Credential {
         if let Some(section) = route.section("credential") {
             if let Some(secret) = section.section("secret") {
                 return read_secret(secret, reader);
+            }
+            if let Some(exchange) = section.section("exchange") {
+                if is_public {
+                    return None;
+                }
+                return Exchange::read(exchange, route, recipient, reader).map(|found| Self::Exchange(Arc::new(found)));
+            }
+            if let Some(client) = section.section("client-credentials") {
+                return ClientCredentials::read(client, recipient.known_issuers, reader)
+                    .map(|found| Self::ClientCredentials(Arc::new(found)));
             }
             let token = section.section("namespace-token")?;
             return NamespaceToken::read(token, route, recipient, reader)
@@ -102,6 +129,9 @@ fn refuse_what_needs_a_token(route: &Section, reader: &mut Reader<'_>) {
     let is_table = route.section("credential").is_some_and(|table| table.is_given("namespace-token"));
     if is_word("namespace-token") || is_table {
         refuse("credential", "a public route has no user to mint a namespace token for");
+    }
+    if route.section("credential").is_some_and(|table| table.is_given("exchange")) {
+        refuse("credential", "a public route has no user whose token could be exchanged");
     }
     if is_word("pass") {
         refuse("credential", "a public route passes no token on");

@@ -2,10 +2,12 @@
 
 mod access;
 mod credential;
+mod obtained;
 mod path;
 mod rank;
 mod read;
 
+pub use obtained::{ClientCredentials, Exchange, TokenEndpoint};
 pub use path::{PathPattern, PathPatternError};
 pub use rank::{HostRank, Rank, SegmentRank};
 
@@ -116,6 +118,10 @@ pub enum Credential {
         /// `prefix` and `value` together, as it is sent.
         value: Secret,
     },
+    /// `{ exchange = { … } }`: the caller's token, exchanged at its issuer (RFC 8693).
+    Exchange(Arc<Exchange>),
+    /// `{ client-credentials = { … } }`: a token of a client of Postern's own (RFC 6749 §4.4).
+    ClientCredentials(Arc<ClientCredentials>),
     /// `"none"`.
     None,
 }

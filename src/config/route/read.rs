@@ -52,8 +52,8 @@ pub(in crate::config) static ROUTE: Table = Table::of(&[
         "credential",
         Kind::WordOr(&["namespace-token", "pass", "none"], &CREDENTIAL),
         "`namespace-token`; on a public route `none`",
-        "What the upstream is given: a token that Postern mints, the caller's own token (`pass`), a fixed header, or \
-         nothing.",
+        "What the upstream is given: a token that Postern mints, the caller's own token (`pass`), a fixed header, a token \
+         that somebody else makes, or nothing.",
     )
     .example("\"namespace-token\""),
     Key::optional(
@@ -158,7 +158,14 @@ impl Route {
         let upstream = section.text("upstream").and_then(|name| surroundings.upstreams.find(&name, reader));
         let credential = match (&access, &upstream) {
             (Some(access), Some(upstream)) => {
-                let recipient = Recipient { access, upstream, token_service: surroundings.token_service };
+                check_follows_user(section, access, upstream, reader);
+                let recipient = Recipient {
+                    access,
+                    upstream,
+                    issuers: &issuers,
+                    known_issuers: surroundings.issuers,
+                    token_service: surroundings.token_service,
+                };
                 Credential::read(section, &recipient, reader)
             }
             _ => None,
@@ -214,6 +221,22 @@ fn read_issuers(
         reader.note(mistake.help("write an `[issuer.NAME]`, or `access = \"public\"` to let everybody pass").absence());
     }
     known.all.iter().filter_map(|(_, issuer)| issuer.clone().map(IssuerName::Configured)).collect()
+}
+
+/// Where the host of the upstream is that of the user's namespace, there must be a user, and no other namespace.
+fn check_follows_user(section: &Section, access: &Access, upstream: &Upstream, reader: &mut Reader<'_>) {
+    if !upstream.follows_user() {
+        return;
+    }
+    let message = format!("the host of `{}` follows the user's own namespace", upstream.name);
+    let mistake = || Mistake::at(section.value_span("upstream"), message.clone());
+    if *access == Access::Public {
+        reader.note(mistake().related(section.value_span("access"), "everybody passes, and no user is known"));
+    }
+    let token = section.section("credential").and_then(|credential| credential.section("namespace-token"));
+    if let Some(token) = token.filter(|token| token.is_given("target")) {
+        reader.note(mistake().related(token.value_span("target"), "this token is for another namespace"));
+    }
 }
 
 /// An opaque token names no issuer: it could be shown to one only by showing it to another first.

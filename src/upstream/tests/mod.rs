@@ -5,6 +5,7 @@
 mod farewell;
 mod framing;
 mod http2;
+mod of_namespace;
 mod repeat;
 mod reuse;
 mod timeouts;

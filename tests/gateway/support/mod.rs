@@ -5,11 +5,13 @@ mod gate;
 pub(crate) mod h2;
 mod liar;
 pub(crate) mod tls;
+mod token_endpoint;
 mod upstream;
 
 pub(crate) use client::{Answer, Client, head};
 pub(crate) use gate::Gate;
 pub(crate) use liar::Liar;
+pub(crate) use token_endpoint::{TokenEndpoint, granted};
 pub(crate) use upstream::{Peer, Seen, Upstream};
 
 use postern::app;
