@@ -247,6 +247,14 @@ mod tests {
     }
 
     #[test]
+    fn only_what_may_pass_is_called_passing() {
+        for (status, is_passing) in [(401, true), (403, false), (404, false), (409, false), (410, false), (422, false)] {
+            assert_eq!(error(status, "").is_passing(), is_passing, "{status}");
+        }
+        assert!(error(429, "").is_passing() && error(500, "").is_passing());
+    }
+
+    #[test]
     fn a_namespace_that_goes_is_no_missing_right() {
         let body = r#"{"reason":"Forbidden","details":{"causes":[{"reason":"NamespaceTerminating"}]}}"#;
         assert!(matches!(error(403, body), KubernetesError::Terminating { .. }));

@@ -57,7 +57,7 @@ impl Follow {
 
     /// Follows until nobody reads the value any more.
     pub async fn run(self) {
-        let (to, mut changes) = mpsc::channel(4);
+        let (to, mut changes) = mpsc::channel::<Change<Named>>(4);
         let Self { key, watch, value } = self;
         let mut is_there = false;
         let follow = async {

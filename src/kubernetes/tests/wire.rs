@@ -1,8 +1,8 @@
 //! What may come instead of an answer.
 
 use super::server::{ApiServer, Fault};
-use super::{alice, start};
-use crate::kubernetes::{Access, Cluster, KubernetesError, Namespaces, Secrets};
+use super::start;
+use crate::kubernetes::{Access, Cluster, KubernetesError, Secrets};
 use http::Method;
 use serde_json::json;
 use std::time::Duration;
@@ -62,21 +62,6 @@ async fn an_answer_that_is_none_is_not_quoted() {
     let error = error_of(Fault::Body("{\"data\":{\"AUTH_TOKEN\":\"aHVudGVyMg==\"},")).await;
     assert!(matches!(error, KubernetesError::Unexpected { .. }), "{error}");
     assert!(!format!("{error} {error:?}").contains("aHVudGVy"), "{error:?}");
-}
-
-#[tokio::test]
-async fn what_cannot_be_sent_again_as_it_is_is_not_called_passing() {
-    for (status, is_passing) in [(403, false), (404, false), (409, false), (410, false), (422, false), (500, true)] {
-        let (server, cluster) = start().await;
-        server.fail(None, "/namespaces/team-a", Fault::Status(status, None), 1);
-        let result = Namespaces::new(cluster).delete(
-            &Namespaces::new(server.connect().await).read("team-b").await.unwrap().unwrap(),
-            &alice(),
-        );
-        drop(result);
-        let error = KubernetesError::of_answer("x", status, None, b"");
-        assert_eq!(error.is_passing(), is_passing, "{status}");
-    }
 }
 
 #[tokio::test]
