@@ -228,10 +228,11 @@ async fn read_json<T: DeserializeOwned>(
     answer: Response<Body>,
     limit: usize,
 ) -> Result<T, KubernetesError> {
-    let body = read(answer, limit).await.map_err(|error| match error.downcast::<http_body_util::LengthLimitError>() {
-        Ok(_) => KubernetesError::Unexpected { what: target.what.clone() },
-        Err(error) => unreachable(target, &*error),
-    })?;
+    let body =
+        read(answer, limit).await.map_err(|error| match error.downcast::<http_body_util::LengthLimitError>() {
+            Ok(_) => KubernetesError::Unexpected { what: target.what.clone() },
+            Err(error) => unreachable(target, &*error),
+        })?;
     // Where it failed is not told: the text around is somebody's Secret.
     serde_json::from_slice(&body).map_err(|_| KubernetesError::Unexpected { what: target.what.clone() })
 }

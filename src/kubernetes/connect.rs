@@ -99,7 +99,10 @@ async fn load(access: &Access) -> Result<Config, KubernetesError> {
             let unusable = |cause: String| KubernetesError::Setup(format!("`{}`: {cause}", path.display()));
             let file = Kubeconfig::read_from(path).map_err(|error| unusable(error.to_string()))?;
             let names_proxy = file.clusters.iter().any(|named| {
-                named.cluster.as_ref().is_some_and(|cluster| cluster.proxy_url.as_ref().is_some_and(|url| !url.is_empty()))
+                named
+                    .cluster
+                    .as_ref()
+                    .is_some_and(|cluster| cluster.proxy_url.as_ref().is_some_and(|url| !url.is_empty()))
             });
             if names_proxy {
                 return Err(unusable("a `proxy-url` is not supported".to_owned()));

@@ -248,7 +248,8 @@ mod tests {
 
     #[test]
     fn only_what_may_pass_is_called_passing() {
-        for (status, is_passing) in [(401, true), (403, false), (404, false), (409, false), (410, false), (422, false)] {
+        for (status, is_passing) in [(401, true), (403, false), (404, false), (409, false), (410, false), (422, false)]
+        {
             assert_eq!(error(status, "").is_passing(), is_passing, "{status}");
         }
         assert!(error(429, "").is_passing() && error(500, "").is_passing());

@@ -77,12 +77,13 @@ impl UserSecret {
         let what = format!("{KIND}/{namespace}/{SECRET}");
         let version = Version::of(&object.metadata, &what)?;
         let held = object.data.unwrap_or_default().remove(TOKEN_KEY);
-        let content = match held.map(|bytes| String::from_utf8(bytes.0).map_err(|error| Zeroizing::new(error.into_bytes()))) {
-            None => Content::Missing,
-            Some(Ok(text)) if text.is_empty() => Content::Empty,
-            Some(Ok(text)) => Content::Token(Secret::new(text)),
-            Some(Err(_)) => Content::Unreadable,
-        };
+        let content =
+            match held.map(|bytes| String::from_utf8(bytes.0).map_err(|error| Zeroizing::new(error.into_bytes()))) {
+                None => Content::Missing,
+                Some(Ok(text)) if text.is_empty() => Content::Empty,
+                Some(Ok(text)) => Content::Token(Secret::new(text)),
+                Some(Err(_)) => Content::Unreadable,
+            };
         let is_ours_by_type = object.type_.as_deref().is_none_or(|kind| kind == "Opaque");
         Ok(Self {
             mark: Mark::of(&object.metadata),
@@ -243,7 +244,8 @@ mod tests {
     #[test]
     fn what_is_no_token_and_what_cannot_be_written_to_is_told() {
         let read = |change: Value| {
-            let mut object = json!({ "metadata": { "namespace": "a", "uid": "u", "resourceVersion": "1" }, "type": "Opaque" });
+            let mut object =
+                json!({ "metadata": { "namespace": "a", "uid": "u", "resourceVersion": "1" }, "type": "Opaque" });
             object.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
             UserSecret::of(serde_json::from_value(object).unwrap()).unwrap()
         };

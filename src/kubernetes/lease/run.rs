@@ -52,7 +52,8 @@ impl Elector {
         let target = Target::object(GROUP, Some(&namespace), KIND, name)?;
         let (leads, receiver) = watch::channel(None);
         let (name, identity) = (name.to_owned(), identity.to_owned());
-        let elector = Self { cluster, target, namespace, name, identity, terms, clock, observed: None, is_sure: false, leads };
+        let elector =
+            Self { cluster, target, namespace, name, identity, terms, clock, observed: None, is_sure: false, leads };
         Ok((elector, Leadership(receiver)))
     }
 

@@ -143,11 +143,7 @@ impl State {
         Ok(Watch::new(&self.cluster, target, format!("labelSelector={label}")))
     }
 
-    async fn write(
-        &self,
-        index: usize,
-        mut decide: impl FnMut(&Shard) -> Entries,
-    ) -> Result<(), KubernetesError> {
+    async fn write(&self, index: usize, mut decide: impl FnMut(&Shard) -> Entries) -> Result<(), KubernetesError> {
         let _alone = self.writers[index].lock().await;
         for attempt in 0..ATTEMPTS {
             if attempt > 0 {
@@ -156,7 +152,8 @@ impl State {
             let found = self.read_shard(index).await?;
             let is_there = found.is_some();
             let shard = found.unwrap_or_default();
-            let edits: Entries = decide(&shard).into_iter().filter(|(place, edit)| shard.is_changed_by(place, edit)).collect();
+            let edits: Entries =
+                decide(&shard).into_iter().filter(|(place, edit)| shard.is_changed_by(place, edit)).collect();
             if edits.is_empty() {
                 return Ok(());
             }
@@ -177,7 +174,8 @@ impl State {
         let data: serde_json::Map<String, Value> =
             edits.iter().map(|(place, edit)| (place.slot.clone(), entry::encode(place, edit))).collect();
         let version = Watched::version(shard);
-        let body = json!({ "metadata": { "uid": version.uid, "resourceVersion": version.resource_version }, "data": data });
+        let body =
+            json!({ "metadata": { "uid": version.uid, "resourceVersion": version.resource_version }, "data": data });
         match self.cluster.merge::<core::Secret>(&target, &body).await {
             Ok(object) => {
                 let written = self.check(index, object)?;
@@ -203,7 +201,8 @@ impl State {
     /// Makes a part, empty. An apply, since a right to create by POST cannot be limited to a name; one that is there is left alone.
     async fn make_shard(&self, index: usize) -> Result<(), KubernetesError> {
         let labels = json!({ STATE_LABEL: self.name, SHARDS_LABEL: self.writers.len().to_string() });
-        let metadata = json!({ "name": self.shard_name(index), "namespace": self.cluster.namespace(), "labels": labels });
+        let metadata =
+            json!({ "name": self.shard_name(index), "namespace": self.cluster.namespace(), "labels": labels });
         let body = json!({ "apiVersion": "v1", "kind": "Secret", "type": "Opaque", "metadata": metadata });
         self.cluster.apply::<core::Secret>(&self.target(index)?, &body, false).await.map(|_| ())
     }

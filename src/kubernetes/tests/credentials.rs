@@ -50,7 +50,8 @@ async fn a_token_of_no_account_and_an_answer_without_one_are_errors() {
 }
 
 fn put(server: &ApiServer, text: &[u8]) {
-    let object = json!({ "kind": "Secret", "metadata": { "name": "api-key" }, "data": { "key": STANDARD.encode(text) } });
+    let object =
+        json!({ "kind": "Secret", "metadata": { "name": "api-key" }, "data": { "key": STANDARD.encode(text) } });
     server.put("api/v1", "secrets", Some("team-a"), &object);
 }
 

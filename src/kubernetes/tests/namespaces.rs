@@ -99,7 +99,8 @@ async fn the_fence_of_a_namespace_is_put_up_put_right_and_else_left_alone() {
     assert_eq!(role(&server)["rules"], grants::user_rules());
 
     let reader = server.get(RBAC, "roles", Some("team-a"), "postern-token-reader").unwrap();
-    let only = json!([{ "apiGroups": [""], "resources": ["secrets"], "resourceNames": ["access-token"], "verbs": ["get"] }]);
+    let only =
+        json!([{ "apiGroups": [""], "resources": ["secrets"], "resourceNames": ["access-token"], "verbs": ["get"] }]);
     assert_eq!(reader["rules"], only);
     let binding = server.get(RBAC, "rolebindings", Some("team-a"), "postern-user").unwrap();
     assert_eq!(binding["subjects"][0]["namespace"], "team-a");
@@ -111,5 +112,8 @@ async fn what_is_missing_in_our_rights_is_said() {
     let (server, cluster) = start().await;
     server.fail(None, "/roles/", Fault::Status(403, None), 1);
     let error = grants::ensure(&cluster, "team-a", &alice()).await.unwrap_err();
-    assert!(matches!(&error, KubernetesError::Forbidden { what, .. } if what == "roles/team-a/postern-user"), "{error}");
+    assert!(
+        matches!(&error, KubernetesError::Forbidden { what, .. } if what == "roles/team-a/postern-user"),
+        "{error}"
+    );
 }

@@ -100,12 +100,13 @@ async fn many_changes_cost_one_write_a_secret() {
     state.update_many(&keys, |key, _| Edit::Put(key.as_bytes().to_vec())).await.unwrap();
     let before = server.requests(&Method::PATCH, "").len();
     assert!(before <= usize::from(SHARDS) * 2, "{before}");
-    state.update_many(&keys, |key, value| {
-        assert_eq!(value, Some(key.as_bytes()));
-        Edit::Put(b"other".to_vec())
-    })
-    .await
-    .unwrap();
+    state
+        .update_many(&keys, |key, value| {
+            assert_eq!(value, Some(key.as_bytes()));
+            Edit::Put(b"other".to_vec())
+        })
+        .await
+        .unwrap();
     assert_eq!(server.requests(&Method::PATCH, "").len(), before + usize::from(SHARDS));
     assert_eq!(state.load().await.unwrap().len(), 200);
 }

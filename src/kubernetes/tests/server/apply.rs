@@ -56,9 +56,7 @@ pub(super) fn managed_fields(owners: &Owners) -> Value {
             }
         }
     }
-    let entry = |((manager, operation), fields): (&Owner, Value)| {
-        json!({ "manager": manager, "operation": operation, "fieldsType": "FieldsV1", "fieldsV1": fields })
-    };
+    let entry = |((manager, operation), fields): (&Owner, Value)| json!({ "manager": manager, "operation": operation, "fieldsType": "FieldsV1", "fieldsV1": fields });
     entries.into_iter().map(entry).collect()
 }
 
@@ -82,7 +80,8 @@ impl Store {
         if is_new && !meta["uid"].is_null() {
             return Err((409, status(409, "Conflict", &json!({}))));
         }
-        let bare = || json!({ "apiVersion": sent["apiVersion"], "kind": sent["kind"], "metadata": { "name": meta["name"] } });
+        let bare =
+            || json!({ "apiVersion": sent["apiVersion"], "kind": sent["kind"], "metadata": { "name": meta["name"] } });
         let before = found.unwrap_or_else(|| Stored { object: bare(), owners: Owners::new() });
         let (wanted, held) = (leaves(sent), leaves(&before.object));
         let mut after = before.clone();
@@ -104,7 +103,8 @@ impl Store {
         if !causes.is_empty() {
             return Err((409, status(409, "Conflict", &json!({ "causes": causes }))));
         }
-        let given_up: Vec<_> = after.owners.iter().filter(|(path, by)| by.contains(&me) && !wanted.contains_key(*path)).collect();
+        let given_up: Vec<_> =
+            after.owners.iter().filter(|(path, by)| by.contains(&me) && !wanted.contains_key(*path)).collect();
         for path in given_up.into_iter().map(|(path, _)| path.clone()).collect::<Vec<_>>() {
             let owners = after.owners.get_mut(&path).unwrap();
             owners.remove(&me);
@@ -113,7 +113,8 @@ impl Store {
                 set(&mut after.object, &path, None);
             }
         }
-        let is_stale = !meta["resourceVersion"].is_null() && meta["resourceVersion"] != before.object["metadata"]["resourceVersion"];
+        let is_stale = !meta["resourceVersion"].is_null()
+            && meta["resourceVersion"] != before.object["metadata"]["resourceVersion"];
         if is_stale && !is_new {
             return Err((409, status(409, "Conflict", &json!({}))));
         }

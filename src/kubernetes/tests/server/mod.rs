@@ -17,7 +17,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use route::Route;
 use serde_json::{Value, json};
-use std::convert::Infallible;
+use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use store::Store;
@@ -80,8 +80,11 @@ impl ApiServer {
             while let Ok((stream, _)) = listener.accept().await {
                 let (inner, changes, drops) = (Arc::clone(&served), changed.clone(), drops.clone());
                 connections.spawn(async move {
-                    let service = service_fn(move |request| answer(Arc::clone(&inner), drops.clone(), changes.clone(), request));
-                    let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+                    let service =
+                        service_fn(move |request| answer(Arc::clone(&inner), drops.clone(), changes.clone(), request));
+                    let _ = hyper::server::conn::http1::Builder::new()
+                        .serve_connection(TokioIo::new(stream), service)
+                        .await;
                 });
             }
         });
@@ -99,6 +102,12 @@ impl ApiServer {
             server.put("api/v1", "namespaces", None, &json!({ "metadata": { "name": name } }));
         }
         server
+    }
+
+    /// Ends it, and every connection to it.
+    pub(crate) async fn stop(mut self) {
+        self.task.abort();
+        let _ = (&mut self.task).await;
     }
 
     /// A connection as a client of it, whose own namespace is `postern`.
@@ -180,7 +189,7 @@ async fn answer(
     wake: watch::Sender<u64>,
     changes: watch::Receiver<u64>,
     request: Request<Incoming>,
-) -> Result<Response<Feed>, Infallible> {
+) -> io::Result<Response<Feed>> {
     let (head, body) = request.into_parts();
     let at = head.uri.path_and_query().unwrap().to_string();
     let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
@@ -197,7 +206,7 @@ async fn answer(
         Some(Fault::Status(status, after)) => return Ok(failure(status, after)),
         Some(Fault::Body(text)) => return Ok(Response::new(Feed::whole(text.as_bytes().to_vec()))),
         Some(Fault::Cut(status)) => return Ok(cut(status)),
-        Some(Fault::Closed) => return Ok(cut(0)),
+        Some(Fault::Closed) => return Err(io::Error::other("closed")),
         Some(Fault::Lost) | None => {}
     }
     let route = Route::parse(head.uri.path());
@@ -210,7 +219,7 @@ async fn answer(
     };
     wake.send_modify(|_| {});
     if matches!(fault, Some(Fault::Lost)) {
-        return Ok(cut(0));
+        return Err(io::Error::other("lost"));
     }
     Ok(answered.unwrap_or_else(|(status, told)| json_answer(status, &told)))
 }
@@ -218,7 +227,9 @@ async fn answer(
 impl Inner {
     fn next_fault(&mut self, method: &Method, at: &str) -> Option<Fault> {
         let is_meant = |ordered: &&mut Ordered| {
-            ordered.left > 0 && ordered.method.as_ref().is_none_or(|wanted| wanted == method) && at.contains(&ordered.path)
+            ordered.left > 0
+                && ordered.method.as_ref().is_none_or(|wanted| wanted == method)
+                && at.contains(&ordered.path)
         };
         let ordered = self.faults.iter_mut().find(is_meant)?;
         ordered.left -= 1;
@@ -244,13 +255,10 @@ fn failure(code: u16, after: Option<u64>) -> Response<Feed> {
     response
 }
 
-/// An answer that breaks off. Status 0: before anything of it is seen.
+/// An answer that breaks off in its body.
 fn cut(status: u16) -> Response<Feed> {
-    let first = if status == 0 { Bytes::new() } else { Bytes::from_static(b"{\"kind\":\"Stat") };
-    let mut response = Response::new(Feed::cut(first));
-    if status != 0 {
-        *response.status_mut() = StatusCode::from_u16(status).unwrap();
-    }
+    let mut response = Response::new(Feed::cut(Bytes::from_static(b"{\"kind\":\"Stat")));
+    *response.status_mut() = StatusCode::from_u16(status).unwrap();
     response
 }
 

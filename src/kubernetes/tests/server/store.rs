@@ -112,7 +112,9 @@ impl Store {
         let before = self.get(route);
         self.version += 1;
         let meta = &mut stored.object["metadata"];
-        let uid = before.as_ref().map_or_else(|| json!(format!("uid-{}", self.version)), |old| old["metadata"]["uid"].clone());
+        let uid = before
+            .as_ref()
+            .map_or_else(|| json!(format!("uid-{}", self.version)), |old| old["metadata"]["uid"].clone());
         meta["uid"] = uid;
         meta["resourceVersion"] = json!(self.version.to_string());
         meta["managedFields"] = managed_fields(&stored.owners);
@@ -122,7 +124,13 @@ impl Store {
         let kind = if before.is_some() { "MODIFIED" } else { "ADDED" };
         let object = stored.object.clone();
         self.objects.insert(route.clone(), stored);
-        self.events.push(Event { version: self.version, kind, route: Some(route.clone()), object: object.clone(), before });
+        self.events.push(Event {
+            version: self.version,
+            kind,
+            route: Some(route.clone()),
+            object: object.clone(),
+            before,
+        });
         object
     }
 
@@ -166,9 +174,8 @@ pub(super) fn query<'a>(at: &'a str, name: &str) -> Option<&'a str> {
 pub(super) fn is_selected(object: &Value, at: &str) -> bool {
     let decode = |text: &str| text.replace("%3D", "=").replace("%2F", "/");
     let meta = &object["metadata"];
-    let by_field = query(at, "fieldSelector").is_none_or(|wanted| {
-        meta["name"] == json!(decode(wanted).strip_prefix("metadata.name=").unwrap())
-    });
+    let by_field = query(at, "fieldSelector")
+        .is_none_or(|wanted| meta["name"] == json!(decode(wanted).strip_prefix("metadata.name=").unwrap()));
     let by_label = query(at, "labelSelector").is_none_or(|wanted| match decode(wanted).split_once('=') {
         Some((label, value)) => meta["labels"][label] == json!(value),
         None => !meta["labels"][&decode(wanted)].is_null(),
@@ -183,7 +190,8 @@ fn check(object: &Value, wanted: &Value) -> Result<(), (u16, Value)> {
 
 /// The times of a Lease must have six digits.
 fn check_lease(object: &Value) -> Result<(), (u16, Value)> {
-    let times = ["renewTime", "acquireTime"].map(|name| object["spec"][name].as_str().unwrap_or("2000-01-01T00:00:00.000000Z"));
+    let times =
+        ["renewTime", "acquireTime"].map(|name| object["spec"][name].as_str().unwrap_or("2000-01-01T00:00:00.000000Z"));
     let is_exact = times.iter().all(|time| time.len() == 27);
     if object["kind"] != "Lease" || is_exact { Ok(()) } else { Err((400, status(400, "BadRequest", &json!({})))) }
 }
