@@ -1,6 +1,6 @@
 //! Tokens of ServiceAccounts, and credentials that lie in a Secret.
 
-use super::server::{ApiServer, Fault, eventually};
+use super::server::{ApiServer, Fault, eventually, in_time};
 use super::start;
 use crate::base::secret::Secret;
 use crate::kubernetes::KubernetesError;
@@ -60,7 +60,7 @@ fn known(text: &str) -> Value {
 }
 
 async fn becomes(value: &mut watch::Receiver<Value>, wanted: &Value) {
-    value.wait_for(|value| value == wanted).await.unwrap();
+    in_time(value.wait_for(|value| value == wanted)).await.unwrap();
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! Watches: nothing is missed, nothing is told twice.
 
-use super::server::{ApiServer, Fault, eventually};
+use super::server::{ApiServer, Fault, eventually, in_time};
 use super::{alice, start};
 use crate::kubernetes::{Change, Cluster, KubernetesError, Namespace, Namespaces, UserSecret, Watch};
 use http::Method;
@@ -24,7 +24,7 @@ fn watch(cluster: &Cluster) -> mpsc::Receiver<Change<UserSecret>> {
 
 /// What is told next, in short.
 async fn next(changes: &mut mpsc::Receiver<Change<UserSecret>>) -> String {
-    match changes.recv().await.expect("the watch goes on") {
+    match in_time(changes.recv()).await.expect("the watch goes on") {
         Change::Seen(secret) => format!("seen {}", secret.namespace),
         Change::Gone(key) => format!("gone {key}"),
         Change::Synced => "synced".to_owned(),
@@ -135,9 +135,7 @@ async fn a_bookmark_moves_the_position_so_that_quiet_objects_need_no_new_list() 
     expect(&mut changes, &["seen team-b"]).await;
     server.bookmark();
     server.compact();
-    // The bookmark is read, as the next position shows.
     let before = watches(&server)[0].clone();
-    tokio::task::yield_now().await;
     server.drop_watches();
     expect(&mut changes, &["interrupted", "synced"]).await;
     put(&server, "team-b", "eQ==");

@@ -10,29 +10,45 @@ use tokio::sync::mpsc;
 /// A body that is fed.
 pub(in super::super) struct Feed(mpsc::UnboundedReceiver<io::Result<Bytes>>);
 
+/// Who feeds it.
+pub(super) struct Feeder(mpsc::UnboundedSender<io::Result<Bytes>>);
+
+impl Feeder {
+    pub(super) fn send(&self, bytes: Bytes) -> Result<(), mpsc::error::SendError<io::Result<Bytes>>> {
+        self.0.send(Ok(bytes))
+    }
+
+    pub(super) async fn closed(&self) {
+        self.0.closed().await;
+    }
+
+    /// Ends the connection after what was sent.
+    pub(super) async fn cut(self) {
+        // Later: what is not flushed when a body fails is not sent at all.
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        let _ = self.0.send(Err(io::Error::other("cut off")));
+    }
+}
+
 impl Feed {
-    pub(super) fn channel() -> (mpsc::UnboundedSender<io::Result<Bytes>>, Self) {
+    pub(super) fn channel() -> (Feeder, Self) {
         let (sender, receiver) = mpsc::unbounded_channel();
-        (sender, Self(receiver))
+        (Feeder(sender), Self(receiver))
     }
 
     pub(super) fn whole(bytes: Vec<u8>) -> Self {
-        let (sender, feed) = Self::channel();
-        let _ = sender.send(Ok(bytes.into()));
+        let (feeder, feed) = Self::channel();
+        let _ = feeder.send(bytes.into());
         feed
     }
 
     /// `first`, and then the end of the connection.
     pub(super) fn cut(first: Bytes) -> Self {
-        let (sender, feed) = Self::channel();
-        let _ = sender.send(Ok(first));
-        // Later: what is not flushed when a body fails is not sent at all.
-        tokio::spawn(async move {
-            for _ in 0..10 {
-                tokio::task::yield_now().await;
-            }
-            let _ = sender.send(Err(io::Error::other("cut off")));
-        });
+        let (feeder, feed) = Self::channel();
+        let _ = feeder.send(first);
+        tokio::spawn(feeder.cut());
         feed
     }
 }

@@ -272,3 +272,8 @@ pub(crate) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     }
     panic!("it never came to pass: {what}");
 }
+
+/// What comes of waiting; a test that waits in vain fails by this.
+pub(crate) async fn in_time<T>(what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(60), what).await.expect("it never came to pass")
+}

@@ -7,7 +7,6 @@ use super::{Inner, failure};
 use bytes::Bytes;
 use http::Response;
 use serde_json::{Value, json};
-use std::io;
 use std::sync::{Arc, Mutex};
 use tokio::sync::watch;
 
@@ -26,6 +25,7 @@ pub(super) fn open(
     let opened = *changes.borrow_and_update();
     tokio::spawn(async move {
         loop {
+            let is_dropped = *changes.borrow_and_update() != opened;
             let events: Vec<Event> = {
                 let inner = inner.lock().unwrap();
                 inner.store.events.iter().filter(|event| event.version > told).cloned().collect()
@@ -33,18 +33,19 @@ pub(super) fn open(
             for event in events {
                 told = event.version;
                 if let Some(line) = line(&event, &route, &at)
-                    && feed.send(Ok(line)).is_err()
+                    && feed.send(line).is_err()
                 {
                     return;
                 }
             }
+            if is_dropped {
+                // What happened before is told before.
+                feed.cut().await;
+                return;
+            }
             tokio::select! {
                 () = feed.closed() => return,
                 changed = changes.changed() => if changed.is_err() { return },
-            }
-            if *changes.borrow() != opened {
-                let _ = feed.send(Err(io::Error::other("dropped")));
-                return;
             }
         }
     });
