@@ -39,7 +39,7 @@
 //! |---|---|
 //! | 0 | [`base`] |
 //! | 1 | [`config`], [`telemetry`] |
-//! | 2 | [`issuer`], [`upstream`], [`token_service`], [`router`] |
+//! | 2 | [`issuer`], [`upstream`], [`token_service`], [`router`], [`kubernetes`] |
 //! | 3 | [`users`] |
 //! | 4 | [`identity`] |
 //! | 5 | [`watch`], [`endpoints`], [`delivery`], [`broker`] |
@@ -60,6 +60,7 @@ pub mod config;
 pub mod telemetry;
 
 pub mod issuer;
+pub mod kubernetes;
 pub mod router;
 pub mod token_service;
 pub mod upstream;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 const LEVELS: &[&[&str]] = &[
     &["base"],
     &["config", "telemetry"],
-    &["issuer", "upstream", "token_service", "router"],
+    &["issuer", "upstream", "token_service", "router", "kubernetes"],
     &["users"],
     &["identity"],
     &["watch", "endpoints", "delivery", "broker"],

@@ -1,0 +1,279 @@
+//! A fake API server on a real socket: only the wire. Objects with resource versions and field owners, watches that can be dropped,
+//! and faults that a test orders.
+
+mod apply;
+mod body;
+mod route;
+mod store;
+mod watching;
+
+use crate::kubernetes::{Access, Cluster};
+use body::Feed;
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use route::Route;
+use serde_json::{Value, json};
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use store::Store;
+use tokio::sync::watch;
+
+/// What happens to a request instead of an answer.
+#[derive(Debug, Clone)]
+pub(crate) enum Fault {
+    /// This status, with a body of that kind and perhaps `Retry-After`.
+    Status(u16, Option<u64>),
+    /// This text as the body of a 200.
+    Body(&'static str),
+    /// The head of this status; then the connection ends in the middle of the body.
+    Cut(u16),
+    /// Done, and then not answered.
+    Lost,
+    /// Not answered and not done.
+    Closed,
+}
+
+struct Ordered {
+    method: Option<Method>,
+    path: String,
+    fault: Fault,
+    left: usize,
+}
+
+pub(super) struct Inner {
+    pub(super) store: Store,
+    faults: Vec<Ordered>,
+    requests: Vec<(Method, String)>,
+    token: Option<String>,
+}
+
+/// The server; it ends when it is dropped.
+pub(crate) struct ApiServer {
+    inner: Arc<Mutex<Inner>>,
+    /// Told of each change, and counted up to drop all watches.
+    changes: watch::Sender<u64>,
+    directory: tempfile::TempDir,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for ApiServer {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl ApiServer {
+    pub(crate) async fn start() -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let inner = Inner { store: Store::default(), faults: Vec::new(), requests: Vec::new(), token: None };
+        let inner = Arc::new(Mutex::new(inner));
+        let (changes, changed) = watch::channel(0);
+        let (served, drops) = (Arc::clone(&inner), changes.clone());
+        let task = tokio::spawn(async move {
+            let mut connections = tokio::task::JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                let (inner, changes, drops) = (Arc::clone(&served), changed.clone(), drops.clone());
+                connections.spawn(async move {
+                    let service =
+                        service_fn(move |request| answer(Arc::clone(&inner), drops.clone(), changes.clone(), request));
+                    let _ = hyper::server::conn::http1::Builder::new()
+                        .serve_connection(TokioIo::new(stream), service)
+                        .await;
+                });
+            }
+        });
+        let directory = tempfile::tempdir().unwrap();
+        let kubeconfig = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "fake",
+            "clusters": [{ "name": "fake", "cluster": { "server": format!("http://{address}") } }],
+            "users": [{ "name": "fake", "user": { "tokenFile": directory.path().join("token") } }],
+            "contexts": [{ "name": "fake", "context": { "cluster": "fake", "user": "fake", "namespace": "postern" } }],
+        });
+        std::fs::write(directory.path().join("kubeconfig"), kubeconfig.to_string()).unwrap();
+        std::fs::write(directory.path().join("token"), "first").unwrap();
+        let server = Self { inner, changes, directory, task };
+        for name in ["postern", "team-a", "team-b"] {
+            server.put("api/v1", "namespaces", None, &json!({ "metadata": { "name": name } }));
+        }
+        server
+    }
+
+    /// Ends it, and every connection to it.
+    pub(crate) async fn stop(mut self) {
+        self.task.abort();
+        let _ = (&mut self.task).await;
+    }
+
+    /// A connection as a client of it, whose own namespace is `postern`.
+    pub(crate) async fn connect(&self) -> Cluster {
+        Cluster::connect(Access::Kubeconfig(self.directory.path().join("kubeconfig"))).await.unwrap()
+    }
+
+    /// Writes what clients read their token from.
+    pub(crate) fn write_token(&self, token: &str) {
+        std::fs::write(self.directory.path().join("token"), token).unwrap();
+    }
+
+    /// Refuses every other token from now on.
+    pub(crate) fn accept_only(&self, token: &str) {
+        self.inner.lock().unwrap().token = Some(token.to_owned());
+    }
+
+    /// Orders a fault for the next `times` requests of `method` whose path and query hold `path`.
+    pub(crate) fn fail(&self, method: Option<Method>, path: &str, fault: Fault, times: usize) {
+        let ordered = Ordered { method, path: path.to_owned(), fault, left: times };
+        self.inner.lock().unwrap().faults.push(ordered);
+    }
+
+    /// Ends what [`Self::fail`] ordered.
+    pub(crate) fn heal(&self) {
+        self.inner.lock().unwrap().faults.clear();
+    }
+
+    /// The requests of this method whose path and query hold `path`.
+    pub(crate) fn requests(&self, method: &Method, path: &str) -> Vec<String> {
+        let inner = self.inner.lock().unwrap();
+        let wanted = inner.requests.iter().filter(|(asked, at)| asked == method && at.contains(path));
+        wanted.map(|(_, at)| at.clone()).collect()
+    }
+
+    /// Makes or overwrites an object as somebody else does, with a tool that calls itself `kubectl-edit`.
+    pub(crate) fn put(&self, group: &str, kind: &str, namespace: Option<&str>, object: &Value) -> Value {
+        let name = object["metadata"]["name"].as_str().unwrap();
+        let route = Route::object(group, kind, namespace, name);
+        let written = self.inner.lock().unwrap().store.overwrite(&route, object, "kubectl-edit");
+        self.wake();
+        written
+    }
+
+    /// An object as it is.
+    pub(crate) fn get(&self, group: &str, kind: &str, namespace: Option<&str>, name: &str) -> Option<Value> {
+        self.inner.lock().unwrap().store.get(&Route::object(group, kind, namespace, name))
+    }
+
+    /// Deletes an object as somebody else does.
+    pub(crate) fn remove(&self, group: &str, kind: &str, namespace: Option<&str>, name: &str) {
+        self.inner.lock().unwrap().store.remove(&Route::object(group, kind, namespace, name));
+        self.wake();
+    }
+
+    /// Forgets all events until now: a watch from before gets 410.
+    pub(crate) fn compact(&self) {
+        self.inner.lock().unwrap().store.compact();
+    }
+
+    /// Tells all watches how far they are.
+    pub(crate) fn bookmark(&self) {
+        self.inner.lock().unwrap().store.bookmark();
+        self.wake();
+    }
+
+    /// Cuts all open watches off.
+    pub(crate) fn drop_watches(&self) {
+        self.changes.send_modify(|drops| *drops += 1);
+    }
+
+    fn wake(&self) {
+        self.changes.send_modify(|_| {});
+    }
+}
+
+async fn answer(
+    inner: Arc<Mutex<Inner>>,
+    wake: watch::Sender<u64>,
+    changes: watch::Receiver<u64>,
+    request: Request<Incoming>,
+) -> io::Result<Response<Feed>> {
+    let (head, body) = request.into_parts();
+    let at = head.uri.path_and_query().unwrap().to_string();
+    let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+    let fault = {
+        let mut inner = inner.lock().unwrap();
+        inner.requests.push((head.method.clone(), at.clone()));
+        let token = head.headers.get("authorization").and_then(|value| value.to_str().ok()).unwrap_or_default();
+        match &inner.token {
+            Some(wanted) if token != format!("Bearer {wanted}") => Some(Fault::Cut(401)),
+            _ => inner.next_fault(&head.method, &at),
+        }
+    };
+    match fault {
+        Some(Fault::Status(status, after)) => return Ok(failure(status, after)),
+        Some(Fault::Body(text)) => return Ok(Response::new(Feed::whole(text.as_bytes().to_vec()))),
+        Some(Fault::Cut(status)) => return Ok(cut(status)),
+        Some(Fault::Closed) => return Err(io::Error::other("closed")),
+        Some(Fault::Lost) | None => {}
+    }
+    let route = Route::parse(head.uri.path());
+    if head.method == Method::GET && at.contains("watch=true") {
+        return Ok(watching::open(inner, changes, &route, &at));
+    }
+    let answered = {
+        let mut inner = inner.lock().unwrap();
+        inner.store.handle(&head.method, &route, &at, &body)
+    };
+    wake.send_modify(|_| {});
+    if matches!(fault, Some(Fault::Lost)) {
+        return Err(io::Error::other("lost"));
+    }
+    Ok(answered.unwrap_or_else(|(status, told)| json_answer(status, &told)))
+}
+
+impl Inner {
+    fn next_fault(&mut self, method: &Method, at: &str) -> Option<Fault> {
+        let is_meant = |ordered: &&mut Ordered| {
+            ordered.left > 0
+                && ordered.method.as_ref().is_none_or(|wanted| wanted == method)
+                && at.contains(&ordered.path)
+        };
+        let ordered = self.faults.iter_mut().find(is_meant)?;
+        ordered.left -= 1;
+        Some(ordered.fault.clone())
+    }
+}
+
+pub(super) fn json_answer(status: u16, value: &Value) -> Response<Feed> {
+    let mut response = Response::new(Feed::whole(value.to_string().into_bytes()));
+    *response.status_mut() = StatusCode::from_u16(status).unwrap();
+    response
+}
+
+pub(super) fn status(code: u16, reason: &str, details: &Value) -> Value {
+    json!({ "kind": "Status", "status": "Failure", "code": code, "reason": reason, "message": reason, "details": details })
+}
+
+fn failure(code: u16, after: Option<u64>) -> Response<Feed> {
+    let mut response = json_answer(code, &status(code, "", &json!({})));
+    if let Some(after) = after {
+        response.headers_mut().insert("retry-after", after.into());
+    }
+    response
+}
+
+/// An answer that breaks off in its body.
+fn cut(status: u16) -> Response<Feed> {
+    let mut response = Response::new(Feed::cut(Bytes::from_static(b"{\"kind\":\"Stat")));
+    *response.status_mut() = StatusCode::from_u16(status).unwrap();
+    response
+}
+
+/// Waits until something holds; a test that waits in vain fails by this.
+pub(crate) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    for _ in 0..6_000 {
+        if holds() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("it never came to pass: {what}");
+}
+
+/// What comes of waiting; a test that waits in vain fails by this.
+pub(crate) async fn in_time<T>(what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(60), what).await.expect("it never came to pass")
+}
