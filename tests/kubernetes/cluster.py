@@ -135,7 +135,7 @@ class Caller:
             self._write_kubeconfig()
         environment = {**os.environ, "KUBECONFIG": str(self._kubeconfig), "HOME": str(self._cluster.folder)}
         done = subprocess.run(
-            ["kubectl", *map(str, arguments)], env=environment, input=stdin, capture_output=True, text=True, timeout=60
+            ["kubectl", *map(str, arguments)], env=environment, input=stdin, capture_output=True, text=True, timeout=300
         )
         assert done.returncode == 0 or not check, f"kubectl {arguments}: {done.stderr}"
         return done
@@ -220,6 +220,10 @@ def pod(name="pod", account="default", **spec):
         "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name},
         "spec": {"serviceAccountName": account, "containers": [container], **spec},
     }  # fmt: skip
+
+
+def service_account(name):
+    return {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name}, "automountServiceAccountToken": False}
 
 
 def role_binding(name, role, subjects):

@@ -8,7 +8,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "keycloak"))  # wha
 
 import pytest  # noqa: E402
 import web  # noqa: E402
-from cluster import BASE, RBAC, WEBHOOK, Caller, Cluster, namespace, role_binding, secret, token_of  # noqa: E402
+from cluster import BASE, RBAC, WEBHOOK, Caller, Cluster  # noqa: E402
+from cluster import namespace, role_binding, secret, service_account, token_of  # noqa: E402
 from counting import *  # noqa: E402, F403  the hooks of pytest
 
 TOKEN = "the-token-of-alice"
@@ -89,7 +90,3 @@ def foreign(cluster, admin):
     made = admin.create(f"/api/v1/namespaces/{name}/serviceaccounts", service_account("postern-user"))
     assert made.status == 201, made
     return name
-
-
-def service_account(name):
-    return {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name}, "automountServiceAccountToken": False}

@@ -24,7 +24,7 @@ def one(objects, kind, name):
     return next(each for each in objects if (each["kind"], each["metadata"]["name"]) == (kind, name))
 
 
-@pytest.mark.parametrize("way", [[], ["--server-side", "--force-conflicts"]])
+@pytest.mark.parametrize("way", [[], ["--server-side", "--force-conflicts", "--field-manager=suite"]])
 def test_every_manifest_passes_a_dry_run(admin, objects, way):
     done = admin.kubectl("apply", *way, "--dry-run=server", "-k", BASE)
     assert len(done.stdout.splitlines()) == len(objects) > 35

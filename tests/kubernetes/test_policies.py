@@ -5,7 +5,7 @@ import uuid
 import pytest
 import web
 from cluster import LABEL, RBAC, SUBJECT, WEBHOOK, Caller
-from cluster import namespace, pod, refused, request_token, role_binding, secret, token_of
+from cluster import namespace, pod, refused, request_token, role_binding, secret, service_account, token_of
 from conftest import BOUND
 
 
@@ -70,7 +70,7 @@ def test_nothing_is_written_into_a_namespace_that_is_no_users(token_service, unm
             token_service.apply(f"{inside}/secrets/access-token", secret("access-token", AUTH_TOKEN="y"), "&force=true"),
             token_service.apply(f"{inside}/secrets/postern-session", secret("postern-session")),
             token_service.delete(f"{inside}/secrets/access-token"),
-            token_service.apply(f"{inside}/serviceaccounts/postern-user", {"apiVersion": "v1", "kind": "ServiceAccount"}),
+            token_service.apply(f"{inside}/serviceaccounts/postern-user", service_account("postern-user")),
             token_service.apply(
                 f"{RBAC}/namespaces/{name}/rolebindings/postern-user",
                 role_binding("postern-user", "postern-user", [(name, "postern-user")]),
@@ -150,7 +150,7 @@ def test_a_token_dies_with_the_session(cluster, gateway, token_service):
     place = cluster.new_namespace("carol", mark="carol")
     inside = f"/api/v1/namespaces/{place}"
     token_service.apply(f"{inside}/secrets/postern-session", secret("postern-session"))
-    token_service.apply(f"{inside}/serviceaccounts/postern-user", {"apiVersion": "v1", "kind": "ServiceAccount"})
+    token_service.apply(f"{inside}/serviceaccounts/postern-user", service_account("postern-user"))
     caller = Caller(cluster, "carol", token_of(gateway, place, "postern-user", boundObjectRef=BOUND))
     assert caller.get(f"{inside}/pods").status == 403, "known, and without any right"
     assert token_service.delete(f"{inside}/secrets/postern-session").status == 200

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from cluster import RBAC, namespace, pod, refused, request_token, role_binding, secret
+from cluster import RBAC, namespace, pod, refused, request_token, role_binding, secret, service_account
 
 LIST = Path(__file__).with_name("rights.txt")
 BY_NAME = "fieldSelector=metadata.name%3Daccess-token"
@@ -152,7 +152,7 @@ def test_neither_role_makes_itself_anybody_else(request, home, who):
 def test_the_token_service_makes_no_tokens_and_takes_no_other_account(token_service, home):
     refused(request_token(token_service, home, "postern-user"))
     path = f"/api/v1/namespaces/{home}/serviceaccounts"
-    refused(token_service.apply(f"{path}/other", {"apiVersion": "v1", "kind": "ServiceAccount"}))
+    refused(token_service.apply(f"{path}/other", service_account("other")))
     refused(token_service.merge(f"{path}/default", {"secrets": []}))
 
 
