@@ -24,6 +24,10 @@ WEBHOOK = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/p
 # The mark of a user's namespace: a label that can be selected, and annotations that say whose it is.
 LABEL, ISSUER, SUBJECT = "postern.dev/user", "postern.dev/issuer", "postern.dev/subject"
 
+# What lies in one: a token, as readers find it, and what the tokens of a user's kubectl are bound to.
+TOKEN = "the-token-of-alice"
+BOUND = {"apiVersion": "v1", "kind": "Secret", "name": "postern-session"}
+
 
 class Answer(web.Answer):
     """What the API server answered."""
@@ -39,6 +43,7 @@ class Cluster:
 
     def __init__(self, folder):
         self.folder = folder
+        self.admin = None
         self._process = None
         self._namespaces = []
 
@@ -78,7 +83,7 @@ class Cluster:
         kubectl("create", "clusterrolebinding", name, "--clusterrole=cluster-admin",
                 f"--serviceaccount=postern-disposable:{name}")  # fmt: skip
         token = kubectl("-n", "postern-disposable", "create", "token", name, "--duration=4h").strip()
-        self.admin = Caller(self, "admin", token)
+        self.admin = Caller(self, name, token)
 
     def _connect(self, server, authority):
         self.server, self.authority = server, authority
@@ -92,8 +97,9 @@ class Cluster:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
-        elif self._namespaces:  # Of somebody else's cluster nothing but the base is left.
-            self.admin.kubectl("delete", "namespace", "--wait=false", "--ignore-not-found", *self._namespaces)
+        elif self.admin:  # In somebody else's cluster the base alone is left.
+            self.admin.kubectl("delete", "namespace", "--wait=false", "--ignore-not-found", "none", *self._namespaces)
+            self.admin.kubectl("-n", "postern-disposable", "delete", f"serviceaccount/{self.admin.name}")
 
     def account(self, namespace, name, **spec):
         """A caller with a token of a ServiceAccount, made by the administrator. `spec` is that of the TokenRequest."""

@@ -8,12 +8,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "keycloak"))  # wha
 
 import pytest  # noqa: E402
 import web  # noqa: E402
-from cluster import BASE, RBAC, WEBHOOK, Caller, Cluster  # noqa: E402
+from cluster import BASE, BOUND, RBAC, TOKEN, WEBHOOK, Caller, Cluster  # noqa: E402
 from cluster import namespace, role_binding, secret, service_account, token_of  # noqa: E402
 from counting import *  # noqa: E402, F403  the hooks of pytest
-
-TOKEN = "the-token-of-alice"
-BOUND = {"apiVersion": "v1", "kind": "Secret", "name": "postern-session"}
 
 
 @pytest.fixture(scope="session")

@@ -4,9 +4,8 @@ import uuid
 
 import pytest
 import web
-from cluster import LABEL, RBAC, SUBJECT, WEBHOOK, Caller
+from cluster import BOUND, LABEL, RBAC, SUBJECT, WEBHOOK, Caller
 from cluster import namespace, pod, refused, request_token, role_binding, secret, service_account, token_of
-from conftest import BOUND
 
 
 @pytest.fixture
@@ -155,7 +154,7 @@ def test_a_token_dies_with_the_session(cluster, gateway, token_service):
     assert caller.get(f"{inside}/pods").status == 403, "known, and without any right"
     assert token_service.delete(f"{inside}/secrets/postern-session").status == 200
     # The API server remembers a token for ten seconds.
-    web.eventually("the token is dead", lambda: caller.get(f"{inside}/pods").status == 401, limit=15)
+    web.eventually("the token is dead", lambda: caller.get(f"{inside}/pods").status == 401)
     assert request_token(gateway, place, "postern-user", boundObjectRef=BOUND).status == 404
 
 

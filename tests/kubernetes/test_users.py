@@ -3,8 +3,7 @@
 import base64
 
 import pytest
-from cluster import RBAC, pod, refused, request_token, role_binding, secret
-from conftest import TOKEN
+from cluster import RBAC, TOKEN, pod, refused, request_token, role_binding, secret
 
 
 @pytest.fixture(scope="module")
