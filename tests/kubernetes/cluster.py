@@ -97,9 +97,9 @@ class Cluster:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
-        elif self.admin:  # In somebody else's cluster the base alone is left.
+        elif self.admin:  # In somebody else's cluster the base is left, and an account without rights.
             self.admin.kubectl("delete", "namespace", "--wait=false", "--ignore-not-found", "none", *self._namespaces)
-            self.admin.kubectl("-n", "postern-disposable", "delete", f"serviceaccount/{self.admin.name}")
+            self.admin.kubectl("delete", "clusterrolebinding", self.admin.name)
 
     def account(self, namespace, name, **spec):
         """A caller with a token of a ServiceAccount, made by the administrator. `spec` is that of the TokenRequest."""
