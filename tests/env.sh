@@ -1,7 +1,7 @@
 # What the suites and benches share: where things are, and how they are found or made. Sourced, not run.
 #
 #   POSTERN         the binary to test; default: this checkout's release build, brought up to date first
-#   POSTERN_CACHE   downloads and Python environments; default ~/.cache/postern
+#   POSTERN_CACHE   downloads, Python environments and the API server; default ~/.cache/postern
 #   CI              set in CI: what cannot run there has failed
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -33,6 +33,27 @@ need_venv() {
     export PYTHONDONTWRITEBYTECODE=1
 }
 
+# skip REASON: ends the suite as one that could not run, in place of this shell.
+skip() { echo "SKIPPED: the suite did not run: $1"; exit 77; }
+
+# The Kubernetes API server of the tests, absolute, in APISERVER. Changed sources make a new one; old ones are removed.
+need_apiserver() {
+    local sources=$root/tests/apiserver digest
+    digest=$(cd "$sources" && cat -- build.sh go.mod go.sum *.go | sha256sum | cut -c1-12)
+    APISERVER=$cache/apiserver-$digest
+    mkdir -p "$cache"
+    (
+        flock 9
+        [ -x "$APISERVER" ] && exit 0
+        echo "building the Kubernetes API server: several minutes the first time" >&2
+        "$sources/build.sh" "$APISERVER.new" && rm -f "$cache"/apiserver-???????????? && mv "$APISERVER.new" "$APISERVER"
+    ) 9>"$cache/apiserver.lock" || return 1
+    export APISERVER
+}
+
+# Whether need_apiserver can do it: Go is there, and new enough for the sources.
+can_build_apiserver() { command -v go >/dev/null && (cd "$root/tests/apiserver" && go list -m >/dev/null 2>&1); }
+
 # need_programs PROGRAM[=PACKAGE]…: each is on the PATH, or is installed from the system's packages.
 need_programs() {
     local entry missing=()
@@ -49,14 +70,19 @@ need_programs() {
     apt-get update -qq >&2 && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "${missing[@]}" >&2
 }
 
-# run_pytest FOLDER [ARGUMENTS]: runs the tests of a folder that need the real Keycloak, in place of this shell.
-run_pytest() {
-    local folder=$1 tool
-    shift
-    skip() { echo "SKIPPED: the suite in $folder did not run: $1"; exit 77; }
-    for tool in java mvn python3 flock; do
-        command -v $tool >/dev/null || skip "\`$tool\` is missing"
+# need_tools TOOL…: skips the suite where one is missing.
+need_tools() {
+    local tool
+    for tool in "$@"; do
+        command -v "$tool" >/dev/null || skip "\`$tool\` is missing"
     done
+}
+
+# run_pytest FOLDER [ARGUMENTS]: runs the tests of a folder, in place of this shell.
+run_pytest() {
+    local folder=$1
+    shift
+    need_tools python3 flock
     python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || skip "Python 3.11 or newer is missing"
     python3 -c 'import venv, ensurepip' 2>/dev/null || skip "Python's \`venv\` module is missing (Debian: python3-venv)"
     need_postern

@@ -4,4 +4,5 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../env.sh"
 
+need_tools java mvn
 run_pytest tests/keycloak "$@"

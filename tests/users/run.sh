@@ -8,4 +8,5 @@ source "$(dirname "${BASH_SOURCE[0]}")/../env.sh"
 # Debian from starting a service of its own at the installation.
 RUNLEVEL=1 need_programs slapd ldapmodify=ldap-utils ||
     echo "WARNING: there is no slapd: nothing is known about users from a directory" >&2
+need_tools java mvn
 run_pytest tests/users "$@"

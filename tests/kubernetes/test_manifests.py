@@ -1,0 +1,158 @@
+"""deploy/kubernetes as the API server sees it, with the checks of a real one."""
+
+import base64
+import json
+import os
+import re
+import subprocess
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from cluster import BASE, LABEL, ROOT, WEBHOOK, pod, refused
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+
+@pytest.fixture(scope="module")
+def objects(admin):
+    """What the base holds, as it is stored."""
+    return json.loads(admin.kubectl("get", "-k", BASE, "-o", "json").stdout)["items"]
+
+
+def one(objects, kind, name):
+    return next(each for each in objects if (each["kind"], each["metadata"]["name"]) == (kind, name))
+
+
+@pytest.mark.parametrize("way", [[], ["--server-side", "--force-conflicts", "--field-manager=suite"]])
+def test_every_manifest_passes_a_dry_run(admin, objects, way):
+    done = admin.kubectl("apply", *way, "--dry-run=server", "-k", BASE)
+    assert len(done.stdout.splitlines()) == len(objects) > 35
+    assert done.stdout.count("server dry run") == len(objects), done.stdout
+    assert not done.stderr, f"the API server warns: {done.stderr}"
+
+
+def test_applying_it_again_changes_nothing(admin, objects):
+    admin.kubectl("apply", "-k", BASE)
+    again = json.loads(admin.kubectl("get", "-k", BASE, "-o", "json").stdout)["items"]
+
+    def versions(items):
+        return {(each["kind"], each["metadata"]["name"]): each["metadata"]["resourceVersion"] for each in items}
+
+    assert versions(again) == versions(objects)
+
+
+def test_the_namespace_of_postern_is_no_users(objects):
+    assert not [each["metadata"]["name"] for each in objects if LABEL in each["metadata"].get("labels", {})]
+
+
+@pytest.mark.parametrize("name", ["postern-gateway", "postern-token-service"])
+def test_pods_of_both_roles_need_no_more_than_restricted_allows(admin, objects, name):
+    template = one(objects, "Deployment", name)["spec"]["template"]
+    made = {"apiVersion": "v1", "kind": "Pod", "metadata": {**template["metadata"], "name": name}, "spec": template["spec"]}
+    path = "/api/v1/namespaces/postern/pods?dryRun=All"
+    answer = admin.create(path, made)
+    assert answer.status == 201, answer
+    container = made["spec"]["containers"][0]
+    assert container["securityContext"]["readOnlyRootFilesystem"] and container["resources"]["limits"]["memory"]
+    assert {"livenessProbe", "readinessProbe"} <= container.keys()
+    del container["securityContext"]
+    assert "restricted" in refused(admin.create(path, made)).message
+
+
+def test_whatever_selects_pods_selects_them(objects):
+    """A Service, a budget or a policy that selects nobody looks like one that works."""
+    pods = [each["spec"]["template"]["metadata"]["labels"] for each in objects if each["kind"] == "Deployment"]
+    selectors = []
+    for each in objects:
+        if each["kind"] == "Service":
+            selectors.append(each["spec"]["selector"])
+        elif each["kind"] == "PodDisruptionBudget":
+            selectors.append(each["spec"]["selector"]["matchLabels"])
+        elif each["kind"] == "NetworkPolicy":
+            selectors.append(each["spec"]["podSelector"].get("matchLabels", {}))
+    assert len(selectors) == 7
+    for selector in selectors:
+        assert any(selector.items() <= labels.items() for labels in pods), selector
+
+
+def test_each_policy_is_bound_and_refuses(objects):
+    def of(kind):
+        return [each for each in objects if each["kind"] == kind]
+
+    policies = {each["metadata"]["name"]: each["spec"]["failurePolicy"] for each in of("ValidatingAdmissionPolicy")}
+    assert len(policies) == 8 and set(policies.values()) == {"Fail"}
+    bindings = [each["spec"] for each in of("ValidatingAdmissionPolicyBinding")]
+    actions = {binding["policyName"]: binding["validationActions"] for binding in bindings}
+    assert actions == {name: ["Deny"] for name in policies}
+
+
+def test_applying_it_again_keeps_the_authority_of_the_webhook(admin, token_service):
+    hook = admin.get(WEBHOOK).json["webhooks"][0]
+    authority = admin.get("/api/v1/namespaces/default/configmaps/kube-root-ca.crt").json["data"]["ca.crt"]
+    bundle = base64.b64encode(authority.encode()).decode()
+    hook["clientConfig"]["caBundle"] = bundle
+    written = token_service.merge(WEBHOOK, {"webhooks": [hook]})
+    assert written.status == 200, written
+    admin.kubectl("apply", "-k", BASE)
+    assert admin.get(WEBHOOK).json["webhooks"][0]["clientConfig"]["caBundle"] == bundle
+    admin.kubectl("apply", "--server-side", "--force-conflicts", "-k", BASE)
+    assert admin.get(WEBHOOK).json["webhooks"][0]["clientConfig"]["caBundle"] == bundle
+
+
+def test_the_webhook_is_asked_about_pods_that_want_the_token_and_about_no_others(admin, home):
+    """Nobody answers here, so whoever is asked about is refused."""
+
+    def made(place, annotations):
+        body = pod()
+        body["metadata"]["annotations"] = annotations
+        return admin.create(f"/api/v1/namespaces/{place}/pods?dryRun=All", body)
+
+    wanted = {"hpe-ezua/add-auth-token": "true"}
+    answer = made(home, wanted)
+    assert answer.status == 500 and "failed calling webhook" in answer.message, answer
+    for annotations in ({}, {"hpe-ezua/add-auth-token": "false"}, {"hpe-ezua/other": "true"}):
+        assert made(home, annotations).status == 201
+    assert made("kube-system", wanted).status == 201
+
+
+def mount(folder):
+    """What the Secrets of the documentation hold, where the Deployments mount them."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    pem = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    name, now = x509.Name.from_rfc4514_string("CN=postern.example.com"), datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key()).serial_number(1)
+        .not_valid_before(now).not_valid_after(now + timedelta(days=1)).sign(key, hashes.SHA256())
+    )  # fmt: skip
+    for path, content in (
+        ("tls/tls.crt", certificate.public_bytes(serialization.Encoding.PEM)),
+        ("tls/tls.key", pem),
+        ("signing-keys/current.pem", pem),
+        ("keycloak/client-secret", b"secret"),
+    ):
+        (folder / path).parent.mkdir(exist_ok=True)
+        (folder / path).write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["gateway"])
+def test_the_configurations_pass_check(tmp_path, name):
+    mount(tmp_path)
+    file = tmp_path / "postern.toml"
+    file.write_text((BASE / f"{name}.toml").read_text().replace("/run/postern", str(tmp_path)))
+    done = subprocess.run([os.environ["POSTERN"], "check", file], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_overlay_of_the_documentation_builds(admin, tmp_path):
+    blocks = re.findall(r"^```yaml\n(.*?)^```", (ROOT / "docs/kubernetes.md").read_text(), re.M | re.S)
+    [overlay] = [block for block in blocks if "kind: Kustomization" in block]
+    (tmp_path / "postern").symlink_to(ROOT)
+    for role in ("gateway", "token-service"):
+        (tmp_path / f"{role}.toml").write_text(f"# the {role}'s own\n")
+    (tmp_path / "kustomization.yaml").write_text(overlay)
+    built = admin.kubectl("kustomize", tmp_path).stdout
+    assert built.count("image: registry.example.com/platform/postern:0.1.0") == 2
+    assert built.count("# the gateway's own") == built.count("# the token-service's own") == 1
