@@ -236,7 +236,7 @@ fn endpoints_lie_under_the_issuer_exactly() {
     ] {
         check("https://p.example", path, None);
     }
-    for path in ["/introspect", "/authintrospect", "/auth", "/auth/x", "/events/poll", "/auth/token"] {
+    for path in ["/introspect", "/authintrospect", "/auth", "/auth/x", "/events/poll"] {
         check("https://p.example/auth", path, None);
     }
     let oauth = "/.well-known/oauth-authorization-server/auth";
