@@ -215,7 +215,7 @@ impl Gateway {
         } else {
             let former: Vec<_> = old.verifier().issuers().cloned().collect();
             let issuers = issuers(&config, &self.shared().clock, &former)?;
-            let shared = self.surroundings.shared.clone();
+            let shared = self.shared().clone();
             let verifier = Verifier::new(issuers, asked, &token_service, shared, TOKEN_CAPACITY)?;
             Arc::new(verifier.after(old.verifier()))
         };

@@ -65,17 +65,15 @@ impl Gateway {
 
     /// The clock of an issuer that is watched, asked where the watch runs; ours for another.
     fn issuer_clocks(&self) -> operator::IssuerClocks {
-        let (pipeline, watches) = (Arc::clone(&self.pipeline), Arc::clone(&self.watches));
-        let Shared { clock, control, .. } = self.surroundings.shared.clone();
-        Arc::new(move |name| {
-            let pipeline = pipeline.load();
-            pipeline.verifier().issuers().find(|issuer| issuer.config().name == name)?;
-            let (watch, clock, control) = (watches.of(name), clock.clone(), control.clone());
-            Some(Box::pin(async move {
+        let watches = Arc::clone(&self.watches);
+        let Shared { clock, control, .. } = self.shared().clone();
+        Arc::new(move |issuer| {
+            let (watch, clock, control) = (watches.of(issuer), clock.clone(), control.clone());
+            Box::pin(async move {
                 let Some(watch) = watch else { return Some(clock.now().unix_ms) };
                 let asked = control.spawn(async move { watch.directory().ask_time().await });
                 asked.await.ok()?.ok().map(|time| time.latest_ms)
-            }))
+            })
         })
     }
 }

@@ -3,7 +3,7 @@
 use super::{Gateway, StartError};
 use crate::base::clock::Clock;
 use crate::config;
-use crate::identity::{SignInQuestion, SignInReply, WatchEnd};
+use crate::identity::{Shared, SignInQuestion, SignInReply, WatchEnd};
 use crate::issuer::keycloak::Keycloak;
 use crate::users::{IssuerClock, UserId};
 use crate::watch::{Settings, SignIn, Watch};
@@ -67,6 +67,7 @@ impl Gateway {
             let pipeline = self.pipeline.load();
             pipeline.verifier().issuers().map(|issuer| Arc::clone(issuer.config())).collect()
         };
+        let Shared { users, links, clock, control } = self.shared();
         let mut list = self.watches.list();
         // A file of authorities may have changed under an unchanged configuration.
         list.retain(|_, running| running.config.ca.is_none() && issuers.contains(&running.config));
@@ -75,14 +76,14 @@ impl Gateway {
                 continue;
             }
             let Some(status) = issuer.user_status.keycloak() else { continue };
-            let Some(link) = self.surroundings.shared.links.get(&issuer.name) else { continue };
+            let Some(link) = links.get(&issuer.name) else { continue };
             let failed = |error| StartError::Issuer { name: issuer.name.clone(), source: Box::new(error) };
-            let directory = Keycloak::new(&issuer, status, self.shared().clock.clone()).map_err(failed)?;
+            let directory = Keycloak::new(&issuer, status, clock.clone()).map_err(failed)?;
             let WatchEnd { hints, ceiling, questions, rereads, bulletin } = link.watch_end();
-            let (settings, users) = (Settings::new(&issuer.name, status), Arc::clone(&self.shared().users));
-            let watch = Watch::new(settings, directory, users, self.shared().clock.clone(), ceiling, hints);
+            let settings = Settings::new(&issuer.name, status);
+            let watch = Watch::new(settings, directory, Arc::clone(users), clock.clone(), ceiling, hints);
             watch.tell(bulletin);
-            let task = self.shared().control.spawn(run(Arc::clone(&watch), questions, rereads)).abort_handle();
+            let task = control.spawn(run(Arc::clone(&watch), questions, rereads)).abort_handle();
             list.insert(issuer.name.clone(), Running { config: issuer, watch, task });
         }
         Ok(())

@@ -190,14 +190,13 @@ impl Operators {
     }
 
     fn check_issuer(&self, issuer: &str) -> Result<(), ActError> {
-        // What is not awaited is not asked.
-        (self.issuer_clocks)(issuer).map(drop).ok_or_else(|| ActError::Issuer(issuer.to_owned()))
+        let is_known = (self.verifier)().issuers().any(|known| known.config().name == issuer);
+        if is_known { Ok(()) } else { Err(ActError::Issuer(issuer.to_owned())) }
     }
 
     /// Asked now: what an issuer showed a minute ago may be behind a clock that was set forward since.
     async fn issuer_now_ms(&self, issuer: &str) -> Result<u64, ActError> {
-        let asked = (self.issuer_clocks)(issuer).ok_or_else(|| ActError::Issuer(issuer.to_owned()))?;
-        asked.await.ok_or_else(|| ActError::NoTime(issuer.to_owned()))
+        (self.issuer_clocks)(issuer).await.ok_or_else(|| ActError::NoTime(issuer.to_owned()))
     }
 
     fn shown(&self, user: &UserId) -> Value {

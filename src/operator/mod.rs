@@ -66,8 +66,8 @@ pub type Delivered = Arc<dyn Fn() -> Value + Send + Sync>;
 /// Gives the verifier in force.
 pub type VerifierInForce = Arc<dyn Fn() -> Arc<Verifier> + Send + Sync>;
 
-/// Asks an issuer, by its name, what time it is. `None`: there is no such issuer.
-pub type IssuerClocks = Arc<dyn Fn(&str) -> Option<AskedTime> + Send + Sync>;
+/// Asks an issuer, by its name, what time it is.
+pub type IssuerClocks = Arc<dyn Fn(&str) -> AskedTime + Send + Sync>;
 
 /// No less than what an issuer's clock shows, in milliseconds since 1970. `None`: it did not say.
 pub type AskedTime = Pin<Box<dyn Future<Output = Option<u64>> + Send>>;

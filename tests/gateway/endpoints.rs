@@ -1,6 +1,6 @@
 //! What Postern answers itself, beside what it forwards: upstreams ask and are told, the issuer logs users out.
 
-use crate::support::{Answer, Client, File, Gateway, Stage, bearer, eventually, head};
+use crate::support::{Answer, File, Gateway, Stage, eventually, head};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use jsonwebtoken::jwk::JwkSet;
@@ -52,10 +52,8 @@ impl Gateway {
 
     /// As an operator, who may be the user herself.
     fn block(&self, stage: &Stage, subject: &str) {
-        let body = json!({ "issuer": "main", "subject": subject, "reason": "r" }).to_string();
-        let mut operator = Client::connect(self.inner.operator_address().unwrap());
-        operator.send(post("/v1/user/block", &[&bearer(&stage.issuer.token("alice")), JSON], &body));
-        assert_eq!(operator.read().status, 200);
+        let body = json!({ "issuer": "main", "subject": subject, "reason": "r" });
+        assert_eq!(self.operate(&stage.issuer.token("alice"), "/v1/user/block", &body).status, 200);
     }
 }
 

@@ -1,6 +1,6 @@
 //! The operators' API, and the commands that speak to it.
 
-use crate::support::{Answer, Client, File, Gateway, Stage, bearer, tls};
+use crate::support::{Answer, File, Gateway, Stage, bearer, tls};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::process::{Command, Output};
@@ -16,19 +16,9 @@ fn gateway(stage: &Stage) -> Gateway {
     stage.gateway(File { log: &log, rest: &rest, ..File::default() })
 }
 
-fn ask(gateway: &Gateway, path: &str, lines: &[&str], body: &str) -> Answer {
-    let mut client = Client::connect(gateway.inner.operator_address().unwrap());
-    let length = format!("content-length: {}", body.len());
-    let lines: Vec<_> = lines.iter().copied().chain([length.as_str()]).collect();
-    client.send(crate::support::head("POST", path, &lines));
-    client.send(body);
-    client.read()
-}
-
 #[track_caller]
 fn act(stage: &Stage, gateway: &Gateway, path: &str, body: &Value) -> Answer {
-    let token = bearer(&stage.issuer.token("alice"));
-    ask(gateway, path, &[&token, "content-type: application/json"], &body.to_string())
+    gateway.operate(&stage.issuer.token("alice"), path, body)
 }
 
 #[test]
@@ -40,7 +30,7 @@ fn only_whoever_has_the_role_and_the_audience_is_an_operator() {
         let token = token.as_deref().map(bearer);
         let lines: Vec<_> = token.iter().map(String::as_str).chain(["content-type: application/json"]).collect();
         for path in ["/v1/user/block", "/v1/user/show", "/v1/cluster/disable", "/nothing"] {
-            assert_eq!(ask(&gateway, path, &lines, &body).status, status, "{path}");
+            assert_eq!(gateway.ask_operators(path, &lines, &body).status, status, "{path}");
         }
     };
     check(None, 401);
@@ -73,7 +63,7 @@ fn what_is_asked_for_wrongly_is_refused_and_changes_nothing() {
     check("/v1/delivery/show", json!({}), 409);
     let token = bearer(&stage.issuer.token("alice"));
     let of_a_form = ["content-type: text/plain", token.as_str()];
-    assert_eq!(ask(&gateway, "/v1/cluster/disable", &of_a_form, r#"{"reason":"r"}"#).status, 415);
+    assert_eq!(gateway.ask_operators("/v1/cluster/disable", &of_a_form, r#"{"reason":"r"}"#).status, 415);
     assert_eq!(std::fs::read_to_string(stage.path("audit.log")).unwrap(), "");
 }
 

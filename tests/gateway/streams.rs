@@ -274,11 +274,7 @@ fn both_sides_of_a_websocket_are_told_and_others_live_on() {
 fn act(stage: &Stage, gateway: &Gateway, path: &str, mut body: Value) {
     body["issuer"] = "main".into();
     body["reason"] = "r".into();
-    let (body, token) = (body.to_string(), bearer(&stage.issuer.token("alice")));
-    let mut operator = Client::connect(gateway.inner.operator_address().unwrap());
-    let length = format!("content-length: {}", body.len());
-    operator.send(head("POST", path, &[&token, "content-type: application/json", &length]) + &body);
-    let answer = operator.read();
+    let answer = gateway.operate(&stage.issuer.token("alice"), path, &body);
     assert_eq!(answer.status, 200, "{}", answer.text());
 }
 

@@ -124,8 +124,8 @@ def test_wrong_passwords_that_lock_a_user_out_for_good_block_the_user(gateway, k
         form = {"grant_type": "password", "client_id": "cli", "username": user.name, "password": "wrong"}
 
         def locked_out():
-            # The third one locks, if Keycloak counts each; it counts later than it answers, and now and then loses one. Once in some
-            # hundred times the user reads as disabled and is not, in the list, by introspection or by an event: the event is proof.
+            # The third one locks, if Keycloak counts each; it counts later than it answers, and now and then loses one. Seen once: the
+            # user read as disabled and was not, by the list, by introspection or by an event. The event is proof.
             web.send("POST", f"{keycloak.url}/protocol/openid-connect/token", form=form)
             return keycloak.admin("GET", f"/events?type=USER_DISABLED_BY_PERMANENT_LOCKOUT&user={user.id}").json
 

@@ -1,11 +1,12 @@
 //! What is known against users, held against their tokens.
 
+use super::minted;
 use super::status::{BOUND, Stage, keycloak};
-use super::{minted, minted_at};
 use crate::config::{UserStatus, WhenUnknown};
 use crate::dev::{Endpoint, Illness};
 use crate::identity::status::StatusError;
 use crate::identity::{SignInReply, WatchEnd};
+use crate::token_service::TokenService;
 use crate::users::{Act, Cause, IssuerCause, IssuerTime, Lift, Proof, Revocation, Tokens};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -26,6 +27,19 @@ impl Stage {
         self.clock.advance(Duration::from_millis(10));
         let read_began_ms = self.clock.now().monotonic_ms;
         self.users.lift(&self.id(user), Lift::Issuer { read_began_ms, enabled_ms: None }).unwrap();
+    }
+
+    /// A service whose keys the verifier knows, instead of those that it began with.
+    fn token_service(&self) -> TokenService {
+        let service = super::own();
+        self.verifier.refresh_own_keys(&service);
+        service
+    }
+
+    /// A token for alice and Postern itself.
+    fn own_token(&self, service: &TokenService, epoch: u64) -> String {
+        let (url, alice) = (self.dev.url("demo"), self.dev.demo().user("alice").unwrap().id);
+        minted(service, "https://postern.example", &url, &alice, epoch, self.clock.now())
     }
 
     fn watch_end(&self) -> WatchEnd {
@@ -172,19 +186,14 @@ async fn allow_for_prolongs_nothing_from_before_a_block() {
 #[tokio::test]
 async fn an_own_token_is_judged_as_its_user() {
     let stage = Stage::with(|config| config.user_status = UserStatus::None).await;
-    let service = super::own();
-    // The verifier knows the keys of another service; these are the keys of this one.
-    stage.verifier.refresh_own_keys(&service);
-    let alice = stage.dev.demo().user("alice").unwrap().id;
-    let own = minted(&service, "https://postern.example", &stage.dev.url("demo"), &alice, stage.clock.now());
-    let own = stage.verified(&own).await;
-    assert_eq!(stage.confirm(&own).await.unwrap().subject, alice);
+    let service = stage.token_service();
+    let own = stage.verified(&stage.own_token(&service, 0)).await;
+    assert_eq!(stage.confirm(&own).await.unwrap().subject, stage.dev.demo().user("alice").unwrap().id);
     let tokens = Tokens::Id(own.facts.id.clone().unwrap());
     let by_id = Revocation { issuer: "main".into(), tokens, act: act(), until_ms: None };
     stage.users.revoke(by_id).unwrap();
     assert_eq!(stage.confirm(&own).await.unwrap_err(), StatusError::Refused(Cause::Operator));
-    let other = minted(&service, "https://postern.example", &stage.dev.url("demo"), &alice, stage.clock.now());
-    let other = stage.verified(&other).await;
+    let other = stage.verified(&stage.own_token(&service, 0)).await;
     stage.confirm(&other).await.unwrap();
     stage.disable("alice");
     assert_eq!(stage.confirm(&other).await.unwrap_err(), StatusError::Refused(Cause::Disabled));
@@ -194,15 +203,8 @@ async fn an_own_token_is_judged_as_its_user() {
 #[tokio::test]
 async fn an_own_token_from_before_a_block_is_void_for_good() {
     let stage = Stage::with(|config| config.user_status = UserStatus::None).await;
-    let service = super::own();
-    stage.verifier.refresh_own_keys(&service);
-    let alice = stage.dev.demo().user("alice").unwrap().id;
-    let own = async |epoch| {
-        let (url, now) = (stage.dev.url("demo"), stage.clock.now());
-        stage.verified(&minted_at(&service, "https://postern.example", &url, &alice, epoch, now)).await
-    };
-    let (used, unused) =
-        (own(0).await, minted(&service, "https://postern.example", &stage.dev.url("demo"), &alice, stage.clock.now()));
+    let service = stage.token_service();
+    let (used, unused) = (stage.verified(&stage.own_token(&service, 0)).await, stage.own_token(&service, 0));
     stage.confirm(&used).await.unwrap();
     stage.users.block(&stage.id("alice"), Proof::Operator(act())).unwrap();
     let issuer_now_ms = stage.clock.now().unix_ms - 3_600_000;
@@ -214,8 +216,9 @@ async fn an_own_token_from_before_a_block_is_void_for_good() {
         let refused = stage.verifier.may_go_on(&old, stage.clock.now());
         assert_eq!(refused, Err(StatusError::Refused(Cause::SignInTooOld)));
     }
-    let new = own(1).await;
+    let new = stage.verified(&stage.own_token(&service, 1)).await;
     assert_eq!(stage.confirm(&new).await.unwrap().epoch, 1);
     // Nor is one of an epoch that is still to come.
-    assert_eq!(stage.confirm(&own(2).await).await.unwrap_err(), StatusError::Refused(Cause::SignInTooOld));
+    let next = stage.verified(&stage.own_token(&service, 2)).await;
+    assert_eq!(stage.confirm(&next).await.unwrap_err(), StatusError::Refused(Cause::SignInTooOld));
 }

@@ -157,13 +157,8 @@ async fn one_changed_byte_of_a_remembered_token_misses() {
     }
 }
 
-/// A token as the token service mints it for `audience`.
-fn minted(service: &TokenService, audience: &str, original_issuer: &str, subject: &str, now: Now) -> String {
-    minted_at(service, audience, original_issuer, subject, 0, now)
-}
-
-/// And in an epoch of its user.
-fn minted_at(
+/// A token as the token service mints it for `audience` in an epoch of its user.
+fn minted(
     service: &TokenService,
     audience: &str,
     original_issuer: &str,
@@ -192,7 +187,7 @@ fn minted_at(
 #[tokio::test]
 async fn of_our_own_tokens_only_those_for_ourselves_come_in() {
     let service = own();
-    let minted = |audience: &str, url: &str| minted(&service, audience, url, "alice", Clock::system().now());
+    let minted = |audience: &str, url: &str| minted(&service, audience, url, "alice", 0, Clock::system().now());
     let offline = |issuer| {
         Arc::new(
             Issuer::offline(Arc::new(issuer), Clock::system(), &json!({ "keys": [KEYS[0].jwk()] }).to_string())

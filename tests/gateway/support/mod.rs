@@ -18,6 +18,7 @@ use postern::app;
 use postern::base::clock::Clock;
 use postern::config::{self, Config};
 use postern::dev::Issuer;
+use serde_json::Value;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::LazyLock;
@@ -155,6 +156,19 @@ impl Gateway {
     /// `GET path` with a bearer token.
     pub(crate) fn call(&self, path: &str, token: &str) -> Answer {
         self.get(path, &[&bearer(token)])
+    }
+
+    /// `POST path` of the operators' API with these lines in its head.
+    pub(crate) fn ask_operators(&self, path: &str, lines: &[&str], body: &str) -> Answer {
+        let mut client = Client::connect(self.inner.operator_address().unwrap());
+        let length = format!("content-length: {}", body.len());
+        client.send(head("POST", path, &[lines, &[&length]].concat()) + body);
+        client.read()
+    }
+
+    /// The same of somebody who has a token, in JSON.
+    pub(crate) fn operate(&self, token: &str, path: &str, body: &Value) -> Answer {
+        self.ask_operators(path, &[&bearer(token), "content-type: application/json"], &body.to_string())
     }
 
     /// What the admin listener says.
