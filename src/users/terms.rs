@@ -65,8 +65,10 @@ pub struct TokenClaims<'a> {
 
 impl TokenClaims<'_> {
     /// Whether the token was surely issued at or after a time. `iat` is in whole seconds and may be up to one too early, never too late.
+    /// Ours is earlier still; but whatever takes tokens of before a time back begins an epoch too, which is exact.
     pub(super) fn is_issued_from(&self, time_ms: u64) -> bool {
-        self.issued.and_then(|issued| u64::try_from(issued).ok()).is_some_and(|at| at.saturating_mul(1000) >= time_ms)
+        self.epoch.is_some()
+            || self.issued.and_then(|at| u64::try_from(at).ok()).is_some_and(|at| at.saturating_mul(1000) >= time_ms)
     }
 }
 

@@ -86,6 +86,26 @@ fn what_was_admitted_is_looked_at_again_only_after_a_change() {
 }
 
 #[test]
+fn a_token_of_ours_counts_by_its_epoch_whatever_its_back_dated_time_says() {
+    let world = World::new();
+    // Minted at the same moment, so ten seconds before the sign-in by what it says.
+    let ours = |epoch| TokenClaims { session: None, issued: Some(940), epoch: Some(epoch), ..token("alice") };
+    assert_eq!(world.judge(&ours(0)), Judgement::Admitted);
+    world.users.block(&user("alice"), disabled(900_000)).unwrap();
+    assert_eq!(world.judge(&ours(1)), Judgement::Refused(Cause::Disabled));
+    world.users.lift(&user("alice"), enabled()).unwrap();
+    assert_eq!(world.judge(&ours(1)), Judgement::Refused(Cause::SignInTooOld));
+    world.users.signed_in(&user("alice"), Some("new"), 950_000).unwrap().unwrap();
+    assert_eq!(world.judge(&ours(1)), Judgement::Admitted);
+    assert_eq!(world.judge(&ours(0)), Judgement::Refused(Cause::SignInTooOld));
+    let act = Act { by: "olga".into(), reason: "lost".into() };
+    let tokens = Tokens::User { subject: "alice".into(), issued_before_ms: 960_000 };
+    world.users.revoke(Revocation { issuer: "main".into(), tokens, act, until_ms: None }).unwrap().unwrap();
+    assert_eq!(world.judge(&ours(1)), Judgement::Refused(Cause::SignInTooOld));
+    assert_eq!(world.judge(&ours(2)), Judgement::Admitted);
+}
+
+#[test]
 fn the_same_subject_of_another_issuer_is_another_user() {
     let world = World::new();
     world.users.block(&user("alice"), disabled(900_000)).unwrap();
