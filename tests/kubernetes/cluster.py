@@ -41,9 +41,10 @@ class Answer(web.Answer):
 class Cluster:
     """The API server of tests/apiserver, started for this run; where APISERVER is not set, the cluster of KUBECONFIG."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, *flags):
         self.folder = folder
         self.admin = None
+        self._flags = flags  # of the API server
         self._process = None
         self._namespaces = []
 
@@ -58,7 +59,7 @@ class Cluster:
         ready = self.folder / "ready.json"
         with open(self.folder / "log", "wb") as log:
             # Its standard input ends when this process does, however that ends.
-            command = [os.environ["APISERVER"], "--dir", self.folder, "--exit-with-stdin"]
+            command = [os.environ["APISERVER"], "--dir", self.folder, "--exit-with-stdin", *self._flags]
             self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log)
 
         def is_ready():
