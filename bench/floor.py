@@ -29,13 +29,13 @@ import web  # noqa: E402
 from cluster import BASE, WEBHOOK, Cluster  # noqa: E402
 from front import Front  # noqa: E402
 from keycloak import Keycloak, User  # noqa: E402
-from parts import BOUND, Gateway, TokenService  # noqa: E402
+from parts import BOUND, Gateway, TokenService, within  # noqa: E402
 from upstream import Upstream  # noqa: E402
 from watching import LEAST, MOST, Reader, Watch, let_read, life_of, outside  # noqa: E402
 
 LEASE = "/apis/coordination.k8s.io/v1/namespaces/postern/leases/postern-token-service"
-SOON, LATE = 1.0, 2.5  # seconds: promised of what an event of Keycloak's tells, by the half of all and by each
-SEEN = 0.5  # seconds: of a sign-in that the gateway sees
+SOON, LATE = within(1.0), within(2.5)  # seconds: promised of what an event of Keycloak's tells, by the half of all and by each
+SEEN = within(0.5)  # seconds: of a sign-in that the gateway sees
 WRITES = 6.0  # an hour and user
 MEMORY = 200  # MiB
 START_UP = 60.0  # seconds

@@ -12,6 +12,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[1:1] = [str(HERE.parent / suite) for suite in ("keycloak", "kubernetes", "users")]  # what they have is used here too
 
+import counting  # noqa: E402
 import figures  # noqa: E402
 import pytest  # noqa: E402
 import web  # noqa: E402
@@ -28,6 +29,11 @@ from upstream import Upstream  # noqa: E402
 from watching import Watch, let_read  # noqa: E402
 
 _failed = {}  # by module: the step of its story that failed
+
+
+def pytest_configure(config):
+    counting.pytest_configure(config)
+    config.addinivalue_line("markers", "story: a step that needs the steps before it")
 
 
 def pytest_terminal_summary(terminalreporter):
