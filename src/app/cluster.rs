@@ -4,6 +4,7 @@
 use super::StartError;
 use crate::config::{self, Role};
 use crate::kubernetes::{Access, Cluster};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::runtime::Runtime;
 
@@ -16,6 +17,8 @@ pub(super) struct Joined {
     pub(super) role: Role,
     /// What is not there yet.
     pub(super) waits: Waits,
+    /// Whether the signing keys are being followed.
+    pub(super) follows_keys: Arc<AtomicBool>,
 }
 
 impl std::fmt::Debug for Joined {
@@ -58,7 +61,7 @@ pub(super) fn join(config: Option<&config::Kubernetes>, runtime: &Runtime) -> Re
         None => cluster,
     };
     tracing::info!(role = ?config.role, namespace = cluster.namespace(), "running in a cluster");
-    Ok(Some(Joined { cluster, role: config.role, waits: Waits::default() }))
+    Ok(Some(Joined { cluster, role: config.role, waits: Waits::default(), follows_keys: Arc::default() }))
 }
 
 #[cfg(test)]

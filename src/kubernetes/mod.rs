@@ -6,7 +6,7 @@
 //!   came in between is a value ([`Write`]), not an error.
 //! - [`Namespaces`] and [`grants`]: the namespace of a user, and what stands in it beside the Secret.
 //! - [`Watch`]: what others do to these, told as [`Change`]s.
-//! - [`lease`]: which replica leads. [`state`]: what all replicas remember.
+//! - [`lease`]: which replica leads. [`state`]: what all replicas remember. [`own_secret`]: the few texts that they share.
 //! - [`token_request`], [`secret_value`]: credentials that Kubernetes makes or keeps.
 //!
 //! All of it runs on the control plane. Nothing here decides about users, and nothing is tried again behind the caller's back, except
@@ -41,6 +41,7 @@
 
 pub mod grants;
 pub mod lease;
+pub mod own_secret;
 pub mod secret_value;
 pub mod state;
 pub mod token_request;
