@@ -15,6 +15,7 @@ mod signing_keys;
 mod upkeep;
 mod watches;
 mod webhook;
+mod webhook_tls;
 mod workers;
 
 pub use error::StartError;

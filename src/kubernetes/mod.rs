@@ -51,19 +51,23 @@ mod connect;
 mod error;
 mod mark;
 mod namespaces;
+mod present;
 mod secrets;
 mod standing;
 mod version;
 mod watch;
+mod webhook_configuration;
 
 pub use connect::{Access, Cluster};
 pub use error::{KubernetesError, Write};
 pub use mark::{ISSUER_ANNOTATION, Mark, Owner, SUBJECT_ANNOTATION, USER_LABEL};
 pub use namespaces::{Ensured, Namespace, Namespaces, Removal};
+pub use present::Present;
 pub use secrets::{Content, SECRET, Secrets, TOKEN_KEY, UserSecret};
 pub use standing::Standing;
 pub use version::Version;
 pub use watch::{Change, Watch, Watched};
+pub use webhook_configuration::{Bundle, WebhookConfiguration};
 
 #[cfg(test)]
 pub(crate) mod tests;
