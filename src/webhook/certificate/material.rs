@@ -131,7 +131,7 @@ impl Material {
 
     /// Whether a client that trusts this bundle alone takes the serving certificate of `other`.
     #[cfg(test)]
-    pub(in crate::webhook) fn accepts(&self, other: &Self, names: &[String], now: u64) -> bool {
+    pub(crate) fn accepts(&self, other: &Self, names: &[String], now: u64) -> bool {
         let trusted: Vec<_> = self.authorities.iter().filter(|authority| authority.is_trusted(now)).collect();
         let servers = server_names(names).unwrap();
         other.serving.as_ref().is_some_and(|serving| verify(&trusted, serving, &servers, now).is_ok())
