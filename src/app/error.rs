@@ -37,6 +37,9 @@ pub enum StartError {
     /// What is known against users cannot be read.
     #[error("state")]
     State(#[from] StoreError),
+    /// What is known against users cannot be shared.
+    #[error("kubernetes")]
+    Replica(#[source] KubernetesError),
     /// The events that wait for clients cannot be read.
     #[error("state")]
     Outbox(#[from] OutboxError),

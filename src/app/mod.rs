@@ -10,6 +10,7 @@ mod error;
 mod observe;
 mod observe_users;
 mod operators;
+mod replicas;
 mod shared_secret;
 mod signing_keys;
 mod upkeep;
@@ -30,6 +31,7 @@ use crate::issuer::Issuer;
 use crate::issuer::keycloak::Keycloak;
 use crate::listener::tls::ServerTls;
 use crate::pipeline::Pipeline;
+use crate::replica::Replica;
 use crate::telemetry::access_log::Writer;
 use crate::telemetry::audit_log::Audit;
 use crate::telemetry::metrics::{Metrics, OutcomeLabel};
@@ -72,6 +74,7 @@ pub struct Gateway {
     issuer_tasks: Mutex<HashMap<String, AbortHandle>>,
     watches: Arc<Watches>,
     delivery: Option<Arc<Delivery<Keycloak>>>,
+    replica: Option<Arc<Replica>>,
     audit: Audit,
     writer: Option<Writer>,
 }
@@ -98,6 +101,8 @@ impl Gateway {
         let (users, audit) = users(&config, &clock)?;
         let watches = Arc::<Watches>::default();
         let joined = cluster::join(config.kubernetes.as_ref(), &runtime)?;
+        let cluster = joined.as_ref().map(|joined| joined.cluster.clone());
+        let replica = replicas::start(cluster, &users, (&clock, &metrics, &handle))?;
         let signing_keys = Arc::<SharedKeys>::default();
         let token_service = TokenService::start_shared(config.token_service.clone(), clock.clone(), &signing_keys)?;
         let token_service = Arc::new(token_service);
@@ -143,6 +148,7 @@ impl Gateway {
             issuer_tasks: Mutex::default(),
             watches,
             delivery,
+            replica,
             audit,
             writer: Some(writer),
         };
@@ -185,7 +191,7 @@ impl Gateway {
 
     /// Whether all is there that requests need: every issuer's keys, and in a cluster what replicas share.
     pub fn is_ready(&self) -> bool {
-        control::waits_for(&self.pipeline, &self.is_draining, self.joined.as_ref()).is_empty()
+        control::waits_for(&self.pipeline, self.replica.as_deref(), &self.is_draining, self.joined.as_ref()).is_empty()
     }
 
     /// Puts another configuration in force. Running requests end under the old one; listeners, admin and log stay as they are.
