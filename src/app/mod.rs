@@ -358,7 +358,7 @@ fn pipeline(
     let known = former.and_then(Pipeline::endpoints).map(AsRef::as_ref);
     let endpoints = Endpoints::new(config, Arc::clone(&verifier), Arc::clone(&token_service), surroundings, known);
     let former_broker = former.and_then(Pipeline::broker);
-    let broker = Broker::new(config, verifier.issuers(), &surroundings.shared, metrics, former_broker)?;
+    let broker = Broker::new(config, verifier.issuers(), &surroundings.shared, None, metrics, former_broker)?;
     let clock = surroundings.shared.clock.clone();
     let pipeline = Pipeline::new(config, verifier, token_service, metrics, clock, former)?;
     Ok(pipeline.with_endpoints(Arc::new(endpoints)).with_broker(Arc::new(broker)))
