@@ -3,6 +3,7 @@
 //! One thread with a runtime of its own is the control plane (keys, user status, admin, upkeep); every other thread is a worker
 //! that serves requests. Only this module starts threads and long-lived tasks. Dropping the [`Gateway`] ends them all.
 
+mod cluster;
 mod control;
 mod deliveries;
 mod error;
@@ -29,9 +30,10 @@ use crate::pipeline::Pipeline;
 use crate::telemetry::access_log::Writer;
 use crate::telemetry::audit_log::Audit;
 use crate::telemetry::metrics::{Metrics, OutcomeLabel};
-use crate::token_service::TokenService;
+use crate::token_service::{SharedKeys, TokenService};
 use crate::users::Users;
 use arc_swap::ArcSwap;
+use cluster::Joined;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -56,6 +58,8 @@ pub struct Gateway {
     control: Option<JoinHandle<()>>,
     operators: Option<JoinHandle<()>>,
     webhook: Option<webhook::Running>,
+    joined: Option<Joined>,
+    signing_keys: Arc<SharedKeys>,
     surroundings: Surroundings,
     metrics: Arc<Metrics>,
     pipeline: Arc<ArcSwap<Pipeline>>,
@@ -90,7 +94,10 @@ impl Gateway {
         let metrics = Arc::new(Metrics::new());
         let (users, audit) = users(&config, &clock)?;
         let watches = Arc::<Watches>::default();
-        let token_service = Arc::new(TokenService::start(config.token_service.clone(), clock.clone())?);
+        let joined = cluster::join(config.kubernetes.as_ref(), &runtime)?;
+        let signing_keys = Arc::<SharedKeys>::default();
+        let token_service = TokenService::start_shared(config.token_service.clone(), clock.clone(), &signing_keys)?;
+        let token_service = Arc::new(token_service);
         let issuers = issuers(&config, &clock, &[])?;
         let asked = Pipeline::claims_asked(&config);
         let links = Arc::new(Links::default());
@@ -122,6 +129,8 @@ impl Gateway {
             control: None,
             operators: None,
             webhook: None,
+            joined,
+            signing_keys,
             surroundings,
             metrics,
             pipeline,
@@ -170,9 +179,9 @@ impl Gateway {
         self.webhook.as_ref().map(|webhook| webhook.address)
     }
 
-    /// Whether every issuer's keys are there.
+    /// Whether all is there that requests need: every issuer's keys, and in a cluster what replicas share.
     pub fn is_ready(&self) -> bool {
-        control::waits_for(&self.pipeline, &self.is_draining).is_empty()
+        control::waits_for(&self.pipeline, &self.is_draining, self.joined.as_ref()).is_empty()
     }
 
     /// Puts another configuration in force. Running requests end under the old one; listeners, admin and log stay as they are.
@@ -198,6 +207,9 @@ impl Gateway {
         if config.has_state() && !current.has_state() {
             return Err(StartError::NoStore);
         }
+        if config.kubernetes != current.kubernetes {
+            return Err(StartError::OtherCluster);
+        }
         let old = self.pipeline.load_full();
         let asked = Pipeline::claims_asked(&config);
         let is_same_service = config.token_service == current.token_service;
@@ -206,7 +218,8 @@ impl Gateway {
             old.token_service().maintain()?;
             Arc::clone(old.token_service())
         } else {
-            Arc::new(TokenService::start(config.token_service.clone(), self.shared().clock.clone())?)
+            let (config, clock) = (config.token_service.clone(), self.shared().clock.clone());
+            Arc::new(TokenService::start_shared(config, clock, &self.signing_keys)?)
         };
         let asks_the_same = config.issuers == current.issuers && asked == Pipeline::claims_asked(&current);
         let has_authorities = config.issuers.iter().any(|issuer| issuer.ca.is_some());

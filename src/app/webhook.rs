@@ -31,7 +31,8 @@ pub(super) struct Running {
 /// Opens the listener, where there is to be one, and makes the certificates that it needs.
 pub(super) fn open(config: Option<&config::Webhook>, clock: &Clock) -> Result<Option<Opened>, StartError> {
     let Some(config) = config else { return Ok(None) };
-    let certificates = Certificates::open(config.directory.clone(), config.names.clone(), clock.clone())?;
+    let certificates =
+        Certificates::open(config.directory.clone().unwrap_or_default(), config.names.clone(), clock.clone())?;
     let listen = || {
         let listener = TcpListener::bind(config.listen)?;
         listener.set_nonblocking(true)?;

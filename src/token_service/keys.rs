@@ -46,6 +46,11 @@ pub enum KeyError {
         #[source]
         source: std::io::Error,
     },
+    /// They are in a Secret, and nobody reads it here.
+    #[error(
+        "the signing keys are in the Secret `postern-signing-keys` of the cluster, which only a running Postern reads"
+    )]
+    Elsewhere,
     /// A file is no key that Postern can sign with.
     #[error("`{path}` holds no PKCS#8 PEM key of P-256, Ed25519, or RSA with at least 2048 bits")]
     NoKey {
@@ -94,9 +99,13 @@ impl SigningKey {
     pub fn load(path: &Path) -> Result<Self, KeyError> {
         let text = std::fs::read(path).map(Zeroizing::new);
         let text = text.map_err(|source| KeyError::Io { path: path.to_owned(), source })?;
-        let key =
-            PrivatePkcs8KeyDer::from_pem_slice(&text).ok().and_then(|der| Self::from_pkcs8(der.secret_pkcs8_der()));
-        key.ok_or_else(|| KeyError::NoKey { path: path.to_owned() })
+        Self::from_pem(&text).ok_or_else(|| KeyError::NoKey { path: path.to_owned() })
+    }
+
+    /// Reads PKCS#8 PEM.
+    pub(super) fn from_pem(text: &[u8]) -> Option<Self> {
+        let der = PrivatePkcs8KeyDer::from_pem_slice(text).ok()?;
+        Self::from_pkcs8(der.secret_pkcs8_der())
     }
 
     fn from_pkcs8(der: &[u8]) -> Option<Self> {

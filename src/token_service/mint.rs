@@ -87,6 +87,9 @@ impl Minted {
 /// Why no token could be made.
 #[derive(Debug, thiserror::Error)]
 pub enum MintError {
+    /// The keys are in a Secret that was not read yet.
+    #[error("there is no signing key yet")]
+    NoKey,
     /// The key refused to sign, or no random bytes were to be had.
     #[error("key `{key}` did not sign")]
     Sign {
@@ -216,14 +219,14 @@ pub(super) mod tests {
         let folder = tempfile::tempdir().unwrap();
         let config = super::super::keys::tests::config(folder.path(), SigningAlgorithm::Es256);
         let now = Clock::manual(1_800_000_000).now();
-        let ring = super::super::KeyRing::load(&config, now).unwrap();
+        let ring = super::super::KeyRing::load(&config, None, now).unwrap();
         let template = Arc::new(config::NamespaceToken {
             audience: "orders".into(),
             roles: vec!["reader".into(), "ns-*".into()],
             ..Default::default()
         });
         let roles = ["reader".to_owned(), "writer".to_owned(), "ns-a".to_owned()];
-        let minted = mint(&config, ring.current(), &Grant { roles: &roles, ..grant(&template) }, now).unwrap();
+        let minted = mint(&config, ring.current().unwrap(), &Grant { roles: &roles, ..grant(&template) }, now).unwrap();
         let mut claims = claims(&minted);
         let jti = claims.as_object_mut().unwrap().remove("jti").unwrap();
         assert_eq!(jti.as_str().unwrap().len(), 22);

@@ -157,7 +157,7 @@ fn the_webhook() {
     let expected = Webhook {
         listen: "0.0.0.0:8443".parse().unwrap(),
         names: vec!["a.b.svc".into(), "::1".into()],
-        directory: "postern-webhook".into(),
+        directory: Some("postern-webhook".into()),
     };
     assert_eq!(config.webhook, Some(expected));
 }
