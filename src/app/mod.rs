@@ -113,7 +113,7 @@ impl Gateway {
         let verifier = Arc::new(Verifier::new(issuers, asked, &token_service, shared.clone(), TOKEN_CAPACITY)?);
         upkeep::run_verifier(&verifier, &handle);
         let surroundings = surroundings(&config, shared, &metrics, audit.clone())?;
-        let pipeline = pipeline(&config, (verifier, token_service), &surroundings, &metrics, None)?;
+        let pipeline = pipeline(&config, (verifier, token_service), &surroundings, joined.as_ref(), &metrics, None)?;
         let pipeline = Arc::new(ArcSwap::from_pointee(pipeline));
         let delivery = deliveries::start(&config, &pipeline, &surroundings, &metrics)?;
         observe::register(&metrics, &pipeline, &users, &watches);
@@ -243,7 +243,7 @@ impl Gateway {
             Arc::new(verifier.after(old.verifier()))
         };
         let parts = (Arc::clone(&verifier), token_service);
-        let new = pipeline(&config, parts, &self.surroundings, &self.metrics, Some(&old))?;
+        let new = pipeline(&config, parts, &self.surroundings, self.joined.as_ref(), &self.metrics, Some(&old))?;
         // The last that can fail, so that a reload takes effect as a whole or not at all.
         if let (Some(tls), Some(files)) = (&self.tls, &config.server.tls) {
             tls.reload(files)?;
@@ -373,6 +373,7 @@ fn pipeline(
     config: &Config,
     (verifier, token_service): (Arc<Verifier>, Arc<TokenService>),
     surroundings: &Surroundings,
+    joined: Option<&Joined>,
     metrics: &Metrics,
     former: Option<&Pipeline>,
 ) -> Result<Pipeline, StartError> {
@@ -382,7 +383,8 @@ fn pipeline(
     let known = former.and_then(Pipeline::endpoints).map(AsRef::as_ref);
     let endpoints = Endpoints::new(config, Arc::clone(&verifier), Arc::clone(&token_service), surroundings, known);
     let former_broker = former.and_then(Pipeline::broker);
-    let broker = Broker::new(config, verifier.issuers(), &surroundings.shared, metrics, former_broker)?;
+    let cluster = joined.map(|joined| &joined.cluster);
+    let broker = Broker::new(config, verifier.issuers(), &surroundings.shared, cluster, metrics, former_broker)?;
     let clock = surroundings.shared.clock.clone();
     let pipeline = Pipeline::new(config, verifier, token_service, metrics, clock, former)?;
     Ok(pipeline.with_endpoints(Arc::new(endpoints)).with_broker(Arc::new(broker)))

@@ -48,14 +48,14 @@ pub use operator::{Operator, OperatorAccess};
 pub use reference::reference;
 pub use route::{
     Access, ClientCredentials, Credential, Exchange, HeaderSource, HostRank, IdentityHeader, IssuerName,
-    NamespaceToken, PathPattern, PathPatternError, Rank, Requirements, Route, SegmentRank, StreamEnds, TargetNamespace,
-    TokenEndpoint,
+    NamespaceSource, NamespaceToken, PathPattern, PathPatternError, Rank, Requirements, Route, SecretValue,
+    SegmentRank, ServiceAccount, StoredSecret, StreamEnds, TargetNamespace, TokenEndpoint,
 };
 pub use schema::schema;
 pub use server::{Admin, Log, LogFormat, LogPlace, Server, ServerTls};
 pub use state::{Cluster, State};
 pub use token_service::{Client, SigningAlgorithm, SigningKeys, TokenService};
-pub use upstream::{Protocol, Upstream, UpstreamTls};
+pub use upstream::{Protocol, Upgrade, Upstream, UpstreamTls};
 pub use webhook::Webhook;
 
 use description::{Key, Kind, Table};
@@ -234,7 +234,9 @@ fn assemble(root: &Section, reader: &mut Reader<'_>) -> Option<Config> {
         None => Some(None),
     };
     let upstreams = read_upstreams(root, token_service.as_ref(), reader);
-    let surroundings = Surroundings { issuers: &issuers, upstreams: &upstreams, token_service: token_service.as_ref() };
+    let has_cluster = root.is_given("kubernetes");
+    let surroundings =
+        Surroundings { issuers: &issuers, upstreams: &upstreams, token_service: token_service.as_ref(), has_cluster };
     let routes = read_routes(root, &surroundings, reader);
     kubernetes::check_routes(root, kubernetes.as_ref(), reader);
     check_clients(root, &upstreams, &routes, reader);

@@ -45,6 +45,7 @@ class Cluster:
         self.folder = folder
         self.admin = None
         self._flags = flags  # of the API server
+        self.kubelet_port = None  # of a node that runs nothing, where the API server is our own
         self._process = None
         self._namespaces = []
 
@@ -70,6 +71,7 @@ class Cluster:
         web.eventually("the API server is ready", is_ready, limit=120)
         facts = json.loads(ready.read_text())
         self._connect(facts["server"], Path(facts["ca"]).read_text())
+        self.kubelet_port = facts["kubelet_port"]
         self.admin = Caller(self, "admin", facts["admin_token"])
 
     def _take_given(self):
@@ -136,14 +138,23 @@ class Caller:
     def __repr__(self):
         return self.name
 
-    def kubectl(self, *arguments, check=True, stdin=None):
-        """Runs kubectl as this caller, with nothing of this machine's own settings."""
+    @property
+    def kubeconfig(self):
+        """A file with which programs are this caller."""
         if not self._kubeconfig.exists():
             self._write_kubeconfig()
-        environment = {**os.environ, "KUBECONFIG": str(self._kubeconfig), "HOME": str(self._cluster.folder)}
+        return self._kubeconfig
+
+    def environment(self, **more):
+        """Of a kubectl that is this caller, with nothing of this machine's own settings."""
+        return {**os.environ, "KUBECONFIG": str(self.kubeconfig), "HOME": str(self._cluster.folder), **more}
+
+    def kubectl(self, *arguments, check=True, stdin=None, **environment):
+        """Runs kubectl as this caller."""
         done = subprocess.run(
-            ["kubectl", *map(str, arguments)], env=environment, input=stdin, capture_output=True, text=True, timeout=300
-        )
+            ["kubectl", *map(str, arguments)], env=self.environment(**environment), input=stdin, capture_output=True, text=True,
+            timeout=300,
+        )  # fmt: skip
         assert done.returncode == 0 or not check, f"kubectl {arguments}: {done.stderr}"
         return done
 

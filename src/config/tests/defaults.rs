@@ -114,6 +114,7 @@ fn an_upstream() {
         response_timeout: seconds(30),
         idle_timeout: seconds(300),
         max_idle_connections: 128,
+        upgrades: vec![Upgrade::WebSocket],
     };
     assert_eq!(*parse(GOOD).unwrap().upstreams[0], expected);
 }

@@ -61,7 +61,9 @@ fn a_secret_is_sent_behind_its_prefix() {
     let text =
         format!(r#"{GOOD}credential = {{ secret = {{ prefix = "Bearer ", value = {{ env = "CARGO_PKG_NAME" }} }} }}"#);
     let config = parse(&text).unwrap();
-    let Credential::Secret { header, value } = &config.routes[0].credential else { panic!("no secret") };
+    let Credential::Secret { header, value: SecretValue::Given(value) } = &config.routes[0].credential else {
+        panic!("no secret")
+    };
     assert_eq!((header.as_str(), value.expose()), ("authorization", "Bearer postern"));
 }
 
