@@ -7,11 +7,13 @@ pub mod mint;
 pub mod obtained;
 pub mod publish;
 mod ring;
+mod said;
 
 pub use kept::KeptKeys;
 pub use keys::{KeyError, SigningKey};
 pub use mint::{Grant, MintError, Minted, NamespaceKind};
 pub use ring::{KeyRing, SharedKeys};
+pub use said::Said;
 
 use crate::base::clock::{Clock, Now};
 use crate::config;
