@@ -160,9 +160,9 @@ class Caller:
 
     def _write_kubeconfig(self):
         self._kubeconfig.touch(0o600)
-        self._kubeconfig.write_text(self.kubeconfig())
+        self._kubeconfig.write_text(self.kubeconfig_text())
 
-    def kubeconfig(self):
+    def kubeconfig_text(self):
         """How a client connects as this caller."""
         authority = base64.b64encode(self._cluster.authority.encode()).decode()
         cluster = {"server": self._cluster.server, "certificate-authority-data": authority}

@@ -74,7 +74,7 @@ class Replica:
         folder.mkdir()
         (folder / "secret").write_text("secret")
         (folder / "kubeconfig").touch(0o600)
-        (folder / "kubeconfig").write_text(account.kubeconfig())
+        (folder / "kubeconfig").write_text(account.kubeconfig_text())
         (folder / "postern.toml").write_text(text.format(**self.ports))
 
     def __enter__(self):
