@@ -19,10 +19,10 @@ def test_an_operators_block_at_a_gateway_empties_the_secret_and_an_unblock_does_
     emptied = watch.emptied(user.name, since).at
     figures.record("blocked by an operator at a gateway, emptied", emptied - since)
     assert emptied - since <= EVENT
-    assert gateway.call("/orders/1", token).status == 401 and gateway.call("/own/1", kept).status == 401
+    assert gateway.judged("/orders/1", token).status == 401 and gateway.judged("/own/1", kept).status == 401
 
     def refused():
-        return secure.call("/version", token).status == 401
+        return secure.judged("/version", token).status == 401
 
     web.eventually("the other gateway refuses too", refused, limit=EVENT)
     for replica in services:
@@ -33,7 +33,7 @@ def test_an_operators_block_at_a_gateway_empties_the_secret_and_an_unblock_does_
         "the lift is known", lambda: services[0].listed(operator, user)["state"] == "awaiting_sign_in", limit=10
     )
     time.sleep(BOUND)
-    assert watch.now(user.name) == "" and gateway.call("/orders/1", token).status == 401
+    assert watch.now(user.name) == "" and gateway.judged("/orders/1", token).status == 401
     since = time.monotonic()
     gateway.admitted(keycloak.login(user))
     assert watch.filled(user.name, since)

@@ -103,10 +103,10 @@ def test_the_gateway_takes_it_where_a_route_names_self(gateway, told):
     assert answer.received.header("x-auth-namespace") == told.home
     _, claims = gateway.verify(answer.received.bearer, "orders-api")
     assert claims["sub"] == told.user.id and claims["namespace"] == told.home
-    assert gateway.call("/orders/1", told.token).status == 401, "on a route that does not name `self`"
-    assert gateway.call("/own/1", told.first).status == 401, "Keycloak's token, on a route for `self` alone"
+    assert gateway.judged("/orders/1", told.token).status == 401, "on a route that does not name `self`"
+    assert gateway.judged("/own/1", told.first).status == 401, "Keycloak's token, on a route for `self` alone"
     given = answer.received.bearer
-    assert gateway.call("/own/1", given).status == 401, "what an upstream was given"
+    assert gateway.judged("/own/1", given).status == 401, "what an upstream was given"
 
 
 def test_operators_see_who_has_a_token_and_for_how_long(operator, services, told):
@@ -135,7 +135,7 @@ def test_a_disabled_user_has_nothing_any_more(keycloak, gateway, watch, admin, t
     told.emptied.append((emptied, None))
     assert emptied - disabled <= EVENT
     gateway.refuses(told.first, disabled)
-    assert gateway.call("/own/1", told.token).status == 401
+    assert gateway.judged("/own/1", told.token).status == 401
     path = f"/api/v1/namespaces/{told.home}/secrets/postern-session"
     web.eventually("what credentials are bound to is gone", lambda: admin.get(path).status == 404, limit=5)
 
@@ -146,7 +146,7 @@ def test_enabling_alone_brings_nothing_back(keycloak, gateway, watch, services, 
     refreshed = keycloak.refresh(told.first)
     gateway.stays_refused(told.first, refreshed, seconds=BOUND + 1)
     assert watch.now(told.home) == ""
-    assert gateway.call("/own/1", told.token).status == 401
+    assert gateway.judged("/own/1", told.token).status == 401
 
 
 def test_a_new_sign_in_fills_it_again(keycloak, gateway, watch, admin, told):
@@ -164,7 +164,7 @@ def test_a_new_sign_in_fills_it_again(keycloak, gateway, watch, admin, told):
 
 
 def test_the_token_from_before_the_block_stays_out(gateway, watch, told):
-    assert gateway.call("/own/1", told.token).status == 401
+    assert gateway.judged("/own/1", told.token).status == 401
     assert gateway.passes(watch.now(told.home), "/own/1")
 
 
