@@ -103,9 +103,7 @@ impl Gateway {
         let joined = cluster::join(config.kubernetes.as_ref(), &runtime)?;
         let cluster = joined.as_ref().map(|joined| joined.cluster.clone());
         let replica = replicas::start(cluster, &users, (&clock, &metrics, &handle))?;
-        let signing_keys = Arc::<SharedKeys>::default();
-        let token_service = TokenService::start_shared(config.token_service.clone(), clock.clone(), &signing_keys)?;
-        let token_service = Arc::new(token_service);
+        let (token_service, signing_keys) = signing_keys::start(&config.token_service, &clock)?;
         let issuers = issuers(&config, &clock, &[])?;
         let asked = Pipeline::claims_asked(&config);
         let links = Arc::new(Links::default());
@@ -153,10 +151,7 @@ impl Gateway {
             writer: Some(writer),
         };
         gateway.control = Some(gateway.start_control(runtime, admin)?);
-        gateway.follow_signing_keys()?;
-        gateway.run_issuers();
-        gateway.run_watches()?;
-        gateway.set_valid_until(cluster)?;
+        gateway.run_parts(cluster)?;
         gateway.operators = operator.map(|(listener, config)| gateway.start_operators(listener, config)).transpose()?;
         gateway.webhook = webhook.map(|opened| gateway.start_webhook(opened)).transpose()?;
         for (index, sockets) in sockets.into_iter().enumerate() {
@@ -257,7 +252,6 @@ impl Gateway {
         }
         self.set_roster(&config)?;
         self.pipeline.store(Arc::new(new));
-        self.follow_signing_keys()?;
         if let Some(feed) = &self.surroundings.feed {
             feed.configure(&config);
         }
@@ -271,6 +265,12 @@ impl Gateway {
         let cluster = config.cluster;
         *current = Config { server, admin, operator, webhook, log, state, ..config };
         drop(current);
+        self.run_parts(cluster)
+    }
+
+    /// Starts what the pipeline in force needs, and ends what it does not.
+    fn run_parts(&self, cluster: config::Cluster) -> Result<(), StartError> {
+        self.follow_signing_keys()?;
         self.run_issuers();
         self.run_watches()?;
         self.set_valid_until(cluster)

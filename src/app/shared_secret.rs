@@ -54,6 +54,7 @@ pub(super) struct SharedSecret<K: Kept> {
     seen: Option<Texts>,
     in_force: Option<K::Content>,
     is_synced: bool,
+    is_interrupted: bool,
     /// What was said of it last, so that it is said once.
     said: Option<String>,
 }
@@ -61,7 +62,17 @@ pub(super) struct SharedSecret<K: Kept> {
 impl<K: Kept> SharedSecret<K> {
     /// What follows `secret`, and changes it if it `is_writer`.
     pub(super) fn new(secret: OwnSecret, what: &'static str, kept: Arc<K>, is_writer: bool) -> Self {
-        Self { secret, what, kept, is_writer, seen: None, in_force: None, is_synced: false, said: None }
+        Self {
+            secret,
+            what,
+            kept,
+            is_writer,
+            seen: None,
+            in_force: None,
+            is_synced: false,
+            is_interrupted: false,
+            said: None,
+        }
     }
 
     /// Follows, for ever.
@@ -95,9 +106,16 @@ impl<K: Kept> SharedSecret<K> {
         match change {
             Change::Seen(texts) => self.seen = Some(texts),
             Change::Gone(_) => self.seen = None,
-            Change::Synced => self.is_synced = true,
+            Change::Synced => {
+                if std::mem::take(&mut self.is_interrupted) {
+                    tracing::info!(what = self.what, "the Secret can be followed again");
+                }
+                self.is_synced = true;
+            }
             Change::Interrupted(error) => {
-                tracing::warn!(what = self.what, error = &error as &dyn Error, "a Secret cannot be followed");
+                if !std::mem::replace(&mut self.is_interrupted, true) {
+                    tracing::warn!(what = self.what, error = &error as &dyn Error, "the Secret cannot be followed");
+                }
             }
         }
     }

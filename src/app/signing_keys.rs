@@ -8,7 +8,7 @@ use crate::base::secret::Secret;
 use crate::config::{self, Role, SigningAlgorithm, SigningKeys};
 use crate::kubernetes::own_secret::OwnSecret;
 use crate::pipeline::Pipeline;
-use crate::token_service::{KeptKeys, KeyError};
+use crate::token_service::{KeptKeys, KeyError, SharedKeys, TokenService};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -51,6 +51,16 @@ impl Kept for Keys {
     fn count_failure(&self) {
         (self.count_failure)();
     }
+}
+
+/// The token service of a configuration. Where keys are in the Secret it has none until they are shared with it.
+pub(super) fn start(
+    config: &config::TokenService,
+    clock: &Clock,
+) -> Result<(Arc<TokenService>, Arc<SharedKeys>), StartError> {
+    let shared = Arc::<SharedKeys>::default();
+    let service = TokenService::start_shared(config.clone(), clock.clone(), &shared)?;
+    Ok((Arc::new(service), shared))
 }
 
 /// How a configuration wants keys to be made, if they are in the Secret.

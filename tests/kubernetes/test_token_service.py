@@ -35,8 +35,10 @@ def hooked(admin, base):
 
 
 @pytest.fixture(scope="module")
-def replicas(tmp_path_factory, token_service, hooked):
-    """Two of them, with Secrets that nobody has made."""
+def replicas(tmp_path_factory, admin, token_service, hooked):
+    """Two of them, with Secrets that nobody has made. (Other tests try who may write them.)"""
+    for secret in (KEYS, TLS):
+        admin.delete(secret)
     folder = tmp_path_factory.mktemp("replicas")
     with (
         Replica(folder / "a", token_service, TOKEN_SERVICE) as a,
@@ -96,9 +98,7 @@ def test_a_damaged_secret_leaves_the_keys_in_force_and_a_deleted_one_is_written_
     failures = replicas[0].metric("postern_key_maintenance_failures_total")
     damaged = {name: base64.b64encode(b"no key").decode() for name in before}
     assert admin.merge(KEYS, {"data": damaged}).status == 200
-    web.eventually(
-        "it is counted", lambda: replicas[0].metric("postern_key_maintenance_failures_total") > failures
-    )
+    web.eventually("it is counted", lambda: replicas[0].metric("postern_key_maintenance_failures_total") > failures)
     assert replicas[0].keys() == replicas[1].keys() == keys
     assert "postern-signing-keys" in replicas[0].log
     assert admin.get(KEYS).json["data"] == damaged
