@@ -3,7 +3,8 @@
 
 use super::StartError;
 use crate::config::{self, Role};
-use crate::kubernetes::{Access, Cluster};
+use crate::kubernetes::{Access, Cluster, Present};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::runtime::Runtime;
 
@@ -16,6 +17,10 @@ pub(super) struct Joined {
     pub(super) role: Role,
     /// What is not there yet.
     pub(super) waits: Waits,
+    /// Which namespaces have their Secret, for the webhook. Nothing is known until it is told from a watch of them.
+    pub(super) present: Arc<Present>,
+    /// Whether the signing keys are being followed.
+    pub(super) follows_keys: Arc<AtomicBool>,
 }
 
 impl std::fmt::Debug for Joined {
@@ -58,7 +63,13 @@ pub(super) fn join(config: Option<&config::Kubernetes>, runtime: &Runtime) -> Re
         None => cluster,
     };
     tracing::info!(role = ?config.role, namespace = cluster.namespace(), "running in a cluster");
-    Ok(Some(Joined { cluster, role: config.role, waits: Waits::default() }))
+    Ok(Some(Joined {
+        cluster,
+        role: config.role,
+        waits: Waits::default(),
+        present: Arc::default(),
+        follows_keys: Arc::default(),
+    }))
 }
 
 #[cfg(test)]

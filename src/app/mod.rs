@@ -10,9 +10,12 @@ mod error;
 mod observe;
 mod observe_users;
 mod operators;
+mod shared_secret;
+mod signing_keys;
 mod upkeep;
 mod watches;
 mod webhook;
+mod webhook_tls;
 mod workers;
 
 pub use error::StartError;
@@ -144,6 +147,7 @@ impl Gateway {
             writer: Some(writer),
         };
         gateway.control = Some(gateway.start_control(runtime, admin)?);
+        gateway.follow_signing_keys()?;
         gateway.run_issuers();
         gateway.run_watches()?;
         gateway.set_valid_until(cluster)?;
@@ -247,6 +251,7 @@ impl Gateway {
         }
         self.set_roster(&config)?;
         self.pipeline.store(Arc::new(new));
+        self.follow_signing_keys()?;
         if let Some(feed) = &self.surroundings.feed {
             feed.configure(&config);
         }

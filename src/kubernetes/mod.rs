@@ -6,7 +6,7 @@
 //!   came in between is a value ([`Write`]), not an error.
 //! - [`Namespaces`] and [`grants`]: the namespace of a user, and what stands in it beside the Secret.
 //! - [`Watch`]: what others do to these, told as [`Change`]s.
-//! - [`lease`]: which replica leads. [`state`]: what all replicas remember.
+//! - [`lease`]: which replica leads. [`state`]: what all replicas remember. [`own_secret`]: the few texts that they share.
 //! - [`token_request`], [`secret_value`]: credentials that Kubernetes makes or keeps.
 //!
 //! All of it runs on the control plane. Nothing here decides about users, and nothing is tried again behind the caller's back, except
@@ -41,6 +41,7 @@
 
 pub mod grants;
 pub mod lease;
+pub mod own_secret;
 pub mod secret_value;
 pub mod state;
 pub mod token_request;
@@ -50,19 +51,23 @@ mod connect;
 mod error;
 mod mark;
 mod namespaces;
+mod present;
 mod secrets;
 mod standing;
 mod version;
 mod watch;
+mod webhook_configuration;
 
 pub use connect::{Access, Cluster};
 pub use error::{KubernetesError, Write};
 pub use mark::{ISSUER_ANNOTATION, Mark, Owner, SUBJECT_ANNOTATION, USER_LABEL};
 pub use namespaces::{Ensured, Namespace, Namespaces, Removal};
+pub use present::Present;
 pub use secrets::{Content, SECRET, Secrets, TOKEN_KEY, UserSecret};
 pub use standing::Standing;
 pub use version::Version;
 pub use watch::{Change, Watch, Watched};
+pub use webhook_configuration::{Bundle, WebhookConfiguration};
 
 #[cfg(test)]
 pub(crate) mod tests;

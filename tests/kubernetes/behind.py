@@ -61,6 +61,7 @@ user_status = "none"
 [upstream.kubernetes]
 to = "{self._cluster.server}"
 tls = {{ ca = "cluster-ca.pem" }}
+protocol = "http1"
 upgrades = ["websocket", "spdy/3.1"]
 idle_timeout = "1h"
 

@@ -158,6 +158,11 @@ class Caller:
         return done
 
     def _write_kubeconfig(self):
+        self._kubeconfig.touch(0o600)
+        self._kubeconfig.write_text(self.kubeconfig())
+
+    def kubeconfig(self):
+        """How a client connects as this caller."""
         authority = base64.b64encode(self._cluster.authority.encode()).decode()
         cluster = {"server": self._cluster.server, "certificate-authority-data": authority}
         text = {  # JSON is YAML.
@@ -166,8 +171,7 @@ class Caller:
             "users": [{"name": "test", "user": {"token": self.token}}],
             "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
         }  # fmt: skip
-        self._kubeconfig.touch(0o600)
-        self._kubeconfig.write_text(json.dumps(text))
+        return json.dumps(text)
 
     def call(self, method, path, body=None, content_type="application/json", headers=None):
         """One request on a connection of its own, over HTTP/1.1: over HTTP/2 the body of a 401 may be cut short."""
