@@ -50,7 +50,8 @@
 //! # What always holds
 //!
 //! - Only [`config`] knows TOML; every other module receives values that cannot be wrong.
-//! - Only [`app`] starts threads and long-lived tasks; dropping the [`app::Gateway`] ends them all.
+//! - Only [`app`] starts threads and long-lived tasks, but for the Secrets that a [`broker`] follows; dropping the [`app::Gateway`] ends
+//!   them all.
 //! - Only [`pipeline::reject`] makes a refusal; only [`cli`] writes to the terminal.
 //! - A token or a secret is never formatted ([`base::secret`]); the access log has no query and no header.
 //! - What is not known is refused with 503, never let through, unless the configuration says otherwise in words.

@@ -261,15 +261,17 @@ fn a_header_carries_what_stands_in_a_secret_at_the_time() {
     eventually("it is back", || get().status == 200);
 }
 
-/// An API server's way with exec: it switches, says a word, and gives everything back.
+/// A frame of a WebSocket; to SPDY it is bytes like others.
+const HELLO: &[u8] = b"\x81\x05hello";
+
+/// An API server's way with exec: it switches, says a word, and another when it was answered.
 fn switching(protocol: &'static str) -> Upstream {
     Upstream::serving(move |mut peer| {
         peer.read();
-        peer.send(format!(
-            "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: {protocol}\r\n\r\nhello"
-        ));
-        while let Some(byte) = peer.read_bytes(1) {
-            peer.send(byte);
+        peer.send(format!("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: {protocol}\r\n\r\n"));
+        peer.send(HELLO);
+        while peer.read_bytes(8).is_some() {
+            peer.send(HELLO);
         }
     })
 }
@@ -298,12 +300,12 @@ fn what_kubectl_switches_to_passes_without_its_second_token_and_ends_with_its_us
         client.send(head(method, "/api/v1/namespaces/alice/pods/a/exec?command=sh", &lines));
         let answer = client.read_head();
         assert_eq!((answer.status, answer.header("upgrade")), (101, Some(protocol)));
-        assert_eq!(client.read_bytes(5), b"hello");
+        assert_eq!(client.read_bytes(HELLO.len()), HELLO);
         // Of a control frame of SPDY, which is none of a WebSocket, or a masked frame of one.
         let frame: &[u8] =
             if method == "POST" { b"\x80\x03\x00\x01\x00\x00\x00\x00" } else { b"\x81\x82\x00\x00\x00\x00hi" };
         client.send(frame);
-        assert_eq!(client.read_bytes(frame.len()), frame);
+        assert_eq!(client.read_bytes(HELLO.len()), HELLO);
         let seen = server.last();
         assert_eq!((seen.header("upgrade"), seen.header("connection")), (Some(protocol), Some("upgrade")));
         assert_eq!(seen.all("sec-websocket-protocol").collect::<Vec<_>>(), ["v5.channel.k8s.io"]);

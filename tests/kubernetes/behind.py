@@ -17,7 +17,7 @@ class Behind(Postern):
     """The API server as its callers see it through Postern; to `Caller` it is a cluster."""
 
     def __init__(self, folder, cluster, gateway, issuer):
-        self._cluster, self._gateway = cluster, gateway
+        self._cluster = cluster
         super().__init__(folder, None, issuer)
         self.server = f"https://127.0.0.1:{self.port}"
         key = ec.generate_private_key(ec.SECP256R1())
@@ -27,6 +27,8 @@ class Behind(Postern):
         (folder / "server.key").write_text(pem(key))
         (folder / "signing.pem").write_text(pem(ec.generate_private_key(ec.SECP256R1())))
         (folder / "cluster-ca.pem").write_text(cluster.authority)
+        (folder / "gateway.kubeconfig").touch(0o600)
+        (folder / "gateway.kubeconfig").write_text(gateway.kubeconfig())
 
     def configuration(self, _upstream, issuer):
         return f"""version = 1
@@ -46,7 +48,7 @@ access = {{ file = "access.log" }}
 
 [kubernetes]
 role = "gateway"
-kubeconfig = "{self._gateway.kubeconfig}"
+kubeconfig = "gateway.kubeconfig"
 namespace = "postern"
 
 [token_service]
@@ -61,6 +63,7 @@ user_status = "none"
 [upstream.kubernetes]
 to = "{self._cluster.server}"
 tls = {{ ca = "cluster-ca.pem" }}
+protocol = "http1"
 upgrades = ["websocket", "spdy/3.1"]
 idle_timeout = "1h"
 

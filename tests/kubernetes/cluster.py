@@ -138,16 +138,11 @@ class Caller:
     def __repr__(self):
         return self.name
 
-    @property
-    def kubeconfig(self):
-        """A file with which programs are this caller."""
-        if not self._kubeconfig.exists():
-            self._write_kubeconfig()
-        return self._kubeconfig
-
     def environment(self, **more):
         """Of a kubectl that is this caller, with nothing of this machine's own settings."""
-        return {**os.environ, "KUBECONFIG": str(self.kubeconfig), "HOME": str(self._cluster.folder), **more}
+        if not self._kubeconfig.exists():
+            self._write_kubeconfig()
+        return {**os.environ, "KUBECONFIG": str(self._kubeconfig), "HOME": str(self._cluster.folder), **more}
 
     def kubectl(self, *arguments, check=True, stdin=None, **environment):
         """Runs kubectl as this caller."""

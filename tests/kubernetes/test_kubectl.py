@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import select
 import socket
 import subprocess
 import time
@@ -14,7 +15,7 @@ from cluster import RBAC, Caller, pod, refused, request_token, secret, service_a
 from conftest import make_home
 from issuer import Issuer
 
-# How long a credential may work after its user's block, and how often is looked.
+# How long a credential may work after its user's block, in seconds.
 DEATH = 15.0
 SPDY = {"KUBECTL_REMOTE_COMMAND_WEBSOCKETS": "false", "KUBECTL_PORT_FORWARD_WEBSOCKETS": "false"}
 WEBSOCKET = {"KUBECTL_REMOTE_COMMAND_WEBSOCKETS": "true", "KUBECTL_PORT_FORWARD_WEBSOCKETS": "true"}
@@ -53,7 +54,7 @@ def name_of(caller, **headers):
 
 
 @pytest.fixture(scope="module")
-def shell(cluster, admin, home):
+def echo(cluster, admin, home):
     """A pod of the user that can be spoken with."""
     if cluster.kubelet_port is None:
         pytest.skip("a node that runs nothing comes with our own API server only")
@@ -64,10 +65,12 @@ def shell(cluster, admin, home):
     }
     assert admin.create("/api/v1/nodes", node).status == 201
     assert admin.merge("/api/v1/nodes/nothing/status", {"status": status}).status == 200
-    assert admin.create(f"/api/v1/namespaces/{home}/pods", pod("shell", nodeName="nothing")).status == 201
-    running = admin.merge(f"/api/v1/namespaces/{home}/pods/shell/status", {"status": {"phase": "Running"}})
+    assert admin.create(f"/api/v1/namespaces/{home}/pods", pod("echo", nodeName="nothing")).status == 201
+    running = admin.merge(f"/api/v1/namespaces/{home}/pods/echo/status", {"status": {"phase": "Running"}})
     assert running.status == 200, running
-    return "shell"
+    yield "echo"
+    admin.kubectl("-n", home, "delete", "pod", "echo", "--grace-period=0", "--force")
+    admin.kubectl("delete", "node", "nothing")
 
 
 def test_a_user_is_the_account_of_their_own_namespace_whoever_they_say_they_are(alice, home):
@@ -135,8 +138,6 @@ def config_map(path):
 
 def wait_for_output(process, stir):
     """Stirs until a line can be read."""
-    import select
-
     def has_come():
         stir()
         return select.select([process.stdout], [], [], 0.2)[0]
@@ -144,34 +145,34 @@ def wait_for_output(process, stir):
     web.eventually("something is told", has_come)
 
 
-def test_logs_come_and_go_on(alice, home, shell):
-    assert alice.kubectl("-n", home, "logs", shell).stdout == "line 1 of shell\n"
-    follow = ["kubectl", "-n", home, "logs", "--follow", shell]
+def test_logs_come_and_go_on(alice, home, echo):
+    assert alice.kubectl("-n", home, "logs", echo).stdout == "line 1 of echo\n"
+    follow = ["kubectl", "-n", home, "logs", "--follow", echo]
     with subprocess.Popen(follow, env=alice.environment(), stdout=subprocess.PIPE, text=True) as process:
         try:
             # The kubelet writes without end, so nothing here waits for the end.
-            assert [process.stdout.readline() for _ in range(3)] == [f"line {number} of shell\n" for number in (1, 2, 3)]
+            assert [process.stdout.readline() for _ in range(3)] == [f"line {number} of echo\n" for number in (1, 2, 3)]
         finally:
             process.kill()
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_exec_passes_both_ways_and_tells_how_it_ended(alice, home, shell, protocol):
-    said = alice.kubectl("-n", home, "exec", "-i", shell, "--", "cat", "-", stdin="to and fro\n", **protocol)
-    assert said.stdout == "exec shell: cat -\nto and fro\n"
-    failed = alice.kubectl("-n", home, "exec", shell, "--", "false", check=False, **protocol)
+def test_exec_passes_both_ways_and_tells_how_it_ended(alice, home, echo, protocol):
+    said = alice.kubectl("-n", home, "exec", "-i", echo, "--", "cat", "-", stdin="to and fro\n", **protocol)
+    assert said.stdout == "exec echo: cat -\nto and fro\n"
+    failed = alice.kubectl("-n", home, "exec", echo, "--", "false", check=False, **protocol)
     assert failed.returncode == 3, failed.stderr
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_attach_passes_both_ways(alice, home, shell, protocol):
-    said = alice.kubectl("-n", home, "attach", "-i", shell, stdin="to and fro\n", **protocol)
-    assert said.stdout == "attach shell\nto and fro\n"
+def test_attach_passes_both_ways(alice, home, echo, protocol):
+    said = alice.kubectl("-n", home, "attach", "-i", echo, stdin="to and fro\n", **protocol)
+    assert said.stdout == "attach echo\nto and fro\n"
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_ports_are_forwarded(alice, home, shell, protocol):
-    command = ["kubectl", "-n", home, "port-forward", shell, ":8080"]
+def test_ports_are_forwarded(alice, home, echo, protocol):
+    command = ["kubectl", "-n", home, "port-forward", echo, ":8080"]
     environment = alice.environment(**protocol)
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -180,7 +181,7 @@ def test_ports_are_forwarded(alice, home, shell, protocol):
             for _ in range(2):
                 with socket.create_connection(("127.0.0.1", port), timeout=30) as client:
                     stream = client.makefile("rwb")
-                    assert stream.readline() == b"port 8080 of shell\n"
+                    assert stream.readline() == b"port 8080 of echo\n"
                     stream.write(b"to and fro\n")
                     stream.flush()
                     assert stream.readline() == b"to and fro\n"
