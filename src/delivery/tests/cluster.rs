@@ -12,6 +12,7 @@ use crate::token_service::TokenService;
 use crate::users::{IssuerCause, IssuerTime, Lift, Proof, Users};
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use http::Method;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
@@ -100,7 +101,12 @@ impl Site {
             tokio::time::sleep(Duration::from_millis(5)).await;
             self.clock.advance(Duration::from_millis(5));
         }
-        panic!("it never came to pass: {what}");
+        let asked = [Method::GET, Method::POST, Method::PATCH, Method::DELETE].map(|method| {
+            let asked = self.server.requests(&method, "");
+            let of_users = asked.into_iter().filter(|at| !at.contains("postern-delivery") && !at.contains("watch"));
+            format!("{method} {:#?}", of_users.collect::<Vec<_>>())
+        });
+        panic!("it never came to pass: {what}; asked were {}", asked.join("\n"));
     }
 
     /// Lets some time go by in which nothing in particular happens.
@@ -206,6 +212,11 @@ impl Replica {
 
     pub(super) fn tell(&self, news: News) {
         self.links.bulletin().tell(|| Some(news));
+    }
+
+    /// Has it look at the time, which was moved.
+    pub(super) fn nudge(&self) {
+        self.tell(News::Changed(id("nobody")));
     }
 
     pub(super) fn sign_in(&self, name: &str) {
