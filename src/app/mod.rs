@@ -10,6 +10,7 @@ mod error;
 mod observe;
 mod observe_users;
 mod operators;
+mod placed;
 mod replicas;
 mod shared_secret;
 mod signing_keys;
@@ -113,7 +114,7 @@ impl Gateway {
         let surroundings = surroundings(&config, shared, &metrics, audit.clone())?;
         let pipeline = pipeline(&config, (verifier, token_service), &surroundings, joined.as_ref(), &metrics, None)?;
         let pipeline = Arc::new(ArcSwap::from_pointee(pipeline));
-        let delivery = deliveries::start(&config, &pipeline, &surroundings, &metrics)?;
+        let delivery = deliveries::start(&config, &pipeline, &surroundings, &metrics, joined.as_ref().zip(replica.as_ref()))?;
         observe::register(&metrics, &pipeline, &users, &watches);
         let tls = config.server.tls.as_ref().map(ServerTls::load).transpose()?;
         let count = config.server.workers.or_else(|| std::thread::available_parallelism().ok()).map_or(1, usize::from);
