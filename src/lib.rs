@@ -41,7 +41,7 @@
 //! | 1 | [`config`], [`telemetry`] |
 //! | 2 | [`issuer`], [`upstream`], [`token_service`], [`router`], [`kubernetes`] |
 //! | 3 | [`users`] |
-//! | 4 | [`identity`] |
+//! | 4 | [`identity`], [`replica`] |
 //! | 5 | [`watch`], [`endpoints`], [`delivery`], [`broker`] |
 //! | 6 | [`pipeline`], [`listener`], [`admin`], [`operator`], [`doctor`], [`dev`], [`webhook`] |
 //! | 7 | [`app`] |
@@ -50,7 +50,8 @@
 //! # What always holds
 //!
 //! - Only [`config`] knows TOML; every other module receives values that cannot be wrong.
-//! - Only [`app`] starts threads and long-lived tasks; dropping the [`app::Gateway`] ends them all.
+//! - Only [`app`] starts threads and long-lived tasks, but for the Secrets that a [`broker`] follows; dropping the [`app::Gateway`] ends
+//!   them all.
 //! - Only [`pipeline::reject`] makes a refusal; only [`cli`] writes to the terminal.
 //! - A token or a secret is never formatted ([`base::secret`]); the access log has no query and no header.
 //! - What is not known is refused with 503, never let through, unless the configuration says otherwise in words.
@@ -68,6 +69,7 @@ pub mod upstream;
 pub mod users;
 
 pub mod identity;
+pub mod replica;
 
 pub mod broker;
 pub mod delivery;

@@ -78,6 +78,25 @@ need_tools() {
     done
 }
 
+# need_cluster: a Kubernetes API server, and kubectl; skips the suite where there is neither. It is built from tests/apiserver with Go.
+# Where there is no Go, the cluster of KUBECONFIG serves if it says that it may be spoiled: `kubectl create namespace
+# postern-disposable`. Everything in deploy/kubernetes is applied to it.
+need_cluster() {
+    local minor
+    need_programs kubectl=kubernetes-client || skip "\`kubectl\` is missing"
+    minor=$(kubectl version --client -o json | sed -n 's/.*"minor": *"\([0-9]*\).*/\1/p' | head -n 1)
+    [ "${minor:-0}" -ge 28 ] || skip "\`kubectl\` is older than 1.28"
+    if can_build_apiserver; then
+        need_apiserver
+    elif [ -z "${KUBECONFIG:-}" ]; then
+        skip "Go 1.24 or newer is missing, and KUBECONFIG names no disposable cluster"
+    else
+        kubectl get namespace postern-disposable >/dev/null ||
+            skip "Go is missing, and the cluster of KUBECONFIG has no namespace \`postern-disposable\`"
+        unset APISERVER
+    fi
+}
+
 # run_pytest FOLDER [ARGUMENTS]: runs the tests of a folder, in place of this shell.
 run_pytest() {
     local folder=$1

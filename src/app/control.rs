@@ -1,11 +1,13 @@
 //! The control plane's thread, and the tasks that run on it.
 
+use super::cluster::Joined;
 use super::observe_users::count_decisions;
 use super::upkeep::{tick_users, upkeep};
 use super::workers::until_drain;
 use super::{Gateway, StartError};
 use crate::admin::{self, View};
 use crate::pipeline::Pipeline;
+use crate::replica::Replica;
 use arc_swap::ArcSwap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,7 +23,8 @@ impl Gateway {
     ) -> Result<JoinHandle<()>, StartError> {
         let mut phase = self.phase.subscribe();
         let (pipeline, is_draining) = (Arc::clone(&self.pipeline), Arc::clone(&self.is_draining));
-        let waits_for = Arc::new(move || waits_for(&pipeline, &is_draining));
+        let (joined, replica) = (self.joined.clone(), self.replica.clone());
+        let waits_for = Arc::new(move || waits_for(&pipeline, replica.as_deref(), &is_draining, joined.as_ref()));
         let view = View { metrics: Arc::clone(&self.metrics), waits_for };
         let (pipeline, metrics) = (Arc::clone(&self.pipeline), Arc::clone(&self.metrics));
         let (users, counted) = (Arc::clone(&self.shared().users), Arc::clone(&self.metrics));
@@ -56,10 +59,22 @@ impl Gateway {
 }
 
 /// What is waited for before the gateway is ready.
-pub(super) fn waits_for(pipeline: &ArcSwap<Pipeline>, is_draining: &AtomicBool) -> Vec<String> {
+pub(super) fn waits_for(
+    pipeline: &ArcSwap<Pipeline>,
+    replica: Option<&Replica>,
+    is_draining: &AtomicBool,
+    joined: Option<&Joined>,
+) -> Vec<String> {
     let pipeline = pipeline.load();
     let without_keys = pipeline.verifier().issuers().filter(|issuer| !issuer.is_ready());
     let mut missing: Vec<_> = without_keys.map(|issuer| format!("keys of issuer `{}`", issuer.config().name)).collect();
+    if pipeline.token_service().ring().current().is_none() {
+        missing.push("signing keys".into());
+    }
+    missing.extend(joined.into_iter().flat_map(|joined| joined.waits.left()));
+    if replica.is_some_and(|replica| !replica.is_loaded()) {
+        missing.push("what other replicas know about users".into());
+    }
     if is_draining.load(Ordering::Relaxed) {
         missing.push("draining".into());
     }

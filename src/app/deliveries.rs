@@ -1,12 +1,14 @@
 //! Users' tokens, kept where they are read: opened at the start, run on the control plane; outlives every reload.
 
-use super::{Gateway, StartError};
+use super::cluster::Joined;
+use super::{Gateway, StartError, placed};
 use crate::config::{self, Config};
 use crate::delivery::counts::Counts;
-use crate::delivery::{Delivery, Parts, Settings, sink};
+use crate::delivery::{Delivery, Parts, Settings, secrets, sink};
 use crate::endpoints::Surroundings;
 use crate::issuer::keycloak::Keycloak;
 use crate::pipeline::Pipeline;
+use crate::replica::Replica;
 use crate::telemetry::metrics::Metrics;
 use arc_swap::ArcSwap;
 use std::sync::Arc;
@@ -17,7 +19,11 @@ pub(super) fn start(
     pipeline: &Arc<ArcSwap<Pipeline>>,
     surroundings: &Surroundings,
     metrics: &Metrics,
+    placed: Option<(&Joined, &Arc<Replica>)>,
 ) -> Result<Option<Arc<Delivery<Keycloak>>>, StartError> {
+    if let Some((joined, replica)) = placed {
+        placed::follow(joined, replica, &surroundings.shared)?;
+    }
     let Some(delivery) = &config.delivery else { return Ok(None) };
     let shared = surroundings.shared.clone();
     let issuer = config.issuers.iter().find(|issuer| issuer.name == delivery.issuer);
@@ -29,10 +35,19 @@ pub(super) fn start(
         link,
         token_service: Arc::new(move || Arc::clone(pipeline.load().token_service())),
         counts: Counts::new(metrics, shared.clock.clone()),
-        sink: sink(delivery.files.as_deref(), &delivery.issuer)?,
+        sink: match placed {
+            Some((joined, _)) => secrets(joined.cluster.clone()),
+            None => sink(delivery.files.as_deref(), &delivery.issuer)?,
+        },
         shared: shared.clone(),
     };
-    let opened = Delivery::open(Settings::new(delivery, issuer), parts, &config.state.path.join("delivery.redb"))?;
+    let settings = Settings::new(delivery, issuer);
+    let opened = if let Some((joined, replica)) = placed {
+        shared.control.spawn(placed::hear_sign_ins(Arc::clone(replica), shared.clone()));
+        Delivery::in_cluster(settings, parts, placed::beside(joined, replica, &shared)?)?
+    } else {
+        Delivery::open(settings, parts, &config.state.path.join("delivery.redb"))?
+    };
     shared.control.spawn(Arc::clone(&opened).run());
     Ok(Some(opened))
 }

@@ -5,6 +5,7 @@ use crate::broker::BrokerError;
 use crate::delivery::DeliveryError;
 use crate::endpoints::events::OutboxError;
 use crate::issuer::{IssuerError, JwksError};
+use crate::kubernetes::KubernetesError;
 use crate::token_service::KeyError;
 use crate::upstream::UpstreamError;
 use crate::users::StoreError;
@@ -36,12 +37,21 @@ pub enum StartError {
     /// What is known against users cannot be read.
     #[error("state")]
     State(#[from] StoreError),
+    /// What is known against users cannot be shared.
+    #[error("kubernetes")]
+    Replica(#[source] KubernetesError),
     /// The events that wait for clients cannot be read.
     #[error("state")]
     Outbox(#[from] OutboxError),
     /// Users' tokens cannot be kept.
     #[error("delivery")]
     Delivery(#[from] DeliveryError),
+    /// The cluster cannot be reached as configured.
+    #[error("kubernetes")]
+    Kubernetes(#[from] KubernetesError),
+    /// A reload asks for another role, or for another cluster.
+    #[error("`[kubernetes]` is read at the start only: restart")]
+    OtherCluster,
     /// A reload asks for a store.
     #[error("the store is opened at the start only, and this configuration is the first that needs it: restart")]
     NoStore,

@@ -3,15 +3,21 @@
 //! One thread with a runtime of its own is the control plane (keys, user status, admin, upkeep); every other thread is a worker
 //! that serves requests. Only this module starts threads and long-lived tasks. Dropping the [`Gateway`] ends them all.
 
+mod cluster;
 mod control;
 mod deliveries;
 mod error;
 mod observe;
 mod observe_users;
 mod operators;
+mod placed;
+mod replicas;
+mod shared_secret;
+mod signing_keys;
 mod upkeep;
 mod watches;
 mod webhook;
+mod webhook_tls;
 mod workers;
 
 pub use error::StartError;
@@ -26,12 +32,14 @@ use crate::issuer::Issuer;
 use crate::issuer::keycloak::Keycloak;
 use crate::listener::tls::ServerTls;
 use crate::pipeline::Pipeline;
+use crate::replica::Replica;
 use crate::telemetry::access_log::Writer;
 use crate::telemetry::audit_log::Audit;
 use crate::telemetry::metrics::{Metrics, OutcomeLabel};
-use crate::token_service::TokenService;
+use crate::token_service::{SharedKeys, TokenService};
 use crate::users::Users;
 use arc_swap::ArcSwap;
+use cluster::Joined;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -56,6 +64,8 @@ pub struct Gateway {
     control: Option<JoinHandle<()>>,
     operators: Option<JoinHandle<()>>,
     webhook: Option<webhook::Running>,
+    joined: Option<Joined>,
+    signing_keys: Arc<SharedKeys>,
     surroundings: Surroundings,
     metrics: Arc<Metrics>,
     pipeline: Arc<ArcSwap<Pipeline>>,
@@ -65,6 +75,7 @@ pub struct Gateway {
     issuer_tasks: Mutex<HashMap<String, AbortHandle>>,
     watches: Arc<Watches>,
     delivery: Option<Arc<Delivery<Keycloak>>>,
+    replica: Option<Arc<Replica>>,
     audit: Audit,
     writer: Option<Writer>,
 }
@@ -90,7 +101,10 @@ impl Gateway {
         let metrics = Arc::new(Metrics::new());
         let (users, audit) = users(&config, &clock)?;
         let watches = Arc::<Watches>::default();
-        let token_service = Arc::new(TokenService::start(config.token_service.clone(), clock.clone())?);
+        let joined = cluster::join(config.kubernetes.as_ref(), &runtime)?;
+        let cluster = joined.as_ref().map(|joined| joined.cluster.clone());
+        let replica = replicas::start(cluster, &users, (&clock, &metrics, &handle))?;
+        let (token_service, signing_keys) = signing_keys::start(&config.token_service, &clock)?;
         let issuers = issuers(&config, &clock, &[])?;
         let asked = Pipeline::claims_asked(&config);
         let links = Arc::new(Links::default());
@@ -98,9 +112,9 @@ impl Gateway {
         let verifier = Arc::new(Verifier::new(issuers, asked, &token_service, shared.clone(), TOKEN_CAPACITY)?);
         upkeep::run_verifier(&verifier, &handle);
         let surroundings = surroundings(&config, shared, &metrics, audit.clone())?;
-        let pipeline = pipeline(&config, (verifier, token_service), &surroundings, &metrics, None)?;
+        let pipeline = pipeline(&config, (verifier, token_service), &surroundings, joined.as_ref(), &metrics, None)?;
         let pipeline = Arc::new(ArcSwap::from_pointee(pipeline));
-        let delivery = deliveries::start(&config, &pipeline, &surroundings, &metrics)?;
+        let delivery = deliveries::start(&config, &pipeline, &surroundings, &metrics, joined.as_ref().zip(replica.as_ref()))?;
         observe::register(&metrics, &pipeline, &users, &watches);
         let tls = config.server.tls.as_ref().map(ServerTls::load).transpose()?;
         let count = config.server.workers.or_else(|| std::thread::available_parallelism().ok()).map_or(1, usize::from);
@@ -122,6 +136,8 @@ impl Gateway {
             control: None,
             operators: None,
             webhook: None,
+            joined,
+            signing_keys,
             surroundings,
             metrics,
             pipeline,
@@ -131,13 +147,12 @@ impl Gateway {
             issuer_tasks: Mutex::default(),
             watches,
             delivery,
+            replica,
             audit,
             writer: Some(writer),
         };
         gateway.control = Some(gateway.start_control(runtime, admin)?);
-        gateway.run_issuers();
-        gateway.run_watches()?;
-        gateway.set_valid_until(cluster)?;
+        gateway.run_parts(cluster)?;
         gateway.operators = operator.map(|(listener, config)| gateway.start_operators(listener, config)).transpose()?;
         gateway.webhook = webhook.map(|opened| gateway.start_webhook(opened)).transpose()?;
         for (index, sockets) in sockets.into_iter().enumerate() {
@@ -170,9 +185,9 @@ impl Gateway {
         self.webhook.as_ref().map(|webhook| webhook.address)
     }
 
-    /// Whether every issuer's keys are there.
+    /// Whether all is there that requests need: every issuer's keys, and in a cluster what replicas share.
     pub fn is_ready(&self) -> bool {
-        control::waits_for(&self.pipeline, &self.is_draining).is_empty()
+        control::waits_for(&self.pipeline, self.replica.as_deref(), &self.is_draining, self.joined.as_ref()).is_empty()
     }
 
     /// Puts another configuration in force. Running requests end under the old one; listeners, admin and log stay as they are.
@@ -198,6 +213,9 @@ impl Gateway {
         if config.has_state() && !current.has_state() {
             return Err(StartError::NoStore);
         }
+        if config.kubernetes != current.kubernetes {
+            return Err(StartError::OtherCluster);
+        }
         let old = self.pipeline.load_full();
         let asked = Pipeline::claims_asked(&config);
         let is_same_service = config.token_service == current.token_service;
@@ -206,7 +224,8 @@ impl Gateway {
             old.token_service().maintain()?;
             Arc::clone(old.token_service())
         } else {
-            Arc::new(TokenService::start(config.token_service.clone(), self.shared().clock.clone())?)
+            let (config, clock) = (config.token_service.clone(), self.shared().clock.clone());
+            Arc::new(TokenService::start_shared(config, clock, &self.signing_keys)?)
         };
         let asks_the_same = config.issuers == current.issuers && asked == Pipeline::claims_asked(&current);
         let has_authorities = config.issuers.iter().any(|issuer| issuer.ca.is_some());
@@ -220,7 +239,7 @@ impl Gateway {
             Arc::new(verifier.after(old.verifier()))
         };
         let parts = (Arc::clone(&verifier), token_service);
-        let new = pipeline(&config, parts, &self.surroundings, &self.metrics, Some(&old))?;
+        let new = pipeline(&config, parts, &self.surroundings, self.joined.as_ref(), &self.metrics, Some(&old))?;
         // The last that can fail, so that a reload takes effect as a whole or not at all.
         if let (Some(tls), Some(files)) = (&self.tls, &config.server.tls) {
             tls.reload(files)?;
@@ -247,6 +266,12 @@ impl Gateway {
         let cluster = config.cluster;
         *current = Config { server, admin, operator, webhook, log, state, ..config };
         drop(current);
+        self.run_parts(cluster)
+    }
+
+    /// Starts what the pipeline in force needs, and ends what it does not.
+    fn run_parts(&self, cluster: config::Cluster) -> Result<(), StartError> {
+        self.follow_signing_keys()?;
         self.run_issuers();
         self.run_watches()?;
         self.set_valid_until(cluster)
@@ -349,6 +374,7 @@ fn pipeline(
     config: &Config,
     (verifier, token_service): (Arc<Verifier>, Arc<TokenService>),
     surroundings: &Surroundings,
+    joined: Option<&Joined>,
     metrics: &Metrics,
     former: Option<&Pipeline>,
 ) -> Result<Pipeline, StartError> {
@@ -358,7 +384,8 @@ fn pipeline(
     let known = former.and_then(Pipeline::endpoints).map(AsRef::as_ref);
     let endpoints = Endpoints::new(config, Arc::clone(&verifier), Arc::clone(&token_service), surroundings, known);
     let former_broker = former.and_then(Pipeline::broker);
-    let broker = Broker::new(config, verifier.issuers(), &surroundings.shared, metrics, former_broker)?;
+    let cluster = joined.map(|joined| &joined.cluster);
+    let broker = Broker::new(config, verifier.issuers(), &surroundings.shared, cluster, metrics, former_broker)?;
     let clock = surroundings.shared.clock.clone();
     let pipeline = Pipeline::new(config, verifier, token_service, metrics, clock, former)?;
     Ok(pipeline.with_endpoints(Arc::new(endpoints)).with_broker(Arc::new(broker)))

@@ -1,7 +1,7 @@
 //! The thread of the admission webhook: what strangers post to it must keep neither requests nor the control plane waiting.
 
 use super::workers::until_drain;
-use super::{Gateway, StartError};
+use super::{Gateway, StartError, webhook_tls};
 use crate::base::clock::Clock;
 use crate::config;
 use crate::telemetry::metrics::Metrics;
@@ -31,7 +31,11 @@ pub(super) struct Running {
 /// Opens the listener, where there is to be one, and makes the certificates that it needs.
 pub(super) fn open(config: Option<&config::Webhook>, clock: &Clock) -> Result<Option<Opened>, StartError> {
     let Some(config) = config else { return Ok(None) };
-    let certificates = Certificates::open(config.directory.clone(), config.names.clone(), clock.clone())?;
+    let (names, clock) = (config.names.clone(), clock.clone());
+    let certificates = match &config.directory {
+        Some(directory) => Certificates::open(directory.clone(), names, clock)?,
+        None => Certificates::shared(names, clock),
+    };
     let listen = || {
         let listener = TcpListener::bind(config.listen)?;
         listener.set_nonblocking(true)?;
@@ -47,8 +51,17 @@ impl Gateway {
         let address = listener.local_addr().map_err(StartError::Thread)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::Thread)?;
         let (metrics, mut phase) = (Arc::clone(&self.metrics), self.phase.subscribe());
-        // Nobody looks at namespaces yet.
-        let secrets = Arc::new(|_: &str| KnownSecret::Unknown);
+        if let Some(joined) = &self.joined {
+            webhook_tls::start(joined, Arc::clone(&certificates), &metrics, &self.shared().control)?;
+        }
+        webhook_tls::tell_expiry(&certificates, &metrics);
+        let present = self.joined.as_ref().map(|joined| Arc::clone(&joined.present));
+        let secrets =
+            Arc::new(move |namespace: &str| match present.as_ref().and_then(|present| present.look(namespace)) {
+                Some(true) => KnownSecret::Present,
+                Some(false) => KnownSecret::Absent,
+                None => KnownSecret::Unknown,
+            });
         let webhook = Webhook::new(Arc::clone(&certificates), secrets, Arc::clone(&metrics));
         let run = move || {
             runtime.block_on(async move {
@@ -71,8 +84,8 @@ impl Gateway {
 async fn maintain(certificates: Arc<Certificates>, metrics: Arc<Metrics>) {
     loop {
         tokio::time::sleep(MAINTAIN_EVERY).await;
-        let certificates = Arc::clone(&certificates);
-        match tokio::task::spawn_blocking(move || certificates.maintain()).await {
+        let maintained = Arc::clone(&certificates);
+        match tokio::task::spawn_blocking(move || maintained.maintain()).await {
             Ok(Ok(false)) | Err(_) => {}
             Ok(Ok(true)) => tracing::info!("the webhook's certificates changed"),
             Ok(Err(error)) => {
@@ -83,5 +96,6 @@ async fn maintain(certificates: Arc<Certificates>, metrics: Arc<Metrics>) {
                 metrics.webhook_certificate_failures.inc();
             }
         }
+        webhook_tls::tell_expiry(&certificates, &metrics);
     }
 }

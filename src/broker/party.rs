@@ -1,15 +1,17 @@
 //! One client of Postern's own, as a route's credential names it, and how it asks for tokens.
 
 use super::BrokerError;
+use super::account;
 use super::answer::{AnswerError, Wanted, read};
 use crate::base::clock::{Clock, Now};
 use crate::base::http_client::{BasicCredentials, HttpClient, HttpError, Reply, shown};
 use crate::base::secret::Secret;
 use crate::base::tls;
-use crate::config::{ClientCredentials, Credential, Exchange, TokenEndpoint};
+use crate::config::{ClientCredentials, Credential, Exchange, ServiceAccount, TokenEndpoint};
 use crate::identity::VerifiedToken;
 use crate::identity::ceiling::Kind;
 use crate::issuer::{Issuer, TokenEndpointError};
+use crate::kubernetes::{Cluster, KubernetesError};
 use crate::telemetry::credentials::CredentialCalls;
 use crate::telemetry::metrics::Metrics;
 use crate::token_service::obtained::{Obtained, ObtainedError, Purpose, Slot};
@@ -40,6 +42,8 @@ pub(super) enum What {
     Exchange(Arc<Exchange>),
     /// For nobody in particular.
     Client { config: Arc<ClientCredentials>, endpoint: Endpoint, slot: Arc<Slot> },
+    /// At the API server of the cluster.
+    Account(Arc<ServiceAccount>, Cluster),
 }
 
 pub(super) enum Endpoint {
@@ -47,16 +51,19 @@ pub(super) enum Endpoint {
     Url(HttpClient, Url),
 }
 
-/// Whose token is exchanged.
-pub(super) struct Subject {
-    pub(super) token: Arc<VerifiedToken>,
-    /// `sub`, as the issuer gives it.
-    pub(super) name: String,
+/// Who a credential is for.
+pub(super) enum Subject {
+    /// Everybody.
+    Nobody,
+    /// Whose token is exchanged, and their `sub`, as the issuer gives it.
+    Caller(Arc<VerifiedToken>, String),
+    /// The user of a namespace.
+    Namespace(Box<str>),
 }
 
 /// Why a call brought nothing.
 #[derive(Debug, thiserror::Error)]
-enum AskError {
+pub(super) enum AskError {
     #[error(transparent)]
     Endpoint(#[from] TokenEndpointError),
     #[error(transparent)]
@@ -65,10 +72,38 @@ enum AskError {
     Late(Duration),
     #[error("the caller's token cannot be shown to its issuer")]
     Subject,
+    #[error("nobody says whose the credential is to be")]
+    Nobody,
     #[error(transparent)]
     Answer(#[from] AnswerError),
+    #[error(transparent)]
+    Kubernetes(#[from] KubernetesError),
     #[error("the token that was made cannot be used: {0}")]
     Token(#[from] ObtainedError),
+}
+
+/// How a call ended that brought nothing.
+enum Outcome {
+    Refused,
+    Insufficient,
+    Failed,
+}
+
+impl AskError {
+    fn outcome(&self) -> Outcome {
+        match self {
+            Self::Answer(AnswerError::Refused { .. }) => Outcome::Refused,
+            Self::Answer(error) if error.is_insufficient() => Outcome::Insufficient,
+            Self::Token(ObtainedError::BelowFloor(_)) => Outcome::Insufficient,
+            Self::Kubernetes(
+                KubernetesError::NotFound { .. }
+                | KubernetesError::Conflict { .. }
+                | KubernetesError::Forbidden { .. }
+                | KubernetesError::Invalid { .. },
+            ) => Outcome::Refused,
+            _ => Outcome::Failed,
+        }
+    }
 }
 
 impl Party {
@@ -100,11 +135,17 @@ impl Party {
         Ok(Self { what, calls, reported_ms: AtomicU64::new(0) })
     }
 
+    pub(super) fn account(config: &Arc<ServiceAccount>, cluster: &Cluster, metrics: &Metrics) -> Self {
+        let calls = metrics.credentials().calls("service-account", &config.account);
+        Self { what: What::Account(Arc::clone(config), cluster.clone()), calls, reported_ms: AtomicU64::new(0) }
+    }
+
     /// Whether it gets just this.
     pub(super) fn is_of(&self, credential: &Credential) -> bool {
         match (&self.what, credential) {
             (What::Exchange(own), Credential::Exchange(other)) => own == other,
             (What::Client { config, .. }, Credential::ClientCredentials(other)) => config == other,
+            (What::Account(own, _), Credential::ServiceAccount(other)) => own == other,
             _ => false,
         }
     }
@@ -112,8 +153,8 @@ impl Party {
     /// What the client holds for itself.
     pub(super) fn slot(&self) -> Option<Arc<Slot>> {
         match &self.what {
-            What::Exchange(_) => None,
             What::Client { slot, .. } => Some(Arc::clone(slot)),
+            What::Exchange(_) | What::Account(..) => None,
         }
     }
 
@@ -122,11 +163,12 @@ impl Party {
         match &self.what {
             What::Exchange(template) => template.timeout,
             What::Client { config, .. } => config.timeout,
+            What::Account(config, _) => config.timeout,
         }
     }
 
     /// Makes one call, counts it, and says in the log if it brought nothing.
-    pub(super) async fn ask(&self, subject: Option<Subject>, clock: &Clock) -> Result<Obtained, String> {
+    pub(super) async fn ask(&self, subject: Subject, clock: &Clock) -> Result<Obtained, String> {
         let limit = self.timeout();
         let outcome = match tokio::time::timeout(limit, self.call(subject, clock)).await {
             Ok(outcome) => outcome,
@@ -134,9 +176,11 @@ impl Party {
         };
         match &outcome {
             Ok(_) => &self.calls.ok,
-            Err(AskError::Answer(AnswerError::Refused { .. })) => &self.calls.refused,
-            Err(AskError::Answer(error)) if error.is_insufficient() => &self.calls.insufficient,
-            Err(_) => &self.calls.failed,
+            Err(error) => match error.outcome() {
+                Outcome::Refused => &self.calls.refused,
+                Outcome::Insufficient => &self.calls.insufficient,
+                Outcome::Failed => &self.calls.failed,
+            },
         }
         .inc();
         outcome.map_err(|error| {
@@ -145,11 +189,14 @@ impl Party {
         })
     }
 
-    async fn call(&self, subject: Option<Subject>, clock: &Clock) -> Result<Obtained, AskError> {
+    async fn call(&self, subject: Subject, clock: &Clock) -> Result<Obtained, AskError> {
         match (&self.what, subject) {
-            (What::Exchange(template), Some(subject)) => exchange(template, &subject, clock).await,
+            (What::Exchange(template), Subject::Caller(token, name)) => exchange(template, &token, &name, clock).await,
+            (What::Account(config, cluster), Subject::Namespace(name)) => {
+                account::ask(cluster, config, &name, clock).await
+            }
             (What::Client { config, endpoint, .. }, _) => client_token(config, endpoint, clock).await,
-            (What::Exchange(_), None) => Err(AskError::Subject),
+            (What::Exchange(_) | What::Account(..), _) => Err(AskError::Nobody),
         }
     }
 
@@ -162,6 +209,9 @@ impl Party {
             return;
         }
         let (credential, client, audience, scopes, place) = match &self.what {
+            What::Account(config, _) => {
+                ("service-account", &config.account, "", &Vec::new(), "the Kubernetes API".to_owned())
+            }
             What::Exchange(template) => {
                 let Exchange { client_id, audience, scopes, issuer, .. } = &**template;
                 ("exchange", client_id, audience.as_str(), scopes, issuer.name.clone())
@@ -181,8 +231,13 @@ impl Party {
 }
 
 /// Exchanges the caller's token (RFC 8693 §2), under the ceiling of what its issuer is asked about users.
-async fn exchange(template: &Exchange, subject: &Subject, clock: &Clock) -> Result<Obtained, AskError> {
-    let token = subject.token.secret().ok_or(AskError::Subject)?;
+async fn exchange(
+    template: &Exchange,
+    subject: &VerifiedToken,
+    name: &str,
+    clock: &Clock,
+) -> Result<Obtained, AskError> {
+    let token = subject.secret().ok_or(AskError::Subject)?;
     let scope = template.scopes.join(" ");
     let mut form = vec![
         ("grant_type", TOKEN_EXCHANGE),
@@ -193,19 +248,19 @@ async fn exchange(template: &Exchange, subject: &Subject, clock: &Clock) -> Resu
     if !scope.is_empty() {
         form.push(("scope", &scope));
     }
-    let _permit = match subject.token.ceiling() {
+    let _permit = match subject.ceiling() {
         Some(ceiling) => Some(ceiling.begin(Kind::Exchange).await),
         None => None,
     };
     let who = BasicCredentials::new(&template.client_id, &template.client_secret);
     let asked_ms = clock.now().monotonic_ms;
-    let issuer = subject.token.issuer();
+    let issuer = subject.issuer();
     let reply = issuer.post_for_token(&who, &form, template.timeout).await?;
     let wanted = Wanted {
         audience: Some(&template.audience),
         scopes: &template.scopes,
         issuer: Some(issuer.config()),
-        subject: Some(&subject.name),
+        subject: Some(name),
     };
     obtained(&reply, &wanted, asked_ms)
 }

@@ -241,6 +241,12 @@ fn injected(route: &Route, context: &Context) -> String {
         Credential::ClientCredentials(client) => {
             format!("a token of client `{}` (the gateway would get it)", client.client_id)
         }
+        Credential::ServiceAccount(account) => {
+            format!(
+                "a token of ServiceAccount `{}` of the caller's namespace (the gateway would get it)",
+                account.account
+            )
+        }
         Credential::None => "no credential".into(),
     };
     format!("{credential}; upstream `{}`", route.upstream.name)

@@ -15,6 +15,7 @@ mod diagnostic;
 mod follow;
 mod headers;
 mod issuer;
+mod kubernetes;
 mod limits;
 mod nearest;
 mod operator;
@@ -41,19 +42,20 @@ pub use diagnostic::{Diagnostics, Mistake};
 pub use issuer::{
     Algorithm, ClaimPath, EndSessions, Introspection, Issuer, IssuerKind, KeyPolicy, Keycloak, UserStatus, WhenUnknown,
 };
+pub use kubernetes::{Kubernetes, Role};
 pub use limits::{Limits, Rate};
 pub use operator::{Operator, OperatorAccess};
 pub use reference::reference;
 pub use route::{
     Access, ClientCredentials, Credential, Exchange, HeaderSource, HostRank, IdentityHeader, IssuerName,
-    NamespaceToken, PathPattern, PathPatternError, Rank, Requirements, Route, SegmentRank, StreamEnds, TargetNamespace,
-    TokenEndpoint,
+    NamespaceSource, NamespaceToken, PathPattern, PathPatternError, Rank, Requirements, Route, SecretValue,
+    SegmentRank, ServiceAccount, StoredSecret, StreamEnds, TargetNamespace, TokenEndpoint,
 };
 pub use schema::schema;
 pub use server::{Admin, Log, LogFormat, LogPlace, Server, ServerTls};
 pub use state::{Cluster, State};
 pub use token_service::{Client, SigningAlgorithm, SigningKeys, TokenService};
-pub use upstream::{Protocol, Upstream, UpstreamTls};
+pub use upstream::{Protocol, Upgrade, Upstream, UpstreamTls};
 pub use webhook::Webhook;
 
 use description::{Key, Kind, Table};
@@ -79,6 +81,8 @@ pub struct Config {
     pub operator: Option<Operator>,
     /// The admission webhook; absent where it is off.
     pub webhook: Option<Webhook>,
+    /// What this process does in a cluster; absent outside of one.
+    pub kubernetes: Option<Kubernetes>,
     /// What is logged, and where.
     pub log: Log,
     /// What one address may ask for before it is known who is asking.
@@ -124,6 +128,12 @@ static ROOT: Table = Table::of(&[
         "{}",
         "The admission webhook that mounts users' tokens into their pods, on a listener of its own.",
     ),
+    Key::optional(
+        "kubernetes",
+        Kind::Table(&kubernetes::KUBERNETES),
+        "no cluster",
+        "Postern in a Kubernetes cluster: what its replicas share lies in Secrets of its own namespace.",
+    ),
     Key::default("log", Kind::Table(&server::LOG), "{}", "What is logged, and where."),
     Key::default(
         "limits",
@@ -146,9 +156,10 @@ static ROOT: Table = Table::of(&[
         "none",
         "The services that requests are forwarded to. Routes, logs and metrics use NAME.",
     ),
-    Key::required(
+    Key::optional(
         "route",
         Kind::Tables(&route::ROUTE),
+        "a mistake, but for the role `token-service` of `[kubernetes]`",
         "Which requests are let through, to where, and with what credential. A request that no route takes is a 404.",
     ),
     Key::default("token_service", Kind::Table(&token_service::TOKEN_SERVICE), "{}", "Postern as an issuer of tokens."),
@@ -192,7 +203,7 @@ impl Config {
     /// Whether anything is to be remembered beyond the life of the process.
     pub fn has_state(&self) -> bool {
         let has_keycloak = self.issuers.iter().any(|issuer| issuer.user_status.keycloak().is_some());
-        has_keycloak || self.operator.is_some() || !self.token_service.clients.is_empty()
+        has_keycloak || self.kubernetes.is_some() || self.operator.is_some() || !self.token_service.clients.is_empty()
     }
 }
 
@@ -203,9 +214,9 @@ fn assemble(root: &Section, reader: &mut Reader<'_>) -> Option<Config> {
     let log = root.section("log").and_then(|section| Log::read(section, reader));
     let limits = root.section("limits").and_then(Limits::read);
     let state = root.section("state").and_then(State::read);
+    let kubernetes = Kubernetes::read(root, reader);
     let cluster = root.section("cluster").and_then(|section| Cluster::read(section, reader));
-    let token_service =
-        server_section.and_then(|server| TokenService::read(root.section("token_service")?, server, reader));
+    let token_service = server_section.and_then(|server| TokenService::read(root, server, reader));
     let issuers = read_issuers(root, token_service.as_ref(), reader);
     let operator = root.section("operator").and_then(|section| {
         let public = server_section.into_iter().flat_map(|server| server.texts("listen"));
@@ -216,15 +227,18 @@ fn assemble(root: &Section, reader: &mut Reader<'_>) -> Option<Config> {
     let webhook = root.section("webhook").and_then(|section| {
         let public = server_section.into_iter().flat_map(|server| server.texts("listen"));
         let single = ["admin", "operator"].into_iter().filter_map(|name| root.section(name)?.text("listen"));
-        Webhook::read(section, &public.chain(single).collect::<Vec<_>>(), reader)
+        Webhook::read(section, &public.chain(single).collect::<Vec<_>>(), root.is_given("kubernetes"), reader)
     });
     let auth_token = match root.section("auth_token") {
         Some(section) => AuthToken::read(section, &issuers, reader).map(Some),
         None => Some(None),
     };
     let upstreams = read_upstreams(root, token_service.as_ref(), reader);
-    let surroundings = Surroundings { issuers: &issuers, upstreams: &upstreams, token_service: token_service.as_ref() };
+    let has_cluster = root.is_given("kubernetes");
+    let surroundings =
+        Surroundings { issuers: &issuers, upstreams: &upstreams, token_service: token_service.as_ref(), has_cluster };
     let routes = read_routes(root, &surroundings, reader);
+    kubernetes::check_routes(root, kubernetes.as_ref(), reader);
     check_clients(root, &upstreams, &routes, reader);
     if root.flag("dev") == Some(true) {
         let listen = server.iter().flat_map(|server| server.listen.iter().copied());
@@ -239,6 +253,7 @@ fn assemble(root: &Section, reader: &mut Reader<'_>) -> Option<Config> {
         admin: admin?,
         operator: operator?,
         webhook: webhook?,
+        kubernetes: kubernetes?,
         log: log?,
         limits: limits?,
         state: state?,

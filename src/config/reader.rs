@@ -25,6 +25,8 @@ pub(super) struct Reader<'a> {
     masked: Vec<Span>,
     /// Where the lines with syntax errors begin.
     broken: HashSet<usize>,
+    /// Keys at the top that were probably meant by unknown ones.
+    misspelt: Vec<&'static str>,
 }
 
 impl<'a> Reader<'a> {
@@ -40,6 +42,7 @@ impl<'a> Reader<'a> {
             mistakes: Vec::new(),
             masked: Vec::new(),
             broken: HashSet::new(),
+            misspelt: Vec::new(),
         };
         reader.masked = secrets::passwords_in_urls(text);
         if !errors.is_empty() {
@@ -61,6 +64,11 @@ impl<'a> Reader<'a> {
             self.note(Mistake::of_file("the configuration is not complete"));
         }
         Err(Diagnostics::new(self.origin, self.text, &self.masked, self.mistakes))
+    }
+
+    /// Whether a key at the top is absent, and not merely misspelt.
+    pub(super) fn is_absent(&self, root: &Section, key: &str) -> bool {
+        !root.is_given(key) && !self.misspelt.contains(&key)
     }
 
     /// The files that were named so far: secrets, keys, certificates.
@@ -158,6 +166,9 @@ impl<'a> Reader<'a> {
             if !section.is_given(key.name) && !suspects.contains(&key.name) {
                 self.absent(&mut section, key, path);
             }
+        }
+        if path.is_empty() {
+            self.misspelt = suspects;
         }
         section
     }

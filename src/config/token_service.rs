@@ -61,6 +61,11 @@ pub enum SigningKeys {
         /// How long a key signs. Default 30 days, at least 2 hours.
         rotate_every: Duration,
     },
+    /// `{ rotate_every = "30d" }` with `[kubernetes]`: made and rotated by the token service, in a Secret that all replicas share.
+    Secret {
+        /// As above.
+        rotate_every: Duration,
+    },
     /// `{ files = ["new.pem", "old.pem"] }`: PKCS#8 PEM; the first signs, all are published.
     Files(Vec<PathBuf>),
 }
@@ -122,7 +127,13 @@ static CLIENT: Table = Table::of(&[
 ]);
 
 static SIGNING_KEYS: Table = Table::of(&[
-    Key::default("directory", Kind::Path, "\"postern-keys\"", "The folder of the keys, made with mode 0700 if absent."),
+    Key::default(
+        "directory",
+        Kind::Path,
+        "\"postern-keys\"",
+        "The folder of the keys, made with mode 0700 if absent. With `[kubernetes]` there is none: keys are in the Secret \
+         `postern-signing-keys`.",
+    ),
     Key::default(
         "rotate_every",
         Kind::at_least(Duration::from_hours(2)),
@@ -139,8 +150,11 @@ static SIGNING_KEYS: Table = Table::of(&[
 ]);
 
 impl TokenService {
-    pub(super) fn read(section: &Section, server: &Section, reader: &mut Reader<'_>) -> Option<Self> {
-        let signing_keys = section.section("signing_keys").and_then(|keys| SigningKeys::read(keys, reader));
+    pub(super) fn read(root: &Section, server: &Section, reader: &mut Reader<'_>) -> Option<Self> {
+        let section = root.section("token_service")?;
+        let is_in_cluster = root.is_given("kubernetes");
+        let keys = section.section("signing_keys");
+        let signing_keys = keys.and_then(|keys| SigningKeys::read(keys, is_in_cluster, reader));
         let clients = Client::read_all(section, reader);
         let issuer = match section.text("issuer") {
             Some(text) => reader.parse(section, "issuer", web::issuer_url).map(|_| text.value.to_owned()),
@@ -209,7 +223,15 @@ fn default_issuer(section: &Section, server: &Section, reader: &mut Reader<'_>) 
 }
 
 impl SigningKeys {
-    fn read(section: &Section, reader: &mut Reader<'_>) -> Option<Self> {
+    fn read(section: &Section, is_in_cluster: bool, reader: &mut Reader<'_>) -> Option<Self> {
+        if !section.is_given("files") && is_in_cluster {
+            if section.is_given("directory") {
+                let mistake = Mistake::at(section.key_span("directory"), "in a cluster keys are not kept in a folder")
+                    .label("replicas would sign with keys that the others do not know");
+                reader.note(mistake.help("remove the key: they are kept in the Secret `postern-signing-keys`"));
+            }
+            return Some(Self::Secret { rotate_every: section.duration("rotate_every")? });
+        }
         if !section.is_given("files") {
             return Some(Self::Directory {
                 path: section.path("directory")?,

@@ -35,6 +35,17 @@ pub struct Upstream {
     pub idle_timeout: Duration,
     /// `max_idle_connections` kept for reuse, of each worker. Default 128.
     pub max_idle_connections: usize,
+    /// `upgrades`: what a client's connection may be switched to. Default `["websocket"]`.
+    pub upgrades: Vec<Upgrade>,
+}
+
+/// A member of `upstream.NAME.upgrades`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Upgrade {
+    /// `"websocket"` (RFC 6455).
+    WebSocket,
+    /// `"spdy/3.1"`, which older clients of the Kubernetes API ask for.
+    Spdy,
 }
 
 /// `upstream.NAME.protocol`.
@@ -107,6 +118,12 @@ pub(super) static UPSTREAM: Table = Table::of(&[
         "128",
         "Connections kept for reuse, of each worker.",
     ),
+    Key::default(
+        "upgrades",
+        Kind::list_or_empty(&Kind::word(&["websocket", "spdy/3.1"])),
+        "[\"websocket\"]",
+        "What a client's connection may be switched to. `spdy/3.1` is for the Kubernetes API.",
+    ),
 ]);
 
 static TLS: Table = Table::of(&[
@@ -178,7 +195,31 @@ impl Upstream {
             response_timeout: section.duration("response_timeout")?,
             idle_timeout: section.duration("idle_timeout")?,
             max_idle_connections: section.integer("max_idle_connections")?,
+            upgrades: section.texts("upgrades").map(|text| Upgrade::named(text.value)).collect(),
         })
+    }
+}
+
+impl Upgrade {
+    /// The description lets no other word pass.
+    fn named(word: &str) -> Self {
+        match word {
+            "spdy/3.1" => Self::Spdy,
+            _ => Self::WebSocket,
+        }
+    }
+
+    /// As `Upgrade` says it (RFC 9110 §7.8).
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::WebSocket => "websocket",
+            Self::Spdy => "SPDY/3.1",
+        }
+    }
+
+    /// The protocol that a value of `Upgrade` asks for, if it is one of these and no list.
+    pub fn asked(value: &[u8]) -> Option<Self> {
+        [Self::WebSocket, Self::Spdy].into_iter().find(|known| value.eq_ignore_ascii_case(known.name().as_bytes()))
     }
 }
 

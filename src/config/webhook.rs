@@ -16,8 +16,9 @@ pub struct Webhook {
     pub listen: SocketAddr,
     /// `names` by which the API server calls: DNS names and addresses. At least one.
     pub names: Vec<String>,
-    /// `directory` of the certificates, made with mode 0700 if absent. Default: `postern-webhook` beside the file.
-    pub directory: PathBuf,
+    /// `directory` of the certificates, made with mode 0700 if absent. Default: `postern-webhook` beside the file; with
+    /// `[kubernetes]` none: they are in a Secret.
+    pub directory: Option<PathBuf>,
 }
 
 /// `[webhook]`.
@@ -35,14 +36,20 @@ pub(super) static WEBHOOK: Table = Table::of(&[
         "directory",
         Kind::Path,
         "\"postern-webhook\"",
-        "The folder of the certificates that Postern makes and renews itself, made with mode 0700 if absent.",
+        "The folder of the certificates that Postern makes and renews itself, made with mode 0700 if absent. With `[kubernetes]` \
+         there is none: they are in the Secret `postern-webhook-tls`.",
     ),
 ]);
 
 impl Webhook {
     /// `others` are the addresses of the other listeners. The outer absence is a mistake.
     #[expect(clippy::option_option, reason = "off is no mistake, and a mistake is not off")]
-    pub(super) fn read(section: &Section, others: &[Placed<&str>], reader: &mut Reader<'_>) -> Option<Option<Self>> {
+    pub(super) fn read(
+        section: &Section,
+        others: &[Placed<&str>],
+        is_in_cluster: bool,
+        reader: &mut Reader<'_>,
+    ) -> Option<Option<Self>> {
         let names = reader.parse_all(section, "names", web::server_name);
         let listen = section.text("listen")?;
         if listen.value == "off" {
@@ -60,11 +67,14 @@ impl Webhook {
             let help = "write the name by which the API server calls, `names = [\"SERVICE.NAMESPACE.svc\"]`";
             reader.note(mistake.help(help).absence());
         }
+        if is_in_cluster && section.is_given("directory") {
+            let mistake =
+                Mistake::at(section.key_span("directory"), "in a cluster certificates are not kept in a folder")
+                    .label("each replica would have an authority of its own");
+            reader.note(mistake.help("remove the key: they are kept in the Secret `postern-webhook-tls`"));
+        }
+        let directory = if is_in_cluster { None } else { Some(section.path("directory")?) };
         let is_whole = !names.is_empty() && names.len() == section.texts("names").count();
-        Some(Some(Self {
-            listen: address,
-            names: Some(names).filter(|_| is_whole)?,
-            directory: section.path("directory")?,
-        }))
+        Some(Some(Self { listen: address, names: Some(names).filter(|_| is_whole)?, directory }))
     }
 }

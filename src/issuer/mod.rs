@@ -96,9 +96,14 @@ impl Issuer {
     /// # Errors
     /// A text that is no set with a usable key.
     pub fn offline(config: Arc<config::Issuer>, clock: Clock, jwks: &str) -> Result<Self, JwksError> {
-        let keys = KeySet::new(Duration::MAX);
-        keys.replace(parse_jwks(jwks.as_bytes())?, clock.now());
-        Ok(Self::with(config, clock, keys, None))
+        let issuer = Self::without_keys(config, clock);
+        issuer.replace_keys(jwks.as_bytes())?;
+        Ok(issuer)
+    }
+
+    /// An issuer that is never asked, and has no keys until [`Issuer::replace_keys`].
+    pub fn without_keys(config: Arc<config::Issuer>, clock: Clock) -> Self {
+        Self::with(config, clock, KeySet::new(Duration::MAX), None)
     }
 
     fn with(config: Arc<config::Issuer>, clock: Clock, keys: KeySet, remote: Option<Remote>) -> Self {

@@ -34,11 +34,11 @@ pub enum Access {
 #[derive(Clone)]
 pub struct Cluster {
     inner: Arc<Inner>,
+    namespace: Arc<str>,
 }
 
 struct Inner {
     access: Access,
-    namespace: String,
     client: ArcSwap<Client>,
     renewed: Mutex<Option<Instant>>,
 }
@@ -51,14 +51,20 @@ impl Cluster {
     /// verification of the server off, or one that speaks clear text to another host.
     pub async fn connect(access: Access) -> Result<Self, KubernetesError> {
         let config = load(&access).await?;
-        let namespace = config.default_namespace.clone();
+        let namespace = config.default_namespace.as_str().into();
         let client = ArcSwap::from_pointee(client(config)?);
-        Ok(Self { inner: Arc::new(Inner { access, namespace, client, renewed: Mutex::new(None) }) })
+        Ok(Self { inner: Arc::new(Inner { access, client, renewed: Mutex::new(None) }), namespace })
     }
 
-    /// Postern's own namespace: the pod's, or the context's.
+    /// The same connection, with another namespace as Postern's own.
+    #[must_use]
+    pub fn in_namespace(self, namespace: &str) -> Self {
+        Self { namespace: namespace.into(), ..self }
+    }
+
+    /// Postern's own namespace: the pod's, or the context's, unless another was given.
     pub fn namespace(&self) -> &str {
-        &self.inner.namespace
+        &self.namespace
     }
 
     pub(super) fn client(&self) -> Arc<Client> {

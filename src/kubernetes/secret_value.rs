@@ -37,6 +37,7 @@ pub enum Value {
 
 /// Follows one key.
 pub struct Follow {
+    name: String,
     key: String,
     watch: Watch<Named>,
     value: watch::Sender<Value>,
@@ -52,14 +53,14 @@ impl Follow {
         let target = Target::list("api/v1", Some(&of.namespace), "secrets")?;
         let (value, receiver) = watch::channel(Value::Unknown);
         let watch = Watch::new(cluster, target, format!("fieldSelector=metadata.name%3D{}", of.name));
-        Ok((Self { key: of.key, watch, value }, receiver))
+        Ok((Self { name: of.name, key: of.key, watch, value }, receiver))
     }
 
     /// Follows until nobody reads the value any more.
     pub async fn run(self) {
         let (to, mut changes) = mpsc::channel::<Change<Named>>(4);
-        let Self { key, watch, value } = self;
-        let mut is_there = false;
+        let Self { name, key, watch, value } = self;
+        let (mut is_there, mut is_told) = (false, false);
         let follow = async {
             while let Some(change) = changes.recv().await {
                 match change {
@@ -71,10 +72,21 @@ impl Follow {
                         is_there = false;
                         set(&value, Value::Missing);
                     }
-                    Change::Synced if !is_there => set(&value, Value::Missing),
-                    Change::Synced => {}
+                    Change::Synced => {
+                        is_told = false;
+                        if !is_there {
+                            set(&value, Value::Missing);
+                        }
+                    }
+                    // Once, however often it is tried.
                     Change::Interrupted(error) => {
-                        tracing::debug!(error = &error as &dyn std::error::Error, "a Secret cannot be followed");
+                        if !std::mem::replace(&mut is_told, true) {
+                            tracing::warn!(
+                                secret = name,
+                                error = &error as &dyn std::error::Error,
+                                "a Secret cannot be followed"
+                            );
+                        }
                     }
                 }
             }

@@ -33,8 +33,8 @@ pub struct Bound {
     pub kind: BoundKind,
     /// Its name.
     pub name: String,
-    /// Its uid: another object of that name does not count.
-    pub uid: String,
+    /// Its uid, where another object of that name would not do. Either way the token is bound to the one that is there now.
+    pub uid: Option<String>,
 }
 
 /// The kinds that a token can be bound to.
@@ -69,7 +69,10 @@ pub async fn request(cluster: &Cluster, asked: &TokenRequest<'_>) -> Result<Acco
             BoundKind::Pod => "Pod",
             BoundKind::Secret => "Secret",
         };
-        spec["boundObjectRef"] = json!({ "apiVersion": "v1", "kind": kind, "name": bound.name, "uid": bound.uid });
+        spec["boundObjectRef"] = json!({ "apiVersion": "v1", "kind": kind, "name": bound.name });
+        if let Some(uid) = &bound.uid {
+            spec["boundObjectRef"]["uid"] = uid.as_str().into();
+        }
     }
     let body = json!({ "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec });
     let answer: authentication::TokenRequest = cluster.post(&target, &body).await?;

@@ -2,6 +2,7 @@
 
 use super::record::Record;
 use super::{Context, Pipeline, Rejection, Worker};
+use crate::config::Upgrade;
 use crate::telemetry::reason::Reason;
 use crate::upstream::{self, Answer, OutgoingRequest, RequestBody, Upstream};
 use http::header::{CONNECTION, TE, UPGRADE};
@@ -38,7 +39,9 @@ pub async fn forward(
     }
     let upstream = record.context.upstream.as_ref().unwrap_or(&pipeline.upstreams[index]);
     let (parts, stripped) = (&mut record.request, &mut record.stripped);
-    let mut on_upgrade = stripped.upgrade.as_ref().and_then(|_| parts.extensions.remove::<OnUpgrade>());
+    let protocol = stripped.upgrade.as_ref().and_then(|value| Upgrade::asked(value.as_bytes()));
+    let protocol = protocol.filter(|protocol| upstream.config.upgrades.contains(protocol));
+    let mut on_upgrade = protocol.and_then(|_| parts.extensions.remove::<OnUpgrade>());
     if stripped.takes_trailers {
         // The HTTP/1.1 client leaves it out: it concerns one hop.
         stripped.fields.push((TE, HeaderValue::from_static("trailers")));
@@ -76,19 +79,19 @@ pub async fn forward(
     match answer {
         Answer::Response { status, body } => (record.status, record.body) = (Some(status), body),
         Answer::Switched(io) => {
-            let client = on_upgrade.ok_or(Reason::UpstreamFailed)?;
+            let (client, protocol) = on_upgrade.zip(protocol).ok_or(Reason::UpstreamFailed)?;
             let (idle, open) = (upstream.config.idle_timeout, worker.open(pipeline, &record.context));
             tokio::task::spawn_local(async move {
                 // Where nobody had to say who they are, nobody is cut off.
                 let cut = open.as_ref().map(|open| Rc::clone(open.cut())).unwrap_or_default();
                 // A client that is gone by now needs no tunnel.
                 if let Ok(client) = client.await {
-                    upstream::tunnel(TokioIo::new(client), io, idle, &cut).await;
+                    upstream::tunnel(TokioIo::new(client), io, protocol, idle, &cut).await;
                 }
             });
             record.status = Some(StatusCode::SWITCHING_PROTOCOLS);
             parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-            parts.headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+            parts.headers.insert(UPGRADE, HeaderValue::from_static(protocol.name()));
         }
     }
     Ok(())

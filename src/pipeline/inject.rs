@@ -1,11 +1,13 @@
 //! Stage 7: what the upstream is told about the caller: a credential, identity headers, where the request came from.
 
 use super::forbidden::fold;
+use super::obtain::refused;
 use super::reject::Rejection;
 use super::strip::{Presented, Stripped};
 use super::{Caller, Context, Pipeline};
 use crate::base::clock::Now;
-use crate::config::{Credential, HeaderSource, NamespaceToken, Route};
+use crate::base::secret::Secret;
+use crate::config::{Credential, HeaderSource, NamespaceToken, Route, SecretValue};
 use crate::identity::Identity;
 use crate::telemetry::reason::Reason;
 use crate::token_service::{Grant, Minted, NamespaceKind};
@@ -41,9 +43,10 @@ pub fn inject(
             }
         }
         Credential::Secret { header, value } => {
-            let unusable = |error| Rejection::because(Reason::CredentialUnavailable, error);
-            let mut value = HeaderValue::from_str(value.expose()).map_err(unusable)?;
-            value.set_sensitive(true);
+            let value = match value {
+                SecretValue::Given(secret) => given(secret)?,
+                SecretValue::Stored(_) => stored(pipeline, context)?,
+            };
             let folded = fold(header.as_str());
             stripped.fields.retain(|(name, _)| fold(name.as_str()) != folded);
             stripped.fields.push((header.clone(), value));
@@ -54,14 +57,16 @@ pub fn inject(
             stripped.fields.push((AUTHORIZATION, minted.header().clone()));
             context.minted = Some(minted);
         }
-        Credential::Exchange(_) | Credential::ClientCredentials(_) => match &context.obtained {
-            Some(obtained) => stripped.fields.push((AUTHORIZATION, obtained.credential.header().clone())),
-            // `explain` shows that there is one.
-            None if pipeline.broker.is_none() => {
-                stripped.fields.push((AUTHORIZATION, HeaderValue::from_static("Bearer")))
+        Credential::Exchange(_) | Credential::ClientCredentials(_) | Credential::ServiceAccount(_) => {
+            match &context.obtained {
+                Some(obtained) => stripped.fields.push((AUTHORIZATION, obtained.credential.header().clone())),
+                // `explain` shows that there is one.
+                None if pipeline.broker.is_none() => {
+                    stripped.fields.push((AUTHORIZATION, HeaderValue::from_static("Bearer")))
+                }
+                None => return Err(Reason::CredentialUnavailable.into()),
             }
-            None => return Err(Reason::CredentialUnavailable.into()),
-        },
+        }
     }
     if pipeline.follows_user(context) && context.own_namespace().is_none() {
         return Err(Reason::NamespaceMissing.into());
@@ -75,6 +80,22 @@ pub fn inject(
     }
     about_the_request(stripped, context);
     Ok(())
+}
+
+/// A secret of the configuration.
+fn given(secret: &Secret) -> Result<HeaderValue, Rejection> {
+    let unusable = |error| Rejection::because(Reason::CredentialUnavailable, error);
+    let mut value = HeaderValue::from_str(secret.expose()).map_err(unusable)?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+/// What stands in the route's Secret now. `explain`, which asks nobody, shows that there is one.
+fn stored(pipeline: &Pipeline, context: &Context) -> Result<HeaderValue, Rejection> {
+    match (&pipeline.broker, context.route) {
+        (Some(broker), Some(route)) => broker.stored(route).map_err(refused),
+        _ => Ok(HeaderValue::from_static("stored")),
+    }
 }
 
 /// A namespace token for the caller.

@@ -190,7 +190,9 @@ impl Pipeline {
             authorize(required, &caller.identity)?;
         }
         context.stage = Stage::Inject;
-        if let Credential::Exchange(_) | Credential::ClientCredentials(_) = route.credential {
+        if let Credential::Exchange(_) | Credential::ClientCredentials(_) | Credential::ServiceAccount(_) =
+            route.credential
+        {
             // Boxed, so that a request with a credential of Postern's own does not carry the room for this.
             Box::pin(obtain(self, context)).await?;
         }

@@ -41,7 +41,7 @@ pub(super) async fn serve(
     record: &mut Record,
 ) -> Result<(), Rejection> {
     let answer = match (served, &pipeline.endpoints) {
-        (Served::Document(document), _) => published(pipeline, document),
+        (Served::Document(document), _) => published(pipeline, document)?,
         (Served::Endpoint(endpoint), Some(endpoints)) => {
             let Record { request, context, stripped, .. } = &mut *record;
             strip(request, &pipeline.identity_headers, stripped)?;
@@ -65,12 +65,16 @@ pub(super) async fn serve(
 }
 
 /// A document, for everybody, like the keys of any issuer.
-fn published(pipeline: &Pipeline, document: Document) -> Response<Body> {
+fn published(pipeline: &Pipeline, document: Document) -> Result<Response<Body>, Rejection> {
+    // Whoever read an empty set would keep it for a while.
+    if pipeline.token_service.ring().published().is_empty() {
+        return Err(Reason::KeysUnavailable.into());
+    }
     let mut response = Response::new(Body::full(pipeline.token_service.document(document)));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     // A new key is published an hour before it signs.
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("public, max-age=300"));
-    response
+    Ok(response)
 }
 
 async fn call(

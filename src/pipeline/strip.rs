@@ -2,9 +2,10 @@
 //!
 //! It has no condition, so no branch can step round it. Which fields those are, [`super::forbidden`] says.
 
-use super::forbidden::is_forbidden;
+use super::forbidden::{drop_bearer_protocols, is_forbidden};
 use super::reject::Rejection;
 use crate::base::bytes::ByteSet;
+use crate::config::Upgrade;
 use crate::telemetry::reason::Reason;
 use http::header::{AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, TE, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
@@ -20,7 +21,7 @@ pub struct Stripped {
     pub authorization: Presented,
     /// The host asked for, as sent; none for HTTP/1.0 without one.
     pub host: Option<HeaderValue>,
-    /// The protocol of a WebSocket upgrade.
+    /// The protocol that the connection is to be switched to, if it is one that an upstream may have.
     pub upgrade: Option<HeaderValue>,
     /// `TE: trailers`, which gRPC needs.
     pub takes_trailers: bool,
@@ -115,9 +116,7 @@ impl Sorted<'_> {
                     return Err(Reason::ExpectationFailed.into());
                 }
             }
-            UPGRADE => {
-                stripped.upgrade = Some(value).filter(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"))
-            }
+            UPGRADE => stripped.upgrade = Some(value).filter(|value| Upgrade::asked(value.as_bytes()).is_some()),
             _ => match name.as_str() {
                 "x-request-id" => stripped.request_id = Some(value).filter(is_request_id),
                 "traceparent" => stripped.traceparent = Some(value).filter(is_traceparent),
@@ -139,6 +138,9 @@ impl Sorted<'_> {
         let wants_upgrade =
             parts.version == Version::HTTP_11 && named().any(|word| word.eq_ignore_ascii_case("upgrade"));
         stripped.upgrade = stripped.upgrade.take().filter(|_| wants_upgrade);
+        if stripped.upgrade.is_some() {
+            drop_bearer_protocols(&mut stripped.fields);
+        }
         // Fields that `Connection` names end at this hop (RFC 9110 §7.6.1).
         if !self.connection.is_empty() {
             let named: HashSet<_> = named().map(str::to_ascii_lowercase).collect();

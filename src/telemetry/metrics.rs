@@ -40,6 +40,8 @@ pub struct Metrics {
     pub webhook_reviews: Family<OutcomeLabel, Counter>,
     /// `postern_webhook_certificate_failures_total`: the webhook's certificates could not be read or renewed.
     pub webhook_certificate_failures: Counter,
+    /// `postern_webhook_certificate_expires_timestamp_seconds`: when its certificate ends; 0 where there is none.
+    pub webhook_certificate_expires: Gauge,
     credentials: Credentials,
 }
 
@@ -114,6 +116,7 @@ impl Metrics {
             streams_ended: Family::default(),
             webhook_reviews: Family::default(),
             webhook_certificate_failures: Counter::default(),
+            webhook_certificate_expires: Gauge::default(),
             credentials: Credentials::default(),
         };
         registry.register("requests", "Requests answered, by route and class of status", metrics.requests.clone());
@@ -170,6 +173,9 @@ impl Metrics {
         registry.register("webhook_reviews", help, self.webhook_reviews.clone());
         let help = "Times that the certificates of the admission webhook could not be read or renewed";
         registry.register("webhook_certificate_failures", help, self.webhook_certificate_failures.clone());
+        let help = "When the certificate of the admission webhook ends, in seconds since 1970; 0 where there is none";
+        let expires = self.webhook_certificate_expires.clone();
+        registry.register("webhook_certificate_expires_timestamp_seconds", help, expires);
     }
 
     /// Adds metrics that something else keeps.

@@ -1,14 +1,19 @@
 //! Postern as an issuer: short-lived tokens of its own, scoped to one namespace and one audience.
 
+mod folder;
+mod kept;
 pub mod keys;
 pub mod mint;
 pub mod obtained;
 pub mod publish;
-mod rotation;
+mod ring;
+mod said;
 
+pub use kept::KeptKeys;
 pub use keys::{KeyError, SigningKey};
 pub use mint::{Grant, MintError, Minted, NamespaceKind};
-pub use rotation::KeyRing;
+pub use ring::{KeyRing, SharedKeys};
+pub use said::Said;
 
 use crate::base::clock::{Clock, Now};
 use crate::config;
@@ -27,6 +32,7 @@ pub struct TokenService {
     config: config::TokenService,
     clock: Clock,
     ring: ArcSwap<KeyRing>,
+    shared: Option<Arc<SharedKeys>>,
     receipts: OnceLock<mpsc::UnboundedSender<Receipt>>,
 }
 
@@ -51,8 +57,21 @@ impl TokenService {
     /// # Errors
     /// [`KeyError`] names the file or folder that cannot be used.
     pub fn start(config: config::TokenService, clock: Clock) -> Result<Self, KeyError> {
-        let ring = KeyRing::load(&config, clock.now())?;
-        Ok(Self::with(config, clock, ring))
+        let ring = KeyRing::load(&config, None, clock.now())?;
+        Ok(Self::with(config, clock, ring, None))
+    }
+
+    /// As [`TokenService::start`]; keys that are kept in a Secret are those that are `shared`, of which there may be none yet.
+    ///
+    /// # Errors
+    /// As [`TokenService::start`].
+    pub fn start_shared(
+        config: config::TokenService,
+        clock: Clock,
+        shared: &Arc<SharedKeys>,
+    ) -> Result<Self, KeyError> {
+        let ring = KeyRing::load(&config, Some(shared), clock.now())?;
+        Ok(Self::with(config, clock, ring, Some(Arc::clone(shared))))
     }
 
     /// A service with a key of its own that nobody knows, for `explain`: nothing is read or written.
@@ -61,11 +80,11 @@ impl TokenService {
     /// No key could be made.
     pub fn ephemeral(config: config::TokenService, clock: Clock) -> Result<Self, KeyError> {
         let ring = KeyRing::ephemeral(config.algorithm)?;
-        Ok(Self::with(config, clock, ring))
+        Ok(Self::with(config, clock, ring, None))
     }
 
-    fn with(config: config::TokenService, clock: Clock, ring: KeyRing) -> Self {
-        Self { config, clock, ring: ArcSwap::from_pointee(ring), receipts: OnceLock::new() }
+    fn with(config: config::TokenService, clock: Clock, ring: KeyRing, shared: Option<Arc<SharedKeys>>) -> Self {
+        Self { config, clock, ring: ArcSwap::from_pointee(ring), shared, receipts: OnceLock::new() }
     }
 
     /// Has every token that is minted for the audience of a client noted there, before it is handed out. Once; without it
@@ -80,9 +99,10 @@ impl TokenService {
     /// # Errors
     /// As [`TokenService::start`].
     pub fn maintain(&self) -> Result<(), KeyError> {
-        let ring = KeyRing::load(&self.config, self.clock.now())?;
+        let ring = KeyRing::load(&self.config, self.shared.as_deref(), self.clock.now())?;
         if ring != **self.ring.load() {
-            tracing::info!(key = ring.current().id(), published = ring.published().len(), "signing keys changed");
+            let key = ring.current().map(SigningKey::id);
+            tracing::info!(key, published = ring.published().len(), "signing keys changed");
             self.ring.store(Arc::new(ring));
         }
         Ok(())
@@ -93,7 +113,7 @@ impl TokenService {
         &self.config
     }
 
-    /// The keys in force.
+    /// The keys in force; none until the Secret was read, where they are kept in one.
     pub fn ring(&self) -> Arc<KeyRing> {
         self.ring.load_full()
     }
@@ -105,16 +125,15 @@ impl TokenService {
     /// [`MintError`] where no sound token can be made; the request is then refused with 503.
     pub fn credential(&self, cached: &CredentialCache, grant: &Grant<'_>, now: Now) -> Result<Arc<Minted>, MintError> {
         let ring = self.ring.load();
+        let key = ring.current().ok_or(MintError::NoKey)?;
         let is_usable = |minted: &&Arc<Minted>| {
-            minted.is_for(grant)
-                && minted.expires - now.unix_seconds() >= REUSE_FLOOR
-                && minted.key_id() == ring.current().id()
+            minted.is_for(grant) && minted.expires - now.unix_seconds() >= REUSE_FLOOR && minted.key_id() == key.id()
         };
         let known = cached.minted.load();
         if let Some(minted) = known.iter().find(is_usable) {
             return Ok(Arc::clone(minted));
         }
-        let minted = Arc::new(mint::mint(&self.config, ring.current(), grant, now)?);
+        let minted = Arc::new(mint::mint(&self.config, key, grant, now)?);
         self.note(grant, minted.expires);
         // Two workers may mint at once; each hands out a sound token, and one of them stays cached.
         let mut list: Vec<_> = known.iter().filter(|other| !other.is_for(grant)).cloned().collect();
@@ -142,10 +161,10 @@ impl TokenService {
     /// Signs a security event token (RFC 8417) over `claims`, which are JSON, with the key in force.
     ///
     /// # Errors
-    /// [`MintError::Sign`].
+    /// [`MintError`].
     pub fn sign_event(&self, claims: &[u8]) -> Result<String, MintError> {
         let ring = self.ring.load();
-        let key = ring.current();
+        let key = ring.current().ok_or(MintError::NoKey)?;
         key.sign_event(claims).ok_or_else(|| MintError::Sign { key: key.id().to_owned() })
     }
 }

@@ -40,6 +40,9 @@ pub enum ObtainedError {
     /// It lives too short.
     #[error("it lives for {0:?}, and less than {LEAST_LIFETIME:?} are of no use")]
     Short(Duration),
+    /// It is one that has to have ten minutes left, and does not live that long.
+    #[error("it lives for {0:?}, and ten minutes are to be left of it")]
+    BelowFloor(Duration),
     /// It holds something that no header can carry.
     #[error("it holds a character that no header can carry")]
     Unsendable,
@@ -62,6 +65,8 @@ pub enum Purpose {
     Exchange(Arc<config::Exchange>, Option<Box<str>>),
     /// The token of a client of Postern's own.
     Client,
+    /// The token of a ServiceAccount of this namespace.
+    ServiceAccount(Arc<config::ServiceAccount>, Box<str>),
 }
 
 /// A call that brought nothing.
@@ -105,6 +110,20 @@ impl Obtained {
             renew_ms: until(RENEW_MS.min(lifetime_ms / 2)),
             last_ms: until(FLOOR_MS.min(lifetime_ms / 3)),
         })
+    }
+
+    /// The same of a token that has at least ten minutes left whenever it is handed out, however long it lives.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn with_floor(token: &Secret, asked_ms: u64, lifetime: Duration) -> Result<Self, ObtainedError> {
+        let lifetime_ms = u64::try_from(lifetime.as_millis()).unwrap_or(u64::MAX);
+        if lifetime_ms <= FLOOR_MS {
+            return Err(ObtainedError::BelowFloor(lifetime));
+        }
+        let last_ms = asked_ms.saturating_add(lifetime_ms - FLOOR_MS);
+        let made = Self::new(token, asked_ms, lifetime)?;
+        Ok(Self { last_ms, renew_ms: made.renew_ms.min(last_ms), ..made })
     }
 
     /// The value of the `Authorization` header, marked as sensitive.
@@ -232,6 +251,26 @@ mod tests {
         check(30, 15, 20);
         check(1800, 1080, 1200);
         check(3600, 2880, 3000);
+    }
+
+    #[test]
+    fn one_with_a_floor_is_never_handed_out_with_less_than_ten_minutes() {
+        let clock = Clock::manual(1_800_000_000);
+        let with_floor = |seconds| {
+            let lifetime = Duration::from_secs(seconds);
+            Obtained::with_floor(&Secret::new("token"), clock.now().monotonic_ms, lifetime)
+        };
+        for lifetime in [601, 660, 1200, 3600] {
+            let slot = Arc::new(Slot::new(Purpose::Client));
+            slot.begin(clock.now()).unwrap().finish(with_floor(lifetime).map_err(|e| e.to_string()), clock.now());
+            let mut handed_out = 0;
+            while slot.find(clock.now()).is_some() {
+                clock.advance(Duration::from_secs(1));
+                handed_out += 1;
+            }
+            assert_eq!(handed_out, lifetime - 600, "a life of {lifetime} s");
+        }
+        assert_eq!(with_floor(600).unwrap_err(), ObtainedError::BelowFloor(Duration::from_secs(600)));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Upgraded connections: bytes both ways until both sides have ended, or until they are cut.
 
 use crate::base::tick::Deadline;
+use crate::config;
 use crate::telemetry::reason::Reason;
 use crate::upstream::Cut;
 use crate::upstream::connect::Stream;
@@ -39,10 +40,11 @@ impl Upgraded {
 pub async fn tunnel(
     mut client: impl AsyncRead + AsyncWrite + Unpin,
     mut upstream: Upgraded,
+    protocol: config::Upgrade,
     idle: Duration,
     cut: &Cut,
 ) -> (u64, u64) {
-    let (mut up, mut down) = (Pipe::new(Sender::Client), Pipe::new(Sender::Server));
+    let (mut up, mut down) = (Pipe::new(Sender::Client, protocol), Pipe::new(Sender::Server, protocol));
     let mut waiting: Option<(u64, Deadline)> = None;
     let reason = std::future::poll_fn(|cx| {
         if let Poll::Ready(reason) = cut.poll(cx) {
@@ -103,8 +105,9 @@ enum End {
 }
 
 impl Pipe {
-    fn new(sender: Sender) -> Self {
-        Self { buffer: BytesMut::new(), moved: 0, end: End::Open, frames: Some(Frames::new(sender)) }
+    fn new(sender: Sender, protocol: config::Upgrade) -> Self {
+        let frames = (protocol == config::Upgrade::WebSocket).then(|| Frames::new(sender));
+        Self { buffer: BytesMut::new(), moved: 0, end: End::Open, frames }
     }
 
     /// What there is left to do if this ends now; none if it cannot end but at once.

@@ -126,7 +126,8 @@ impl Webhook {
     }
 
     async fn connection(self: Arc<Self>, stream: TcpStream, mut ending: watch::Receiver<bool>) {
-        let acceptor = TlsAcceptor::from(self.certificates.server_config());
+        let Some(config) = self.certificates.server_config() else { return };
+        let acceptor = TlsAcceptor::from(config);
         let handshake = tokio::select! {
             handshake = timeout(HANDSHAKE, acceptor.accept(stream)) => handshake,
             _ = ending.wait_for(|ending| *ending) => return,

@@ -1,6 +1,7 @@
 // Command apiserver is a real Kubernetes API server for Postern's tests, in one process and with nothing installed:
 // etcd on a unix socket, kube-apiserver on loopback, and the controllers without which namespaces, ServiceAccounts and
-// the built-in roles do not work. There is no scheduler and no kubelet: pods are admitted, stored, and stay Pending.
+// the built-in roles do not work. There is no scheduler, and the kubelet runs nothing: pods are admitted, stored, and stay Pending.
+// A pod of a Node at the port of that kubelet can be spoken with: what is sent to a container comes back.
 //
 //	apiserver --dir DIR [--port N] [--issuer URL] [--exit-with-stdin] [-- FLAGS OF KUBE-APISERVER]
 //
@@ -30,6 +31,7 @@ import (
 type options struct {
 	dir             string
 	port            int
+	kubeletPort     int
 	server          string // https://127.0.0.1:PORT
 	issuer          string
 	serviceKeyType  string
@@ -105,6 +107,9 @@ func run(o options, begun time.Time) (int, error) {
 	forgetReady(o.dir) // of a run before
 	keys, err := prepareKeys(o)
 	if err != nil {
+		return 0, err
+	}
+	if o.kubeletPort, err = startKubelet(keys); err != nil {
 		return 0, err
 	}
 	etcd, endpoint, err := startEtcd(o.dir, o.durable)

@@ -45,7 +45,7 @@ func writeReady(o options, keys *keySet, took time.Duration) (string, error) {
 	err := writeJSON(path+".new", map[string]any{
 		"server": o.server, "issuer": o.issuer, "pid": os.Getpid(), "kubeconfig": keys.kubeconfig,
 		"ca": keys.ca, "admin_token": keys.adminToken, "admin_cert": keys.adminCert, "admin_key": keys.adminKey,
-		"sa_key": keys.serviceKey, "startup_ms": took.Milliseconds(),
+		"sa_key": keys.serviceKey, "kubelet_port": o.kubeletPort, "startup_ms": took.Milliseconds(),
 	})
 	if err != nil {
 		return "", err

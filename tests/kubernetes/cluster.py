@@ -41,9 +41,11 @@ class Answer(web.Answer):
 class Cluster:
     """The API server of tests/apiserver, started for this run; where APISERVER is not set, the cluster of KUBECONFIG."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, *flags):
         self.folder = folder
         self.admin = None
+        self._flags = flags  # of the API server
+        self.kubelet_port = None  # of a node that runs nothing, where the API server is our own
         self._process = None
         self._namespaces = []
 
@@ -58,7 +60,7 @@ class Cluster:
         ready = self.folder / "ready.json"
         with open(self.folder / "log", "wb") as log:
             # Its standard input ends when this process does, however that ends.
-            command = [os.environ["APISERVER"], "--dir", self.folder, "--exit-with-stdin"]
+            command = [os.environ["APISERVER"], "--dir", self.folder, "--exit-with-stdin", *self._flags]
             self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log)
 
         def is_ready():
@@ -69,6 +71,7 @@ class Cluster:
         web.eventually("the API server is ready", is_ready, limit=120)
         facts = json.loads(ready.read_text())
         self._connect(facts["server"], Path(facts["ca"]).read_text())
+        self.kubelet_port = facts["kubelet_port"]
         self.admin = Caller(self, "admin", facts["admin_token"])
 
     def _take_given(self):
@@ -135,18 +138,27 @@ class Caller:
     def __repr__(self):
         return self.name
 
-    def kubectl(self, *arguments, check=True, stdin=None):
-        """Runs kubectl as this caller, with nothing of this machine's own settings."""
+    def environment(self, **more):
+        """Of a kubectl that is this caller, with nothing of this machine's own settings."""
         if not self._kubeconfig.exists():
             self._write_kubeconfig()
-        environment = {**os.environ, "KUBECONFIG": str(self._kubeconfig), "HOME": str(self._cluster.folder)}
+        return {**os.environ, "KUBECONFIG": str(self._kubeconfig), "HOME": str(self._cluster.folder), **more}
+
+    def kubectl(self, *arguments, check=True, stdin=None, **environment):
+        """Runs kubectl as this caller."""
         done = subprocess.run(
-            ["kubectl", *map(str, arguments)], env=environment, input=stdin, capture_output=True, text=True, timeout=300
-        )
+            ["kubectl", *map(str, arguments)], env=self.environment(**environment), input=stdin, capture_output=True, text=True,
+            timeout=300,
+        )  # fmt: skip
         assert done.returncode == 0 or not check, f"kubectl {arguments}: {done.stderr}"
         return done
 
     def _write_kubeconfig(self):
+        self._kubeconfig.touch(0o600)
+        self._kubeconfig.write_text(self.kubeconfig_text())
+
+    def kubeconfig_text(self):
+        """How a client connects as this caller."""
         authority = base64.b64encode(self._cluster.authority.encode()).decode()
         cluster = {"server": self._cluster.server, "certificate-authority-data": authority}
         text = {  # JSON is YAML.
@@ -155,8 +167,7 @@ class Caller:
             "users": [{"name": "test", "user": {"token": self.token}}],
             "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
         }  # fmt: skip
-        self._kubeconfig.touch(0o600)
-        self._kubeconfig.write_text(json.dumps(text))
+        return json.dumps(text)
 
     def call(self, method, path, body=None, content_type="application/json", headers=None):
         """One request on a connection of its own, over HTTP/1.1: over HTTP/2 the body of a 401 may be cut short."""

@@ -54,11 +54,15 @@ def token_service(cluster, base):
 
 @pytest.fixture(scope="session")
 def home(cluster, token_service):
+    return make_home(cluster, token_service, "alice")
+
+
+def make_home(cluster, token_service, user):
     """The namespace of a user, made as the token service makes it: with no right but its own."""
-    name = cluster.new_name("alice")
+    name = cluster.new_name(user)
     inside = f"/api/v1/namespaces/{name}"
     made = [
-        token_service.create("/api/v1/namespaces", namespace(name, mark="alice")),
+        token_service.create("/api/v1/namespaces", namespace(name, mark=user)),
         token_service.apply(f"{inside}/secrets/access-token", secret("access-token", AUTH_TOKEN=TOKEN)),
         token_service.apply(f"{inside}/secrets/postern-session", secret("postern-session")),
         token_service.apply(f"{inside}/serviceaccounts/postern-user", service_account("postern-user")),

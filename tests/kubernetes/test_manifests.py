@@ -130,14 +130,13 @@ def mount(folder):
     for path, content in (
         ("tls/tls.crt", certificate.public_bytes(serialization.Encoding.PEM)),
         ("tls/tls.key", pem),
-        ("signing-keys/current.pem", pem),
         ("keycloak/client-secret", b"secret"),
     ):
         (folder / path).parent.mkdir(exist_ok=True)
         (folder / path).write_bytes(content)
 
 
-@pytest.mark.parametrize("name", ["gateway"])
+@pytest.mark.parametrize("name", ["gateway", "token-service"])
 def test_the_configurations_pass_check(tmp_path, name):
     mount(tmp_path)
     file = tmp_path / "postern.toml"

@@ -7,11 +7,11 @@ def record(what, seconds):
     _seen.setdefault(what, []).append(seconds)
 
 
-def show(reporter):
-    """A table: what was changed, how often, and how long after Keycloak's answer the new state was first seen."""
+def show(reporter, heading="seconds from Keycloak's answer to the first request that was treated anew"):
+    """A table: what was changed, how often, and how long after it the new state was first seen."""
     if not _seen:
         return
-    reporter.write_sep("-", "seconds from Keycloak's answer to the first request that was treated anew")
+    reporter.write_sep("-", heading)
     for what, delays in sorted(_seen.items()):
         reporter.write_line(f"{what:<44} {len(delays):>4} x   median {median(delays):5.2f}   max {max(delays):5.2f}")
 

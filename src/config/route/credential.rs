@@ -1,8 +1,10 @@
 //! `credential`: what the upstream is given to know the caller by.
 
+use super::kubernetes::{SERVICE_ACCOUNT, STORED_SECRET, check_cluster, is_for_a_user};
 use super::obtained::{CLIENT_CREDENTIALS, EXCHANGE};
 use super::read::Known;
-use super::{Access, ClientCredentials, Credential, Exchange, IssuerName, NamespaceToken, TargetNamespace};
+use super::{Access, ClientCredentials, Credential, Exchange, IssuerName, NamespaceToken, SecretValue, ServiceAccount};
+use super::{StoredSecret, TargetNamespace};
 use crate::base::secret::Secret;
 use crate::config::description::{Key, Kind, Table};
 use crate::config::diagnostic::Mistake;
@@ -36,6 +38,12 @@ pub(super) static CREDENTIAL: Table = Table::one_of(&[
         "",
         "A token of a client of Postern's own, the same for all callers (RFC 6749 §4.4).",
     ),
+    Key::optional(
+        "service-account",
+        Kind::Table(&SERVICE_ACCOUNT),
+        "",
+        "A token of a ServiceAccount of the user's own namespace, with other settings than the defaults.",
+    ),
 ]);
 
 static NAMESPACE_TOKEN: Table = Table::of(&[
@@ -66,7 +74,14 @@ static NAMESPACE_TOKEN: Table = Table::of(&[
 
 static SECRET: Table = Table::of(&[
     Key::default("header", Kind::Text("a header's name"), "\"authorization\"", "The header that carries it."),
-    Key::required("value", Kind::Secret, "The secret.").example("{ file = \"/run/secrets/api-key\" }"),
+    Key::optional("value", Kind::Secret, "`kubernetes`", "The secret.").example("{ file = \"/run/secrets/api-key\" }"),
+    Key::optional(
+        "kubernetes",
+        Kind::Table(&STORED_SECRET),
+        "`value`",
+        "The secret, as it stands in Kubernetes at the time. While it is not there, requests are 503.",
+    )
+    .example("{ secret = \"orders\", key = \"token\" }"),
     Key::default("prefix", Kind::AnyText, "\"\"", "What stands before it, such as `Bearer ` with its space."),
 ]);
 
@@ -78,6 +93,8 @@ pub(super) struct Recipient<'a> {
     pub(super) issuers: &'a [IssuerName],
     pub(super) known_issuers: &'a Known<Issuer>,
     pub(super) token_service: Option<&'a TokenService>,
+    /// Whether there is a `[kubernetes]`.
+    pub(super) has_cluster: bool,
 }
 
 impl Credential {
@@ -92,6 +109,9 @@ impl Credential {
         };
         if let Some(section) = route.section("credential") {
             if let Some(secret) = section.section("secret") {
+                if secret.is_given("kubernetes") {
+                    check_cluster(route, recipient.has_cluster, reader);
+                }
                 return read_secret(secret, reader);
             }
             if let Some(exchange) = section.section("exchange") {
@@ -104,6 +124,10 @@ impl Credential {
                 return ClientCredentials::read(client, recipient.known_issuers, reader)
                     .map(|found| Self::ClientCredentials(Arc::new(found)));
             }
+            if let Some(account) = section.section("service-account") {
+                let account = ServiceAccount::read(account, reader);
+                return Self::service_account(account, route, recipient, reader);
+            }
             let token = section.section("namespace-token")?;
             return NamespaceToken::read(token, route, recipient, reader)
                 .map(|token| Self::NamespaceToken(Arc::new(token)));
@@ -111,11 +135,22 @@ impl Credential {
         match route.text("credential").map(|word| word.value) {
             Some("pass") => Some(Self::Pass),
             Some("none") => Some(Self::None),
+            Some("service-account") => Self::service_account(Some(ServiceAccount::default()), route, recipient, reader),
             Some(_) => Some(Self::NamespaceToken(own_namespace())),
             None if route.is_given("credential") => None,
             None if is_public => Some(Self::None),
             None => Some(Self::NamespaceToken(own_namespace())),
         }
+    }
+
+    fn service_account(
+        account: Option<ServiceAccount>,
+        route: &Section,
+        recipient: &Recipient<'_>,
+        reader: &mut Reader<'_>,
+    ) -> Option<Self> {
+        check_cluster(route, recipient.has_cluster, reader);
+        is_for_a_user(route, recipient.access, reader).then_some(Self::ServiceAccount(Arc::new(account?)))
     }
 }
 
@@ -184,12 +219,32 @@ pub(in crate::config) fn own_audience(span: std::ops::Range<usize>, audience: &s
 fn read_secret(section: &Section, reader: &mut Reader<'_>) -> Option<Credential> {
     let header = reader.parse(section, "header", headers::credential_header);
     let prefix = section.text("prefix").map_or("", |prefix| prefix.value);
+    match (section.is_given("value"), section.is_given("kubernetes")) {
+        (true, true) => {
+            let mistake = Mistake::at(section.key_span("kubernetes"), "`value` holds the secret");
+            reader.note(mistake.related(section.key_span("value"), "write one of the two"));
+        }
+        (false, false) => {
+            let message = "missing key in `route.credential.secret`: `value` or `kubernetes`";
+            reader.note(Mistake::at(section.span.clone(), message).absence());
+        }
+        _ => {}
+    }
+    if let Some(stored) = section.section("kubernetes") {
+        if HeaderValue::from_str(prefix).is_err() {
+            let message = "`prefix` holds a character that no header can carry";
+            reader.note(Mistake::at(section.value_span("prefix"), message));
+        }
+        let value = SecretValue::Stored(Arc::new(StoredSecret::read(stored, prefix, reader)?));
+        return Some(Credential::Secret { header: header?, value });
+    }
     let secret = section.secret("value")?;
     let whole = Zeroizing::new(format!("{prefix}{}", secret.expose()));
     if HeaderValue::from_str(&whole).is_err() {
         reader.note(Mistake::at(section.value_span("value"), "the secret holds a character that no header can carry"));
     }
-    Some(Credential::Secret { header: header?, value: Secret::new(whole.as_str()) })
+    let value = SecretValue::Given(Secret::new(whole.as_str()));
+    Some(Credential::Secret { header: header?, value })
 }
 
 /// Why a role or group of a token is refused.

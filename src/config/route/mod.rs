@@ -2,11 +2,13 @@
 
 mod access;
 mod credential;
+mod kubernetes;
 mod obtained;
 mod path;
 mod rank;
 mod read;
 
+pub use kubernetes::{NamespaceSource, ServiceAccount, StoredSecret};
 pub use obtained::{ClientCredentials, Exchange, TokenEndpoint};
 pub use path::{PathPattern, PathPatternError};
 pub use rank::{HostRank, Rank, SegmentRank};
@@ -115,15 +117,26 @@ pub enum Credential {
     Secret {
         /// The header that carries it. Default `authorization`.
         header: HeaderName,
-        /// `prefix` and `value` together, as it is sent.
-        value: Secret,
+        /// What it carries.
+        value: SecretValue,
     },
     /// `{ exchange = { … } }`: the caller's token, exchanged at its issuer (RFC 8693).
     Exchange(Arc<Exchange>),
     /// `{ client-credentials = { … } }`: a token of a client of Postern's own (RFC 6749 §4.4).
     ClientCredentials(Arc<ClientCredentials>),
+    /// `"service-account"`, or `{ service-account = { … } }`: a token of a ServiceAccount of the user's own namespace.
+    ServiceAccount(Arc<ServiceAccount>),
     /// `"none"`.
     None,
+}
+
+/// What a fixed header carries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SecretValue {
+    /// `prefix` and `value` together, as it is sent.
+    Given(Secret),
+    /// `kubernetes`: what stands in a Secret at the time.
+    Stored(Arc<StoredSecret>),
 }
 
 /// `credential.namespace-token`.

@@ -50,10 +50,10 @@ pub(in crate::config) static ROUTE: Table = Table::of(&[
         .example("\"orders\""),
     Key::optional(
         "credential",
-        Kind::WordOr(&["namespace-token", "pass", "none"], &CREDENTIAL),
+        Kind::WordOr(&["namespace-token", "pass", "service-account", "none"], &CREDENTIAL),
         "`namespace-token`; on a public route `none`",
         "What the upstream is given: a token that Postern mints, the caller's own token (`pass`), a fixed header, a token \
-         that somebody else makes, or nothing.",
+         that somebody else makes, one of a ServiceAccount of the user's own namespace, or nothing.",
     )
     .example("\"namespace-token\""),
     Key::optional(
@@ -135,6 +135,8 @@ pub(in crate::config) struct Surroundings<'a> {
     pub(in crate::config) issuers: &'a Known<Issuer>,
     pub(in crate::config) upstreams: &'a Known<Upstream>,
     pub(in crate::config) token_service: Option<&'a TokenService>,
+    /// Whether there is a `[kubernetes]`.
+    pub(in crate::config) has_cluster: bool,
 }
 
 impl Route {
@@ -165,6 +167,7 @@ impl Route {
                     issuers: &issuers,
                     known_issuers: surroundings.issuers,
                     token_service: surroundings.token_service,
+                    has_cluster: surroundings.has_cluster,
                 };
                 Credential::read(section, &recipient, reader)
             }

@@ -114,6 +114,7 @@ fn an_upstream() {
         response_timeout: seconds(30),
         idle_timeout: seconds(300),
         max_idle_connections: 128,
+        upgrades: vec![Upgrade::WebSocket],
     };
     assert_eq!(*parse(GOOD).unwrap().upstreams[0], expected);
 }
@@ -156,7 +157,7 @@ fn the_webhook() {
     let expected = Webhook {
         listen: "0.0.0.0:8443".parse().unwrap(),
         names: vec!["a.b.svc".into(), "::1".into()],
-        directory: "postern-webhook".into(),
+        directory: Some("postern-webhook".into()),
     };
     assert_eq!(config.webhook, Some(expected));
 }

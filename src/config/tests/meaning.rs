@@ -6,6 +6,29 @@ use std::path::Path;
 use std::time::Duration;
 
 #[test]
+fn what_kubernetes_gives_is_read() {
+    let credential = |text: &str| {
+        let text = format!("{GOOD}credential = {text}\n[kubernetes]\nrole = \"gateway\"\n");
+        parse(&text).unwrap_or_else(|mistakes| panic!("{mistakes}")).routes[0].credential.clone()
+    };
+    let Credential::ServiceAccount(word) = credential("\"service-account\"") else { panic!("another") };
+    assert_eq!(credential("{ service-account = {} }"), Credential::ServiceAccount(word));
+    let account = ServiceAccount {
+        account: "builder.a".into(),
+        namespace: NamespaceSource::Claimed,
+        timeout: Duration::from_secs(1),
+    };
+    let text = r#"{ service-account = { account = "builder.a", namespace = "claimed", timeout = "1s" } }"#;
+    assert_eq!(credential(text), Credential::ServiceAccount(account.into()));
+    let stored = StoredSecret { secret: "orders".into(), key: "a_B.c".into(), prefix: "Bearer ".into() };
+    let text = r#"{ secret = { kubernetes = { secret = "orders", key = "a_B.c" }, prefix = "Bearer " } }"#;
+    let header = http::header::AUTHORIZATION;
+    assert_eq!(credential(text), Credential::Secret { header, value: SecretValue::Stored(stored.into()) });
+    let text = GOOD.replace(":9000\"", ":9000\"\nupgrades = [\"spdy/3.1\"]");
+    assert_eq!(parse(&text).unwrap().upstreams[0].upgrades, [Upgrade::Spdy]);
+}
+
+#[test]
 fn every_requirement_is_read() {
     let text = format!(
         r#"{GOOD}access = {{ any_role = ["a"], all_roles = ["b", "c"], any_group = ["/g"],
@@ -61,7 +84,9 @@ fn a_secret_is_sent_behind_its_prefix() {
     let text =
         format!(r#"{GOOD}credential = {{ secret = {{ prefix = "Bearer ", value = {{ env = "CARGO_PKG_NAME" }} }} }}"#);
     let config = parse(&text).unwrap();
-    let Credential::Secret { header, value } = &config.routes[0].credential else { panic!("no secret") };
+    let Credential::Secret { header, value: SecretValue::Given(value) } = &config.routes[0].credential else {
+        panic!("no secret")
+    };
     assert_eq!((header.as_str(), value.expose()), ("authorization", "Bearer postern"));
 }
 

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 async fn a_token_ends_when_the_server_says_so() {
     let (server, cluster) = start().await;
     server.put("api/v1", "serviceaccounts", Some("team-a"), &json!({ "metadata": { "name": "postern-user" } }));
-    let bound = Bound { kind: BoundKind::Secret, name: "session".to_owned(), uid: "u1".to_owned() };
+    let bound = Bound { kind: BoundKind::Secret, name: "session".to_owned(), uid: Some("u1".to_owned()) };
     let asked = TokenRequest {
         namespace: "team-a",
         account: "postern-user",

@@ -3,6 +3,7 @@
 use super::upgrade::{IDLE, SWITCH, switch};
 use super::{Fake, Notes, Peer, on_worker};
 use crate::base::tick::TICK;
+use crate::config::Upgrade;
 use crate::telemetry::reason::Reason;
 use crate::upstream::websocket::{Frames, Sender};
 use crate::upstream::{Cut, Pools, tunnel};
@@ -38,7 +39,7 @@ impl Scene {
         let (client, gateway) = tokio::io::duplex(1 << 16);
         let cut = Rc::new(Cut::default());
         let watched = Rc::clone(&cut);
-        let tunnel = spawn_local(async move { tunnel(gateway, io, IDLE, &watched).await });
+        let tunnel = spawn_local(async move { tunnel(gateway, io, Upgrade::WebSocket, IDLE, &watched).await });
         Self { fake, client, cut, tunnel }
     }
 

@@ -161,6 +161,7 @@ impl Fake {
             response_timeout: RESPONSE_TIMEOUT,
             idle_timeout: Duration::from_secs(300),
             max_idle_connections: 128,
+            upgrades: vec![config::Upgrade::WebSocket],
         };
         change(&mut config);
         Arc::new(Upstream::new(Arc::new(config)).unwrap())

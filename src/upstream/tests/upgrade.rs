@@ -2,6 +2,7 @@
 
 use super::{Call, Fake, Notes, Peer, chain, get, on_worker};
 use crate::base::tick::TICK;
+use crate::config::Upgrade;
 use crate::upstream::{Answer, Cut, Pools, SendError, Upgraded, Upstream, tunnel};
 use http::{HeaderMap, HeaderValue};
 use std::sync::Arc;
@@ -54,7 +55,7 @@ async fn bytes_pass_both_ways_and_so_do_the_ends() {
         );
 
         let (client, gateway) = tokio::io::duplex(64);
-        let tunnel = spawn_local(async move { tunnel(gateway, io, IDLE, &Cut::default()).await });
+        let tunnel = spawn_local(async move { tunnel(gateway, io, Upgrade::WebSocket, IDLE, &Cut::default()).await });
         let (mut reader, mut writer) = tokio::io::split(client);
         let sent = vec![b'm'; 100_000];
         let copy = sent.clone();
@@ -78,7 +79,7 @@ async fn a_tunnel_in_which_nothing_moves_is_closed() {
         let fake = Fake::start(echo).await;
         let (_, io) = switch(&Pools::new(), &fake.upstream()).await.unwrap();
         let (mut client, gateway) = tokio::io::duplex(64);
-        let tunnel = spawn_local(async move { tunnel(gateway, io, IDLE, &Cut::default()).await });
+        let tunnel = spawn_local(async move { tunnel(gateway, io, Upgrade::WebSocket, IDLE, &Cut::default()).await });
         client.read_exact(&mut [0; 5]).await.unwrap();
         for _ in 0..3 {
             tokio::time::sleep(Duration::from_secs(20)).await;
@@ -99,7 +100,7 @@ async fn a_tunnel_ends_when_either_side_breaks() {
         let fake = Fake::start(echo).await;
         let (_, io) = switch(&Pools::new(), &fake.upstream()).await.unwrap();
         let (client, gateway) = tokio::io::duplex(2);
-        let tunnel = spawn_local(async move { tunnel(gateway, io, IDLE, &Cut::default()).await });
+        let tunnel = spawn_local(async move { tunnel(gateway, io, Upgrade::WebSocket, IDLE, &Cut::default()).await });
         drop(client);
         tunnel.await.unwrap();
         fake.noted("ended").await;

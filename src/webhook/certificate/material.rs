@@ -50,6 +50,26 @@ impl Material {
         Ok(material)
     }
 
+    /// Whether there is nothing of ours in it.
+    pub fn is_empty(&self) -> bool {
+        self.authorities.is_empty() && self.serving.is_none()
+    }
+
+    /// Whether what is there can be served: a certificate that was put beside another's key cannot.
+    ///
+    /// # Errors
+    /// [`CertificateError::Use`].
+    pub fn check(&self) -> Result<(), CertificateError> {
+        if self.serving.is_some() { self.server_config().map(drop) } else { Ok(()) }
+    }
+
+    /// When the serving certificate ends, which one of our authorities signed, in seconds since 1970.
+    pub(super) fn expires(&self, names: &[String], now: u64) -> Option<u64> {
+        let (serving, servers) = (self.serving.as_ref()?, server_names(names).ok()?);
+        let mut signers = self.authorities.iter().filter(|by| verify(&[by], serving, &servers, now).is_ok());
+        signers.next().map(|by| by.serving_end(serving.made))
+    }
+
     /// The texts to keep, by name. Names are fit for files and for the data of a Secret.
     pub fn files(&self) -> BTreeMap<String, Secret> {
         let authorities = self.authorities.iter().map(|pair| (AUTHORITY, pair));
@@ -111,7 +131,7 @@ impl Material {
 
     /// Whether a client that trusts this bundle alone takes the serving certificate of `other`.
     #[cfg(test)]
-    pub(in crate::webhook) fn accepts(&self, other: &Self, names: &[String], now: u64) -> bool {
+    pub(crate) fn accepts(&self, other: &Self, names: &[String], now: u64) -> bool {
         let trusted: Vec<_> = self.authorities.iter().filter(|authority| authority.is_trusted(now)).collect();
         let servers = server_names(names).unwrap();
         other.serving.as_ref().is_some_and(|serving| verify(&trusted, serving, &servers, now).is_ok())

@@ -11,7 +11,7 @@ mod pair;
 pub use material::Material;
 
 use crate::base::clock::Clock;
-use arc_swap::ArcSwap;
+use arc_swap::ArcSwapOption;
 use rustls::ServerConfig;
 use rustls::server::VerifierBuilderError;
 use std::path::PathBuf;
@@ -37,13 +37,14 @@ pub enum CertificateError {
     Verify(#[from] VerifierBuilderError),
 }
 
-/// The certificates in force, kept in a folder.
+/// The certificates in force.
 #[derive(Debug)]
 pub struct Certificates {
-    folder: PathBuf,
+    /// Where they are kept; `None`: in a Secret, which others look after.
+    folder: Option<PathBuf>,
     names: Vec<String>,
     clock: Clock,
-    in_force: ArcSwap<InForce>,
+    in_force: ArcSwapOption<InForce>,
 }
 
 #[derive(Debug)]
@@ -58,9 +59,14 @@ impl Certificates {
     /// # Errors
     /// [`CertificateError`] names the file.
     pub fn open(folder: PathBuf, names: Vec<String>, clock: Clock) -> Result<Self, CertificateError> {
-        let material = current(&folder, &names, &clock)?;
-        let in_force = ArcSwap::from_pointee(InForce { config: material.server_config()?, material });
-        Ok(Self { folder, names, clock, in_force })
+        let certificates = Self { folder: Some(folder), ..Self::shared(names, clock) };
+        certificates.maintain()?;
+        Ok(certificates)
+    }
+
+    /// Certificates that are kept elsewhere: there are none until [`Certificates::put`].
+    pub fn shared(names: Vec<String>, clock: Clock) -> Self {
+        Self { folder: None, names, clock, in_force: ArcSwapOption::empty() }
     }
 
     /// Makes what is due and puts it in force, as also what another replica left in the folder. Connections that are open keep what
@@ -69,29 +75,50 @@ impl Certificates {
     /// # Errors
     /// As [`Certificates::open`]; what was in force stays.
     pub fn maintain(&self) -> Result<bool, CertificateError> {
-        let material = current(&self.folder, &self.names, &self.clock)?;
-        if material == self.in_force.load().material {
+        let Some(folder) = &self.folder else { return Ok(false) };
+        let kept = directory::load(folder)?;
+        let Some(next) = self.due(Some(&kept))? else { return self.put(kept) };
+        directory::store(folder, &kept, &next)?;
+        self.put(next)
+    }
+
+    /// What is to be kept instead of what was `found`, if anything is due.
+    ///
+    /// # Errors
+    /// As [`Material::maintained`].
+    pub fn due(&self, found: Option<&Material>) -> Result<Option<Material>, CertificateError> {
+        found.unwrap_or(&Material::default()).maintained(&self.names, self.now())
+    }
+
+    /// Puts in force what is kept. Says whether that is anything new.
+    ///
+    /// # Errors
+    /// There is no serving certificate in it, or it does not fit its key; what was in force stays.
+    pub fn put(&self, material: Material) -> Result<bool, CertificateError> {
+        if self.in_force.load().as_ref().is_some_and(|in_force| in_force.material == material) {
             return Ok(false);
         }
-        self.in_force.store(Arc::new(InForce { config: material.server_config()?, material }));
+        self.in_force.store(Some(Arc::new(InForce { config: material.server_config()?, material })));
         Ok(true)
     }
 
     /// The authorities that a client of the webhook must trust, in PEM: `clientConfig.caBundle` of the MutatingWebhookConfiguration
-    /// has to be this text (in base64, as the API has it), and to follow its changes within a day.
+    /// has to be this text (in base64, as the API has it), and to follow its changes within a day. Empty while there are none.
     pub fn ca_bundle(&self) -> String {
-        self.in_force.load().material.ca_bundle()
+        self.in_force.load().as_ref().map(|in_force| in_force.material.ca_bundle()).unwrap_or_default()
     }
 
-    /// For the next connection.
-    pub(super) fn server_config(&self) -> Arc<ServerConfig> {
-        Arc::clone(&self.in_force.load().config)
+    /// When the serving certificate ends, in seconds since 1970; `None` while there is none that is good.
+    pub fn expires(&self) -> Option<u64> {
+        self.in_force.load().as_ref()?.material.expires(&self.names, self.now())
     }
-}
 
-fn current(folder: &std::path::Path, names: &[String], clock: &Clock) -> Result<Material, CertificateError> {
-    let kept = directory::load(folder)?;
-    let Some(next) = kept.maintained(names, clock.now().unix_ms / 1000)? else { return Ok(kept) };
-    directory::store(folder, &kept, &next)?;
-    Ok(next)
+    /// For the next connection; `None` while there are none.
+    pub(super) fn server_config(&self) -> Option<Arc<ServerConfig>> {
+        self.in_force.load().as_ref().map(|in_force| Arc::clone(&in_force.config))
+    }
+
+    fn now(&self) -> u64 {
+        self.clock.now().unix_ms / 1000
+    }
 }

@@ -36,6 +36,8 @@ pub(crate) enum Fault {
     Lost,
     /// Not answered and not done.
     Closed,
+    /// Done, but not before it is let go.
+    Held(Arc<tokio::sync::Notify>),
 }
 
 struct Ordered {
@@ -202,13 +204,17 @@ async fn answer(
             _ => inner.next_fault(&head.method, &at),
         }
     };
-    match fault {
+    let fault = match fault {
         Some(Fault::Status(status, after)) => return Ok(failure(status, after)),
         Some(Fault::Body(text)) => return Ok(Response::new(Feed::whole(text.as_bytes().to_vec()))),
         Some(Fault::Cut(status)) => return Ok(cut(status)),
         Some(Fault::Closed) => return Err(io::Error::other("closed")),
-        Some(Fault::Lost) | None => {}
-    }
+        Some(Fault::Held(gate)) => {
+            gate.notified().await;
+            None
+        }
+        fault @ (Some(Fault::Lost) | None) => fault,
+    };
     let route = Route::parse(head.uri.path());
     if head.method == Method::GET && at.contains("watch=true") {
         return Ok(watching::open(inner, changes, &route, &at));
