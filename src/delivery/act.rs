@@ -202,7 +202,7 @@ impl<R: Roster> Delivery<R> {
 fn note_promise(user: &mut User, why: Option<Why>) {
     match &user.live.seen {
         _ if why.is_some() => user.live.is_promised = false,
-        Seen::Token(held) if held.said.is_some() => user.live.is_promised = true,
+        Seen::Token(held) if held.said.is_some() && user.live.home.is_placed() => user.live.is_promised = true,
         _ => {}
     }
 }
