@@ -56,8 +56,9 @@ impl<R: Roster> Delivery<R> {
         }
         match why {
             Some(Why::NoNamespace) => self.answer(book, id, &Err(NoToken::NoNamespace)),
+            Some(Why::NeverSignedIn) => self.answer(book, id, &Err(NoToken::NeverSignedIn)),
             Some(Why::Out(_)) => self.answer(book, id, &Err(NoToken::NotNow)),
-            Some(Why::NeverSignedIn | Why::SaidToBeOut) | None => {}
+            Some(Why::SaidToBeOut) | None => {}
         }
     }
 
@@ -162,7 +163,11 @@ impl<R: Roster> Delivery<R> {
     pub(super) fn settle(&self, book: &mut Book, id: &UserId) {
         let Book { users, names, .. } = book;
         if let Some(entry) = users.get_mut(id) {
+            let had_one = entry.user.record.namespace.is_some();
             names.settle(&self.settings.namespace, id, &mut entry.user);
+            if !had_one && entry.user.record.namespace.is_some() {
+                entry.user.record.named_unix_ms = self.clock.now().unix_ms;
+            }
             self.bulletin.record(id, entry.user.record.namespace.as_deref());
             book.note(id);
             book.wake(id);
@@ -307,6 +312,7 @@ impl<R: Roster> Delivery<R> {
                     expires: held.expires,
                     epoch: written.epoch,
                     namespace: namespace.clone(),
+                    named_unix_ms: user.record.named_unix_ms,
                     roles: user.record.facts.roles.clone(),
                     groups: user.record.facts.groups.clone(),
                 }))

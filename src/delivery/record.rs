@@ -21,6 +21,9 @@ pub struct Record {
     /// The user's namespace. Given once, and theirs from then on, whatever they are called later.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespace: Option<String>,
+    /// Since when, by our wall clock, in milliseconds since 1970: what acts for a namesake of before acts for nobody. 0: not known.
+    #[serde(default)]
+    pub named_unix_ms: u64,
     /// Whether they ever signed in. Whether they have to do so again is for [`crate::users::Users`] to say.
     #[serde(default)]
     pub has_signed_in: bool,

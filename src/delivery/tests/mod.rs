@@ -1,3 +1,4 @@
+mod desk;
 mod gone;
 mod histories;
 mod plan;
