@@ -134,6 +134,8 @@ def all_stopped():
 class Postern:
     """One gateway on free ports, in a folder of its own."""
 
+    environment = {}  # beside that of the suite
+
     def __init__(self, folder, upstream, keycloak, **settings):
         self.folder = folder
         self.port, self.admin_port = web.free_port(), web.free_port()
@@ -152,8 +154,9 @@ class Postern:
     def start(self, until_ready=True):
         with open(self.folder / "postern.log", "ab") as log:
             self._process = subprocess.Popen(
-                [BINARY, "run", "-c", "postern.toml"], cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log
-            )
+                [BINARY, "run", "-c", "postern.toml"], cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                env={**os.environ, **self.environment},
+            )  # fmt: skip
         wanted = (200,) if until_ready else (200, 503)
         web.eventually("the admin listener answers /readyz", lambda: self.readiness() in wanted)
         return self

@@ -10,6 +10,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/../env.sh"
 need_programs kubectl=kubernetes-client || skip "\`kubectl\` is missing"
 minor=$(kubectl version --client -o json | sed -n 's/.*"minor": *"\([0-9]*\).*/\1/p' | head -n 1)
 [ "${minor:-0}" -ge 28 ] || skip "\`kubectl\` is older than 1.28"
+need_programs faketime || echo "WARNING: there is no faketime: tokens are not tried at another time" >&2
 if can_build_apiserver; then
     need_apiserver
 elif [ -z "${KUBECONFIG:-}" ]; then
