@@ -257,8 +257,11 @@ async fn reply(url: &Url, request: RequestBuilder, limit: usize) -> Result<Reply
     Ok(Reply { status: answer.status().as_u16(), body: read(url, answer, limit).await? })
 }
 
+/// JSON, and what key sets are by RFC 7517 §8.5: a Kubernetes API server answers 406 to whoever does not name that.
+const JSON: &str = "application/json, application/jwk-set+json";
+
 async fn send(url: &Url, request: RequestBuilder) -> Result<Response, HttpError> {
-    request.header(ACCEPT, "application/json").send().await.map_err(|error| failed(url, error))
+    request.header(ACCEPT, JSON).send().await.map_err(|error| failed(url, error))
 }
 
 /// Reads a body chunk by chunk, so that an endless one costs no more than `limit`.

@@ -326,6 +326,7 @@ fn named<'a>(root: &'a Section, key: &str, reader: &mut Reader<'_>) -> Vec<(&'a 
 fn read_issuers(root: &Section, token_service: Option<&TokenService>, reader: &mut Reader<'_>) -> Known<Issuer> {
     let mut known = Known::new("issuer", root);
     let mut urls: HashMap<String, Span> = HashMap::new();
+    let mut cluster_of_users: Option<Span> = None;
     for (name, section) in named(root, "issuer", reader) {
         if name.value == "self" {
             let message = "`self` is the name of Postern's own tokens, and no issuer can have it";
@@ -342,6 +343,15 @@ fn read_issuers(root: &Section, token_service: Option<&TokenService>, reader: &m
                 reader.note(Mistake::at(url.span.clone(), message).help("a route names it by `issuers = [\"self\"]`"));
             }
             urls.entry(url.value.to_owned()).or_insert(url.span);
+        }
+        let has_users = root.is_given("delivery") || root.is_given("kubernetes");
+        if has_users
+            && issuer.as_ref().is_some_and(Issuer::gives_user_tokens)
+            && let Some(first) = cluster_of_users.replace(name.span.clone())
+        {
+            let mistake = Mistake::at(name.span.clone(), "pods of two clusters would get users' tokens");
+            let help = "users' namespaces are those of one cluster: write `user_tokens = []` for the other";
+            reader.note(mistake.related(first, "the other").help(help));
         }
         known.all.push((name.value.clone(), issuer.map(Arc::new)));
     }

@@ -3,7 +3,7 @@
 use super::book::{Book, Issuer, Lane, phase_ms};
 use super::jobs::{Job, Jobs};
 use super::plan::{self, Act, Plan, Why, World};
-use super::record::{Facts, Seen, User};
+use super::record::{Facts, Record, Seen, User};
 use super::run::{Done, Turn};
 use super::{Delivery, Roster};
 use crate::base::clock::Now;
@@ -64,8 +64,9 @@ impl<R: Roster> Delivery<R> {
         }
         match why {
             Some(Why::NoNamespace) => self.answer(book, id, &Err(NoToken::NoNamespace)),
+            Some(Why::NeverSignedIn) => self.answer(book, id, &Err(NoToken::NeverSignedIn)),
             Some(Why::Out(_)) => self.answer(book, id, &Err(NoToken::NotNow)),
-            Some(Why::NeverSignedIn | Why::SaidToBeOut) | None => {}
+            Some(Why::SaidToBeOut) | None => {}
         }
     }
 
@@ -180,13 +181,21 @@ impl<R: Roster> Delivery<R> {
 
     /// Gives a user a namespace, if they have none and may have one; what is known of them changed.
     pub(super) fn settle(&self, book: &mut Book, id: &UserId) {
-        let Book { users, names, .. } = book;
+        let Book { users, names, is_shared, .. } = book;
         if let Some(entry) = users.get_mut(id) {
             names.settle(&self.settings.namespace, id, &mut entry.user);
-            self.bulletin.record(id, entry.user.record.namespace.as_deref());
+            self.note_name(id, &mut entry.user.record, *is_shared);
             book.note(id);
             book.wake(id);
         }
+    }
+
+    /// Tells which namespace is the user's own. Where there is no cluster it is with its name; else a look at it says so.
+    pub(super) fn note_name(&self, id: &UserId, record: &mut Record, is_shared: bool) {
+        if !is_shared {
+            record.set_owned(record.namespace.is_some(), self.clock.now());
+        }
+        self.bulletin.record(id, record.own_namespace());
     }
 
     /// Answers whoever waits for a user's token.

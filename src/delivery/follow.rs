@@ -167,6 +167,7 @@ impl<R: Roster> Delivery<R> {
         let is_newer_here = leads && entry.is_unstored;
         entry.user.record = if is_newer_here { joined(known, told) } else { adopted(known, told) };
         let has = entry.user.record.namespace.clone();
+        self.bulletin.record(id, entry.user.record.own_namespace());
         if had != has {
             entry.user.live.seen = Seen::Unknown;
             entry.user.live.home.disturb(Place::Unready);
@@ -177,7 +178,6 @@ impl<R: Roster> Delivery<R> {
                 book.names.restore(id, name);
             }
         }
-        self.bulletin.record(id, has.as_deref());
         book.issuer.heard_unix_ms = book.issuer.heard_unix_ms.max(book.entry(id).user.record.read_unix_ms);
         book.note(id);
         book.wake(id);
@@ -249,6 +249,7 @@ fn joined(known: Record, told: Record) -> Record {
     Record {
         facts,
         read_unix_ms: known.read_unix_ms.max(told.read_unix_ms),
+        named_unix_ms: if told.namespace.is_some() { told.named_unix_ms } else { known.named_unix_ms },
         namespace: told.namespace.or(known.namespace),
         has_signed_in: known.has_signed_in || told.has_signed_in,
         gone: known.gone,

@@ -48,22 +48,19 @@ impl<R: Roster> Delivery<R> {
                 book.issuer.heard_ms = book.issuer.heard_ms.max(Some(began_ms));
                 self.bulletin.hear(began_ms);
             }
-            News::Wanted { user, reply } if self.is_ours(&user) => {
-                self.note_sign_in(book, &user);
-                match self.kept_now(&user, now) {
-                    Some(kept) => drop(reply.send(Ok(kept))),
-                    // Another replica makes it.
-                    None if book.is_shared && !book.leads => drop(reply.send(Err(NoToken::NotNow))),
-                    None => {
-                        let waiters = book.waiters.entry(user.clone()).or_default();
-                        waiters.retain(|waiter| !waiter.is_closed());
-                        if waiters.len() < MOST_WAITERS {
-                            waiters.push(reply);
-                        }
-                        book.wake(&user);
+            News::Wanted { user, reply } if self.is_ours(&user) => match self.kept_now(&user, now) {
+                Some(kept) => drop(reply.send(Ok(kept))),
+                // Another replica makes it.
+                None if book.is_shared && !book.leads => drop(reply.send(Err(NoToken::NotNow))),
+                None => {
+                    let waiters = book.waiters.entry(user.clone()).or_default();
+                    waiters.retain(|waiter| !waiter.is_closed());
+                    if waiters.len() < MOST_WAITERS {
+                        waiters.push(reply);
                     }
+                    book.wake(&user);
                 }
-            }
+            },
             News::Wanted { reply, .. } => drop(reply.send(Err(NoToken::NoNamespace))),
             News::Created(_) | News::SignedIn(_) | News::Swept { .. } => {}
         }

@@ -11,6 +11,7 @@
 mod act;
 mod book;
 pub mod counts;
+pub mod desk;
 pub mod directory;
 pub mod files;
 mod follow;

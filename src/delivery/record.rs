@@ -4,6 +4,7 @@ use super::home::Home;
 use super::names::NameProblem;
 use super::offboard::Gone;
 use super::sink::Stand;
+use crate::base::clock::Now;
 use crate::base::secret::Secret;
 use crate::token_service::{Grant, NamespaceKind, Said};
 use aws_lc_rs::digest::{SHA256, digest};
@@ -23,6 +24,10 @@ pub struct Record {
     /// The user's namespace. Given once, and theirs from then on, whatever they are called later.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespace: Option<String>,
+    /// Since when it is surely theirs, by our wall clock, in milliseconds since 1970: what acts for a namesake of before acts for nobody.
+    /// 0: not yet. In a cluster a Namespace of that name may be there, and somebody else's.
+    #[serde(default)]
+    pub named_unix_ms: u64,
     /// Whether they ever signed in. Whether they have to do so again is for [`crate::users::Users`] to say.
     #[serde(default)]
     pub has_signed_in: bool,
@@ -168,6 +173,20 @@ fn back_off_ms(failures: u32) -> u64 {
 }
 
 impl Record {
+    /// The user's namespace, once it is surely theirs.
+    pub fn own_namespace(&self) -> Option<&str> {
+        self.namespace.as_deref().filter(|_| self.named_unix_ms > 0)
+    }
+
+    /// The namespace was found to be theirs, or not. Whether that is news.
+    pub(super) fn set_owned(&mut self, is_owned: bool, now: Now) -> bool {
+        let was_owned = self.named_unix_ms > 0;
+        if was_owned != is_owned {
+            self.named_unix_ms = if is_owned { now.unix_ms } else { 0 };
+        }
+        was_owned != is_owned
+    }
+
     /// What a token for this user says, for whom it is minted and by whom that is read; `None` without a namespace.
     pub fn grant<'a>(&'a self, issue: &'a Issue, subject: &'a str, epoch: u64) -> Option<Grant<'a>> {
         Some(Grant {

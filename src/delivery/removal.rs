@@ -282,12 +282,12 @@ impl<R: Roster> Delivery<R> {
 
     /// Gives namespaces to those who have none and may have one now.
     pub(super) fn settle_names(&self, book: &mut Book) {
-        let Book { users, names, .. } = book;
+        let Book { users, names, is_shared, .. } = book;
         let mut settled = Vec::new();
         for (id, entry) in users {
             let had_one = entry.user.record.namespace.is_some();
             names.settle(&self.settings.namespace, id, &mut entry.user);
-            self.bulletin.record(id, entry.user.record.namespace.as_deref());
+            self.note_name(id, &mut entry.user.record, *is_shared);
             if !had_one && entry.user.record.namespace.is_some() {
                 settled.push(id.clone());
             }

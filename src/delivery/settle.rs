@@ -74,7 +74,10 @@ impl<R: Roster> Delivery<R> {
         let Some(entry) = book.users.get_mut(id) else { return };
         entry.is_settling = false;
         match settled {
-            Ok(settled) => self.take_up_home(id, entry, settled, now),
+            Ok(settled) => {
+                self.take_up_home(id, entry, settled, now);
+                book.note(id);
+            }
             Err(error) => {
                 let wait_ms = error.retry_after().map_or(0, |wait| u64::try_from(wait.as_millis()).unwrap_or(0));
                 book.calm_until_ms = book.calm_until_ms.max(now.monotonic_ms + wait_ms.min(60_000));
@@ -101,6 +104,15 @@ impl<R: Roster> Delivery<R> {
         }
         if was == Place::Ready {
             self.counts.repaired(repairs);
+        }
+        let record = &mut entry.user.record;
+        let is_news = match place {
+            Place::Ready => record.set_owned(true, now),
+            Place::Taken => record.set_owned(false, now),
+            Place::Terminating | Place::Elsewhere | Place::Unready => false,
+        };
+        if is_news {
+            self.bulletin.record(id, record.own_namespace());
         }
         // Where it is not ours to write nothing is promised.
         entry.user.live.is_promised &= place == Place::Ready;

@@ -294,6 +294,7 @@ impl<R: Roster> Delivery<R> {
                         expires: held.expires,
                         epoch: said.epoch,
                         namespace: namespace.clone(),
+                        named_unix_ms: user.record.named_unix_ms,
                         roles: user.record.facts.roles.clone(),
                         groups: user.record.facts.groups.clone(),
                     })

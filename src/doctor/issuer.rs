@@ -148,7 +148,10 @@ mod tests {
         let forbidden =
             || FetchError::from(HttpError::Status { url: "https://api.test/openid/v1/jwks".to_owned(), status: 403 });
         let remedy = |kind: &IssuerKind| judge_failure(&forbidden(), kind).remedy.unwrap();
-        assert!(remedy(&IssuerKind::Kubernetes { token: None }).contains("service-account-issuer-discovery"));
+        assert!(
+            remedy(&IssuerKind::Kubernetes { token: None, user_tokens: Vec::new() })
+                .contains("service-account-issuer-discovery")
+        );
         assert!(!remedy(&IssuerKind::Oidc).contains("service-account-issuer-discovery"));
     }
 

@@ -15,6 +15,7 @@ pub mod form;
 pub mod introspect;
 mod logout_token;
 mod outcome;
+mod pod;
 mod reply;
 mod token;
 
@@ -23,7 +24,7 @@ pub use counts::Counts;
 pub use events::Feed;
 
 use crate::base::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, Role};
 use crate::identity::link::Links;
 use crate::identity::{Shared, Verifier};
 use crate::telemetry::audit_log::Audit;
@@ -152,8 +153,8 @@ pub struct Endpoints {
     users: Arc<Users>,
     feed: Option<Arc<Feed>>,
     links: Arc<Links>,
-    /// The name of the issuer whose users get tokens.
-    delivered: Option<Box<str>>,
+    /// The names of the issuers whose users get tokens.
+    delivered: Vec<Box<str>>,
     done: Arc<Done>,
     counts: Arc<Counts>,
     audit: Audit,
@@ -234,7 +235,7 @@ impl Endpoints {
             users,
             feed,
             links,
-            delivered: config.delivery.as_ref().map(|delivery| delivery.issuer.as_str().into()),
+            delivered: delivered(config),
             done: former.map(|former| Arc::clone(&former.done)).unwrap_or_default(),
             counts,
             audit,
@@ -248,7 +249,7 @@ impl Endpoints {
         match endpoint {
             Endpoint::Introspect | Endpoint::Events => !self.clients.is_empty(),
             Endpoint::Logout(_) => !self.logouts.is_empty(),
-            Endpoint::Token => self.delivered.is_some(),
+            Endpoint::Token => !self.delivered.is_empty(),
             Endpoint::AuthToken => self.auth_token.is_some(),
         }
     }
@@ -348,6 +349,14 @@ impl Endpoints {
     pub fn too_slow() -> Reply {
         Reply::from(reply::too_slow())
     }
+}
+
+/// Whose users get tokens: those of the delivery; or, in a gateway beside the token service, of all issuers that tell about their users.
+fn delivered(config: &Config) -> Vec<Box<str>> {
+    let is_gateway = config.kubernetes.as_ref().is_some_and(|kubernetes| kubernetes.role == Role::Gateway);
+    let recorded = config.issuers.iter().filter(|issuer| is_gateway && issuer.user_status.keycloak().is_some());
+    let kept = config.delivery.as_ref().map(|delivery| delivery.issuer.as_str().into());
+    recorded.map(|issuer| issuer.name.as_str().into()).chain(kept).collect()
 }
 
 impl From<Response<Bytes>> for Reply {

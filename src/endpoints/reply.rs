@@ -44,6 +44,12 @@ pub(super) fn invalid_poll(description: &str) -> Response<Bytes> {
     json_answer(StatusCode::BAD_REQUEST, &json!({ "err": "invalid_request", "description": description }))
 }
 
+/// 403: who asks is known, and may not have it. `reason` is a stable word.
+pub(super) fn access_denied(reason: &str, description: &str) -> Response<Bytes> {
+    let body = json!({ "error": "access_denied", "error_description": description, "reason": reason });
+    json_answer(StatusCode::FORBIDDEN, &body)
+}
+
 /// Nobody is known to be asking.
 pub(super) fn unauthorized(unknown: Unknown) -> Response<Bytes> {
     if unknown == Unknown::Ambiguous {
@@ -62,7 +68,11 @@ pub(super) fn bearer_needed(code: Option<&'static str>) -> Response<Bytes> {
         None => ("invalid_request", "Bearer realm=\"postern\""),
         Some(code) => (code, "Bearer realm=\"postern\", error=\"invalid_token\""),
     };
-    let mut response = error(StatusCode::UNAUTHORIZED, code, "a valid access token of the users' issuer is needed");
+    let mut response = error(
+        StatusCode::UNAUTHORIZED,
+        code,
+        "a valid access token of the users' issuer, or of a service account, is needed",
+    );
     response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
     response
 }

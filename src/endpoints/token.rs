@@ -1,10 +1,13 @@
-//! `GET /token`: a user's own token, for a token of their issuer. Never for one of Postern's own: no token of ours obtains another.
+//! `GET /token`: a user's own token, for a token of their issuer, or of a service account of their namespace ([`super::pod`]). Never for one of
+//! Postern's own: no token of ours obtains another.
 
 use super::client::Authorization;
+use super::pod::{Denied, Pod};
 use super::reply;
 use super::{Endpoints, Outcome, Reply};
 use crate::base::clock::Now;
 use crate::base::tick::Deadline;
+use crate::config::IssuerKind;
 use crate::identity::status::StatusError;
 use crate::identity::{KeptToken, LocalCache, News, NoToken, TokenError};
 use crate::users::{State, UserId};
@@ -36,18 +39,27 @@ enum Refused {
     Unknown,
 }
 
+/// Why a caller who is known gets none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Missing {
+    /// There is none, or none now.
+    NoToken(NoToken),
+    /// It is not for this pod.
+    Denied(Denied),
+}
+
+/// Whose token is asked for, and by which pod, if it is not the user who asks.
+#[derive(Debug)]
+struct Caller {
+    user: Result<UserId, Denied>,
+    pod: Option<Pod>,
+}
+
 impl Endpoints {
     /// Answers a call.
     pub(super) async fn token(&self, authorization: &Authorization) -> Reply {
         let (outcome, response) = match self.caller(authorization).await {
-            Ok(user) => match self.kept(user).await {
-                Ok(kept) => (Outcome::Done, granted(&kept, self.clock.now())),
-                Err(NoToken::NoNamespace) => {
-                    let description = "there is no namespace for this user";
-                    (Outcome::Refused, reply::error(StatusCode::FORBIDDEN, "insufficient_scope", description))
-                }
-                Err(NoToken::NotNow) => (Outcome::Unavailable, reply::unavailable()),
-            },
+            Ok(caller) => self.token_for(caller).await,
             Err(Refused::Unknown) => (Outcome::Unavailable, reply::unavailable()),
             Err(Refused::Malformed) => {
                 (Outcome::Malformed, reply::invalid_request("one bearer token is expected in `Authorization`"))
@@ -60,8 +72,33 @@ impl Endpoints {
         Reply { is_failed_authentication: outcome == Outcome::Forged, ..Reply::from(response) }
     }
 
+    /// The token for a caller who is known, or why there is none.
+    async fn token_for(&self, caller: Caller) -> (Outcome, Response<Bytes>) {
+        let Caller { user, pod } = caller;
+        let kept = match &user {
+            Ok(user) => self.kept(user, pod.as_ref()).await,
+            Err(denied) => Err(Missing::Denied(*denied)),
+        };
+        if let (Some(pod), Ok(user), Ok(_)) = (&pod, &user, &kept) {
+            self.audit_trade(pod, user);
+        }
+        match kept {
+            Ok(kept) => (Outcome::Done, granted(&kept, self.clock.now())),
+            Err(Missing::Denied(denied)) => {
+                (Outcome::Refused, reply::access_denied(denied.code(), &denied.to_string()))
+            }
+            Err(Missing::NoToken(NoToken::NoNamespace)) => {
+                let description = "there is no namespace for this user";
+                (Outcome::Refused, reply::error(StatusCode::FORBIDDEN, "insufficient_scope", description))
+            }
+            Err(Missing::NoToken(NoToken::NotNow | NoToken::NeverSignedIn)) => {
+                (Outcome::Unavailable, reply::unavailable())
+            }
+        }
+    }
+
     /// Who is asking, by the same way as every request goes: verified, and their user still enabled.
-    async fn caller(&self, authorization: &Authorization) -> Result<UserId, Refused> {
+    async fn caller(&self, authorization: &Authorization) -> Result<Caller, Refused> {
         let header = match authorization {
             Authorization::Nothing => return Err(Refused::Nobody),
             Authorization::Several => return Err(Refused::Malformed),
@@ -71,34 +108,58 @@ impl Endpoints {
         if !scheme.eq_ignore_ascii_case(b"bearer ") {
             return Err(Refused::Malformed);
         }
-        let wanted = self.delivered.as_deref().ok_or(Refused::Foreign)?;
         let verified = match self.verifier.verify(&LocalCache::default(), token, self.clock.now()).await {
             Ok(verified) => verified,
             Err(TokenError::KeysUnavailable { .. } | TokenError::Unknown) => return Err(Refused::Unknown),
             Err(_) => return Err(Refused::Invalid),
         };
-        if verified.issuer().config().name != wanted {
+        let issuer = verified.issuer().config();
+        let is_delivered = self.delivered.iter().any(|name| **name == *issuer.name);
+        if !is_delivered && !matches!(issuer.kind, IssuerKind::Kubernetes { .. }) {
             return Err(Refused::Foreign);
         }
-        match self.verifier.confirm(&verified, self.clock.now()).await {
-            Ok(identity) => UserId::new(wanted, identity.subject.as_str()).ok_or(Refused::Invalid),
-            Err(StatusError::Unknown) => Err(Refused::Unknown),
-            Err(StatusError::Inactive | StatusError::Refused(_) | StatusError::Mismatch(_)) => Err(Refused::Invalid),
+        let identity = match self.verifier.confirm(&verified, self.clock.now()).await {
+            Ok(identity) => identity,
+            Err(StatusError::Unknown) => return Err(Refused::Unknown),
+            Err(StatusError::Inactive | StatusError::Refused(_) | StatusError::Mismatch(_)) => {
+                return Err(Refused::Invalid);
+            }
+        };
+        if let Some(pod) = Pod::of(issuer, &identity, verified.issued()) {
+            return Ok(Caller { user: self.user_of_pod(issuer, &identity), pod: Some(pod) });
         }
+        let user = UserId::new(issuer.name.as_str(), identity.subject.as_str()).ok_or(Refused::Invalid)?;
+        Ok(Caller { user: Ok(user), pod: None })
     }
 
     /// The token that is kept for a user, or the one that is made for them now.
-    async fn kept(&self, user: UserId) -> Result<Arc<KeptToken>, NoToken> {
+    async fn kept(&self, user: &UserId, pod: Option<&Pod>) -> Result<Arc<KeptToken>, Missing> {
+        let not_now = Missing::NoToken(NoToken::NotNow);
         let bulletin = self.links.bulletin();
-        if let Some(kept) = bulletin.kept(&user).filter(|kept| self.is_good(&user, kept)) {
-            return Ok(kept);
+        let kept = match bulletin.kept(user).filter(|kept| self.is_good(user, kept)) {
+            Some(kept) => kept,
+            None => {
+                let (reply, answer) = oneshot::channel();
+                if pod.is_none() {
+                    bulletin.tell(|| Some(News::SignedIn(user.clone())));
+                }
+                bulletin.tell(|| Some(News::Wanted { user: user.clone(), reply }));
+                match Deadline::after(WAIT).bound(answer).await.and_then(Result::ok) {
+                    // A block may have come meanwhile.
+                    Some(Ok(kept)) if self.is_good(user, &kept) => kept,
+                    Some(Err(NoToken::NoNamespace)) if pod.is_some() => return Err(Missing::Denied(Denied::NoUser)),
+                    Some(Err(NoToken::NeverSignedIn)) if pod.is_some() => {
+                        return Err(Missing::Denied(Denied::NeverSignedIn));
+                    }
+                    Some(Err(reason)) => return Err(Missing::NoToken(reason)),
+                    Some(Ok(_)) | None => return Err(not_now),
+                }
+            }
+        };
+        match pod {
+            Some(pod) => pod.check(&kept).map(|()| kept).map_err(Missing::Denied),
+            None => Ok(kept),
         }
-        let (reply, answer) = oneshot::channel();
-        let asked = user.clone();
-        bulletin.tell(|| Some(News::Wanted { user: asked, reply }));
-        let kept = Deadline::after(WAIT).bound(answer).await.and_then(Result::ok).unwrap_or(Err(NoToken::NotNow))?;
-        // A block may have come meanwhile.
-        if self.is_good(&user, &kept) { Ok(kept) } else { Err(NoToken::NotNow) }
     }
 
     fn is_good(&self, user: &UserId, kept: &KeptToken) -> bool {

@@ -27,7 +27,7 @@ pub enum News {
         /// When.
         began_ms: u64,
     },
-    /// A user who was let in wants their token.
+    /// Somebody who may have the token of a user wants it. No sign of the user: a pod of theirs may ask.
     Wanted {
         /// Who.
         user: UserId,
@@ -47,6 +47,8 @@ pub struct KeptToken {
     pub epoch: u64,
     /// The user's namespace.
     pub namespace: String,
+    /// Since when it is theirs, by our wall clock, in milliseconds since 1970.
+    pub named_unix_ms: u64,
     /// The roles that they have.
     pub roles: Vec<String>,
     /// Their groups.
@@ -58,6 +60,8 @@ pub struct KeptToken {
 pub enum NoToken {
     /// The user has no namespace, or is nobody for whom tokens are kept.
     NoNamespace,
+    /// The user never signed in.
+    NeverSignedIn,
     /// It cannot be made now.
     NotNow,
 }
@@ -68,6 +72,8 @@ pub struct Bulletin {
     listener: OnceLock<mpsc::UnboundedSender<News>>,
     kept: Sharded<UserId, Arc<KeptToken>>,
     namespaces: Sharded<UserId, Box<str>>,
+    /// The same from the other end. More than one has it only while it is not known whose it is.
+    owners: Sharded<Box<str>, Vec<UserId>>,
     /// When the issuer was asked what it told last about all users, by the monotonic clock; 0: never.
     heard_ms: AtomicU64,
     hasher: RandomState,
@@ -110,12 +116,35 @@ impl Bulletin {
         self.namespaces.shard(self.hasher.hash_one(user)).get(user).map(|name| name.to_string())
     }
 
+    /// Whose own a namespace is; nobody's, while two are said to have it.
+    pub fn owner(&self, namespace: &str) -> Option<UserId> {
+        let shard = self.owners.shard(self.hasher.hash_one(namespace));
+        shard.get(namespace).filter(|owners| owners.len() == 1)?.first().cloned()
+    }
+
     /// Records a namespace as a user's own, or that they have none.
     pub fn record(&self, user: &UserId, namespace: Option<&str>) {
-        let mut shard = self.namespaces.shard(self.hasher.hash_one(user));
-        match namespace {
-            Some(name) => drop(shard.insert(user.clone(), name.into())),
-            None => drop(shard.remove(user)),
+        let former = {
+            let mut shard = self.namespaces.shard(self.hasher.hash_one(user));
+            match namespace {
+                Some(name) => shard.insert(user.clone(), name.into()),
+                None => shard.remove(user),
+            }
+        };
+        if former.as_deref() == namespace {
+            return;
+        }
+        if let Some(former) = former {
+            let mut shard = self.owners.shard(self.hasher.hash_one(&*former));
+            if let Some(owners) = shard.get_mut(&former) {
+                owners.retain(|owner| owner != user);
+                if owners.is_empty() {
+                    shard.remove(&former);
+                }
+            }
+        }
+        if let Some(name) = namespace {
+            self.owners.shard(self.hasher.hash_one(name)).entry(name.into()).or_default().push(user.clone());
         }
     }
 
@@ -141,5 +170,23 @@ mod tests {
         bulletin.tell(|| UserId::new("main", "alice").map(News::SignedIn));
         assert!(matches!(heard.try_recv(), Ok(News::SignedIn(_))));
         assert!(bulletin.listen().is_none());
+    }
+
+    #[test]
+    fn a_namespace_has_one_owner_or_none() {
+        let bulletin = Bulletin::default();
+        let [alice, bob] = ["alice", "bob"].map(|name| UserId::new("main", name).unwrap());
+        bulletin.record(&alice, Some("team-a"));
+        assert_eq!((bulletin.owner("team-a"), bulletin.owner("team-b")), (Some(alice.clone()), None));
+        bulletin.record(&alice, Some("team-b"));
+        assert_eq!((bulletin.owner("team-a"), bulletin.owner("team-b")), (None, Some(alice.clone())));
+        // What is told about two users may come in either order, and more than once.
+        bulletin.record(&bob, Some("team-b"));
+        bulletin.record(&bob, Some("team-b"));
+        assert_eq!(bulletin.owner("team-b"), None);
+        bulletin.record(&alice, None);
+        assert_eq!((bulletin.owner("team-b"), bulletin.namespace(&alice)), (Some(bob.clone()), None));
+        bulletin.record(&bob, None);
+        assert_eq!(bulletin.owner("team-b"), None);
     }
 }

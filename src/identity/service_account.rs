@@ -90,7 +90,7 @@ mod tests {
     const EXPIRES: i64 = 2_000_000_000;
 
     fn cluster() -> Issuer {
-        Issuer { kind: IssuerKind::Kubernetes { token: None }, ..issuer() }
+        Issuer { kind: IssuerKind::Kubernetes { token: None, user_tokens: Vec::new() }, ..issuer() }
     }
 
     /// As TokenRequest makes them, bound to a pod.

@@ -353,6 +353,11 @@ impl VerifiedToken {
         self.subject().filter(|_| self.key.is_some())
     }
 
+    /// `iat`, in seconds since 1970, where the token says it.
+    pub fn issued(&self) -> Option<i64> {
+        self.facts.issued
+    }
+
     /// `sub`, where the token says it.
     pub fn subject(&self) -> Option<&str> {
         self.facts.subject.as_deref()

@@ -221,7 +221,7 @@ mod tests {
     fn the_document_of_an_api_server_is_at_the_root_of_its_address() {
         let document = |url: &str, address: Option<&str>| {
             let mut config = config(url);
-            config.kind = IssuerKind::Kubernetes { token: None };
+            config.kind = IssuerKind::Kubernetes { token: None, user_tokens: Vec::new() };
             config.address = address.map(|address| Url::parse(address).unwrap());
             Discovery::new(&config).unwrap().document().to_string()
         };

@@ -71,7 +71,7 @@ impl Issuer {
 
     /// What an API server wants to see before it shows its keys, as it is in its file now.
     async fn discovery_token(&self) -> Result<Option<BearerToken>, FetchError> {
-        let IssuerKind::Kubernetes { token: Some(path) } = &self.config.kind else { return Ok(None) };
+        let IssuerKind::Kubernetes { token: Some(path), .. } = &self.config.kind else { return Ok(None) };
         let failed = |cause| FetchError::Token { path: path.clone(), cause };
         let text = Zeroizing::new(tokio::fs::read_to_string(path).await.map_err(failed)?);
         let token = Some(text.trim_end()).filter(|text| !text.is_empty());

@@ -62,7 +62,6 @@ def test_requests_oauthlib_signs_in_calls_and_refreshes(gateway, keycloak, user)
     assert tokens["token_type"] == "Bearer" and tokens["id_token"]
     answer = session.get(f"{gateway.url}/orders/1")
     assert answer.status_code == 200, answer.text
-    # Its `auto_refresh_url` would post the arguments of the request as well, which are no parameters here.
     noted(keycloak, session.refresh_token(url, client_id="cli"))
     answer = session.get(f"{gateway.url}/orders/1")
     assert answer.status_code == 200 and session.access_token != tokens["access_token"]
@@ -70,6 +69,20 @@ def test_requests_oauthlib_signs_in_calls_and_refreshes(gateway, keycloak, user)
         OAuth2Session(client=LegacyApplicationClient("cli")).fetch_token(
             url, username=user.name, password="wrong", include_client_id=True
         )
+
+
+def test_requests_oauthlib_refreshes_by_itself(gateway, keycloak, user):
+    """It posts the arguments of the request that it was made for (`allow_redirects`) with the form."""
+    url = f"{gateway.url}/auth/token"
+    seen = []
+    session = OAuth2Session(
+        client=LegacyApplicationClient("cli"), auto_refresh_url=url, auto_refresh_kwargs={"client_id": "cli"},
+        token_updater=lambda tokens: seen.append(noted(keycloak, tokens)),
+    )  # fmt: skip
+    first = noted(keycloak, session.fetch_token(url, username=user.name, password=user.password, include_client_id=True))
+    session.token = {**first, "expires_in": -10, "expires_at": 1}
+    assert session.get(f"{gateway.url}/orders/1").status_code == 200
+    assert len(seen) == 1 and seen[0]["access_token"] != first["access_token"]
 
 
 def test_authlib_signs_in_and_refreshes(gateway, keycloak, user):
@@ -173,7 +186,7 @@ def test_a_client_with_a_secret_gets_nothing(gateway, keycloak, user):
     answer = sign_in(gateway, keycloak, user, client_id="gateway")
     assert answer.status == 400 and answer.json["error"] in ("invalid_client", "unauthorized_client"), answer
     refused = sign_in(gateway, keycloak, user, client_id="gateway", client_secret="gateway-secret")
-    assert (refused.status, refused.json["error"]) == (400, "invalid_request")
+    assert (refused.status, refused.json["error"]) == (400, "invalid_client")
 
 
 def test_no_log_holds_a_password(gateway, keycloak, user):

@@ -15,6 +15,8 @@ import web
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE = ROOT / "deploy/kubernetes"
+NO_ISSUER = '{"apiVersion": "apiserver.config.k8s.io/v1", "kind": "AuthenticationConfiguration", "jwt": []}'
+ISSUER_OF_ACCOUNTS = "https://kubernetes.default.svc.cluster.local"
 APPLY = "application/apply-patch+yaml"
 MERGE = "application/merge-patch+json"
 
@@ -45,6 +47,7 @@ class Cluster:
         self.folder = folder
         self.admin = None
         self._flags = flags  # of the API server
+        self._authentication = folder / "authentication.yaml"
         self.kubelet_port = None  # of a node that runs nothing, where the API server is our own
         self._process = None
         self._namespaces = []
@@ -60,7 +63,10 @@ class Cluster:
         ready = self.folder / "ready.json"
         with open(self.folder / "log", "wb") as log:
             # Its standard input ends when this process does, however that ends.
-            command = [os.environ["APISERVER"], "--dir", self.folder, "--exit-with-stdin", *self._flags]
+            # As in most clusters, the issuer's name is not where it is reached. Nobody else's tokens are taken yet.
+            self.set_authentication(NO_ISSUER)
+            command = [os.environ["APISERVER"], "--dir", self.folder, "--exit-with-stdin", "--issuer", ISSUER_OF_ACCOUNTS,
+                       *self._flags, *([] if "--" in self._flags else ["--"]), f"--authentication-config={self._authentication}"]  # fmt: skip
             self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log)
 
         def is_ready():
@@ -73,6 +79,17 @@ class Cluster:
         self._connect(facts["server"], Path(facts["ca"]).read_text())
         self.kubelet_port = facts["kubelet_port"]
         self.admin = Caller(self, "admin", facts["admin_token"])
+
+    def set_authentication(self, text):
+        """Whose tokens the API server takes beside its own: a file that it reads again when it changes."""
+        new = self._authentication.with_suffix(".new")
+        new.write_text(text)
+        new.rename(self._authentication)
+
+    @property
+    def is_own(self):
+        """Whether it was started here, so that its flags can be chosen."""
+        return self._process is not None
 
     def _take_given(self):
         def kubectl(*arguments):

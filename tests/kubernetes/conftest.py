@@ -11,6 +11,9 @@ import web  # noqa: E402
 from cluster import BASE, BOUND, RBAC, TOKEN, WEBHOOK, Caller, Cluster  # noqa: E402
 from cluster import namespace, role_binding, secret, service_account, token_of  # noqa: E402
 from counting import *  # noqa: E402, F403  the hooks of pytest
+from postern import all_stopped  # noqa: E402
+from realm import Gateway, Realm, authentication, whoami  # noqa: E402
+from upstream import Upstream  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -91,3 +94,68 @@ def foreign(cluster, admin):
     made = admin.create(f"/api/v1/namespaces/{name}/serviceaccounts", service_account("postern-user"))
     assert made.status == 201, made
     return name
+
+
+@pytest.fixture(scope="session")
+def realm():
+    server = Realm()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def upstream():
+    server = Upstream()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def new_postern(cluster, gateway, realm, upstream, tmp_path_factory):
+    """Starts Postern before the API server; each is stopped, and its log searched for secrets, when the tests are over."""
+    with all_stopped() as gateways:
+
+        def start(until_ready=True, **settings):
+            # A ServiceAccount without further rights may read the cluster's keys.
+            settings = {"cluster": cluster, "token": gateway.token, **settings}
+            made = Gateway(tmp_path_factory.mktemp("postern"), upstream, realm, **settings)
+            gateways.append(made)
+            return made.start(until_ready)
+
+        yield start
+
+
+@pytest.fixture(scope="session")
+def people(cluster, realm):
+    """Users by their namespaces, which are there."""
+    return {name: realm.new_user(name) for name in (cluster.new_namespace("own", mark="somebody") for _ in range(6))}
+
+
+@pytest.fixture(scope="session")
+def postern(new_postern, people):
+    return new_postern(namespaces=tuple(people))
+
+
+@pytest.fixture(scope="session")
+def consumer(cluster, postern, realm, people):
+    """The API server, once it takes Postern's tokens beside its own."""
+    if not cluster.is_own:
+        pytest.skip("the flags of somebody else's API server are not ours")
+    cluster.set_authentication(authentication(postern, realm))
+    user = Caller(cluster, "user", postern.given("/as-kubernetes/1", realm.login(next(iter(people.values())))))
+    web.eventually("the API server takes Postern's tokens", lambda: whoami(user).status == 201, limit=120)
+    return cluster
+
+
+FIGURES = []
+
+
+@pytest.fixture
+def record_figure():
+    """Takes a line that is shown at the end."""
+    return FIGURES.append
+
+
+def pytest_terminal_summary(terminalreporter):
+    for line in FIGURES:
+        terminalreporter.write_line(line)

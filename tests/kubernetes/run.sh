@@ -5,4 +5,5 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../env.sh"
 
 need_cluster
+need_programs faketime || echo "WARNING: there is no faketime: tokens are not tried at another time" >&2
 run_pytest tests/kubernetes "$@"

@@ -76,6 +76,53 @@ def test_whatever_selects_pods_selects_them(objects):
         assert any(selector.items() <= labels.items() for labels in pods), selector
 
 
+def test_whoever_is_evicted_or_overloaded_has_somebody_beside_them(objects):
+    """A budget and an autoscaler that mean another Deployment, or one that cannot grow, look like those that work."""
+    deployments = {each["metadata"]["name"]: each["spec"] for each in objects if each["kind"] == "Deployment"}
+    assert set(deployments) == {"postern-gateway", "postern-token-service"}
+    scaled = {each["spec"]["scaleTargetRef"]["name"]: each["spec"] for each in objects if each["kind"] == "HorizontalPodAutoscaler"}
+    budgets = [each["spec"] for each in objects if each["kind"] == "PodDisruptionBudget"]
+    for name, spec in deployments.items():
+        least = scaled[name]["minReplicas"] if name in scaled else spec["replicas"]
+        [budget] = [each for each in budgets if each["selector"] == spec["selector"]]
+        assert least >= 2 > budget["maxUnavailable"] >= 1, name
+        assert spec["strategy"]["rollingUpdate"] == {"maxUnavailable": 0, "maxSurge": 1}, name
+        [container] = spec["template"]["spec"]["containers"]
+        # A percentage of no request is nothing.
+        assert "cpu" in container["resources"]["requests"] and "cpu" not in container["resources"]["limits"], name
+    [gateway] = scaled
+    assert gateway == "postern-gateway" and scaled[gateway]["maxReplicas"] > scaled[gateway]["minReplicas"]
+
+
+def test_probes_ask_what_answers(objects):
+    for each in objects:
+        if each["kind"] != "Deployment":
+            continue
+        [container] = each["spec"]["template"]["spec"]["containers"]
+        ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+        probes = {name: container[name]["httpGet"] for name in ("livenessProbe", "readinessProbe")}
+        assert {probe["path"] for probe in probes.values()} == {"/healthz", "/readyz"}
+        role = each["metadata"]["name"].removeprefix("postern-")
+        listens = re.search(r'^\[admin\]\nlisten = "0\.0\.0\.0:(\d+)"', (BASE / f"{role}.toml").read_text(), re.M)
+        assert all(ports[probe["port"]] == int(listens[1]) for probe in probes.values()), role
+
+
+def test_nobody_is_talked_to_who_is_not_listed(objects):
+    policies = {each["metadata"]["name"]: each["spec"] for each in objects if each["kind"] == "NetworkPolicy"}
+    assert set(policies) == {"postern-nothing-else", "postern-gateway", "postern-token-service"}
+    for name, spec in policies.items():
+        assert set(spec["policyTypes"]) == {"Ingress", "Egress"}, name
+    everybody = policies["postern-nothing-else"]
+    assert not everybody["podSelector"] and "ingress" not in everybody and "egress" not in everybody
+    ports = {each["metadata"]["name"]: {port["name"] for c in each["spec"]["template"]["spec"]["containers"] for port in c["ports"]}
+             for each in objects if each["kind"] == "Deployment"}  # fmt: skip
+    for role in ("postern-gateway", "postern-token-service"):
+        open_to = {port["port"]: rule.get("from") for rule in policies[role]["ingress"] for port in rule["ports"]}
+        assert set(open_to) == ports[role], "each port is somebody's, and no rule names one that is not there"
+        # Metrics are for monitoring alone.
+        assert [list(peer) for peer in open_to["admin"]] == [["namespaceSelector"]]
+
+
 def test_each_policy_is_bound_and_refuses(objects):
     def of(kind):
         return [each for each in objects if each["kind"] == kind]
@@ -131,16 +178,20 @@ def mount(folder):
         ("tls/tls.crt", certificate.public_bytes(serialization.Encoding.PEM)),
         ("tls/tls.key", pem),
         ("keycloak/client-secret", b"secret"),
+        # What the kubelet mounts by itself.
+        ("serviceaccount/ca.crt", certificate.public_bytes(serialization.Encoding.PEM)),
+        ("serviceaccount/token", b"token"),
     ):
         (folder / path).parent.mkdir(exist_ok=True)
         (folder / path).write_bytes(content)
 
 
-@pytest.mark.parametrize("name", ["gateway", "token-service"])
+@pytest.mark.parametrize("name", [file.stem for file in BASE.glob("*.toml")])
 def test_the_configurations_pass_check(tmp_path, name):
     mount(tmp_path)
+    text = (BASE / f"{name}.toml").read_text().replace("/var/run/secrets/kubernetes.io", str(tmp_path))
     file = tmp_path / "postern.toml"
-    file.write_text((BASE / f"{name}.toml").read_text().replace("/run/postern", str(tmp_path)))
+    file.write_text(text.replace("/run/postern", str(tmp_path)))
     done = subprocess.run([os.environ["POSTERN"], "check", file], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 

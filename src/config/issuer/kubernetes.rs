@@ -4,6 +4,7 @@ use super::IssuerKind;
 use crate::config::description::{Key, Kind, Table};
 use crate::config::diagnostic::Mistake;
 use crate::config::reader::Reader;
+use crate::config::route::beginning;
 use crate::config::secrets;
 use crate::config::tree::Section;
 
@@ -34,15 +35,20 @@ pub(super) fn read_kind(section: &Section, reader: &mut Reader<'_>) -> Option<Is
                 Mistake::at(section.key_span("token"), "only an issuer of kind `kubernetes` is shown a token");
             reader.note(mistake.help("keys of other issuers are public"));
         }
+        if section.is_given("user_tokens") {
+            let mistake = Mistake::at(section.key_span("user_tokens"), "only issuers of kind `kubernetes` have pods");
+            reader.note(mistake.help("users of other issuers get their own token without this key"));
+        }
         return Some(IssuerKind::Oidc);
     }
+    let user_tokens = reader.parse_all(section, "user_tokens", beginning);
     let Some(token) = section.section("token") else {
-        return (!section.is_given("token")).then_some(IssuerKind::Kubernetes { token: None });
+        return (!section.is_given("token")).then_some(IssuerKind::Kubernetes { token: None, user_tokens });
     };
     let file = token.path("file")?;
     // Not among the files that a change of which is a reload: it changes each hour, and nothing else with it.
     reader.keep(&token.value_span("file"), secrets::from_file(&file))?;
-    Some(IssuerKind::Kubernetes { token: Some(file) })
+    Some(IssuerKind::Kubernetes { token: Some(file), user_tokens })
 }
 
 /// Notes what an issuer of this kind cannot have.

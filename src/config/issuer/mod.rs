@@ -58,6 +58,13 @@ pub struct Issuer {
     pub user_status: UserStatus,
 }
 
+impl Issuer {
+    /// Whether some of its tokens are traded for those of users.
+    pub fn gives_user_tokens(&self) -> bool {
+        matches!(&self.kind, IssuerKind::Kubernetes { user_tokens, .. } if !user_tokens.is_empty())
+    }
+}
+
 /// `kind`: what issues the tokens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum IssuerKind {
@@ -68,6 +75,9 @@ pub enum IssuerKind {
         /// `token = { file = … }`: shown for discovery and keys, and read anew each time, since it is replaced before it expires. Default:
         /// nothing is shown.
         token: Option<PathBuf>,
+        /// `user_tokens`: names, or beginnings and `*`, of the service accounts whose token may be traded for the user token of their
+        /// namespace. Default `["*"]`.
+        user_tokens: Vec<String>,
     },
 }
 

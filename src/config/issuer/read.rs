@@ -76,6 +76,13 @@ pub(in crate::config) static ISSUER: Table = Table::of(&[
          `url`) and at `endpoint_origins`.",
     ),
     Key::default(
+        "user_tokens",
+        Kind::list_or_empty(&Kind::Text("a service account, or a beginning and `*`")),
+        "[\"*\"]",
+        "For kind `kubernetes`: service accounts whose token `GET /token` takes for the user token of their namespace; `*` at the \
+         end matches any ending, `[]` is none. Never `postern-user`, whose tokens Postern makes.",
+    ),
+    Key::default(
         "endpoint_origins",
         Kind::list_or_empty(&Kind::Text("an origin")),
         "[]",

@@ -250,9 +250,10 @@ fn read_secret(section: &Section, reader: &mut Reader<'_>) -> Option<Credential>
 /// Why a role or group of a token is refused.
 #[derive(Debug, thiserror::Error)]
 #[error("`{0}` has a `*` that is not at its end")]
-struct BeginningError(String);
+pub(in crate::config) struct BeginningError(String);
 
-fn beginning(text: &str) -> Result<String, BeginningError> {
+/// A name, or a beginning and `*`.
+pub(in crate::config) fn beginning(text: &str) -> Result<String, BeginningError> {
     match text.strip_suffix('*').unwrap_or(text).contains('*') {
         true => Err(BeginningError(text.to_owned())),
         false => Ok(text.to_owned()),

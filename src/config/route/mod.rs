@@ -13,7 +13,7 @@ pub use obtained::{ClientCredentials, Exchange, TokenEndpoint};
 pub use path::{PathPattern, PathPatternError};
 pub use rank::{HostRank, Rank, SegmentRank};
 
-pub(super) use credential::own_audience;
+pub(super) use credential::{beginning, own_audience};
 pub(super) use rank::find_ambiguous;
 pub(super) use read::{Known, ROUTE, Surroundings};
 

@@ -1,6 +1,7 @@
 //! The plan, histories of it, and the loop over a directory in memory.
 
 mod cluster;
+mod desk;
 mod gone;
 mod histories;
 mod placed;

@@ -303,8 +303,8 @@ async fn what_is_recorded_is_followed_and_outlives_the_deletion_of_where_it_lies
     let (follows, told, cluster) = (Arc::clone(&directory), Arc::clone(&bulletin), site.server.connect().await);
     let task = tokio::spawn(async move { follows.follow(cluster, &told).await });
     site.until("it is there", || site.is_empty("alice")).await;
-    site.until("it is told", || directory.is_whole() && directory.user_of("alice").is_some()).await;
-    assert_eq!(directory.user_of("alice"), Some(id("id-alice")));
+    site.until("it is told", || directory.is_whole() && bulletin.owner("alice").is_some()).await;
+    assert_eq!(bulletin.owner("alice"), Some(id("id-alice")));
     assert_eq!(bulletin.namespace(&id("id-alice")).as_deref(), Some("alice"));
     site.sign_in(&[&leader], "alice").await;
     let roles = || directory.record(&id("id-alice")).is_some_and(|record| record.facts.roles == ["reader"]);
@@ -315,6 +315,6 @@ async fn what_is_recorded_is_followed_and_outlives_the_deletion_of_where_it_lies
     let lies =
         || (0..16).any(|index| site.object("secrets", "postern", &format!("postern-delivery-{index}")).is_some());
     site.until("it is stored again", lies).await;
-    assert_eq!(directory.user_of("alice"), Some(id("id-alice")));
+    assert_eq!(bulletin.owner("alice"), Some(id("id-alice")));
     task.abort();
 }

@@ -183,6 +183,19 @@ async fn who_asks_for_their_token_gets_that_of_the_file() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_pod_gets_the_token_of_its_user_and_is_no_sign_of_them() {
+    let stage = Stage::new(&["alice"]).await;
+    stage.pass(60).await;
+    assert_eq!(stage.want_for_pod("alice").await.unwrap_err(), NoToken::NeverSignedIn);
+    assert_eq!(stage.read("alice").as_deref(), Some(""));
+    stage.sign_in("alice").await;
+    let kept = stage.want_for_pod("alice").await.unwrap();
+    assert_eq!(Some(kept.token.expose()), stage.read("alice").as_deref());
+    let named_ms = stage.clock.now().unix_ms - kept.named_unix_ms;
+    assert!((59_000..70_000).contains(&named_ms), "named {named_ms} ms ago");
+}
+
+#[tokio::test(start_paused = true)]
 async fn after_a_restart_what_is_there_stays_until_its_time() {
     let stage = Stage::new(&["alice", "bob", "carol"]).await;
     stage.sign_in("alice").await;

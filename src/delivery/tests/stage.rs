@@ -297,6 +297,12 @@ impl Stage {
 
     /// As `GET /token` does.
     pub(super) async fn want(&self, name: &str) -> Result<Arc<KeptToken>, NoToken> {
+        self.tell(News::SignedIn(id(&format!("id-{name}"))));
+        self.want_for_pod(name).await
+    }
+
+    /// As it does for a pod of the user.
+    pub(super) async fn want_for_pod(&self, name: &str) -> Result<Arc<KeptToken>, NoToken> {
         let (reply, answer) = oneshot::channel();
         self.tell(News::Wanted { user: id(&format!("id-{name}")), reply });
         tokio::time::timeout(Duration::from_secs(5), answer).await.unwrap().unwrap()

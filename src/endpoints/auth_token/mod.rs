@@ -178,7 +178,7 @@ pub(super) fn refusal(head: &Head<'_>) -> Option<(Outcome, Response<Bytes>)> {
 /// The answer to a call that is wrong by itself.
 fn refused(mistake: Mistake) -> (Outcome, Response<Bytes>) {
     let outcome = match mistake {
-        Mistake::Client | Mistake::NotItsGrant => Outcome::Unauthorized,
+        Mistake::Client | Mistake::Secret(_) | Mistake::NotItsGrant => Outcome::Unauthorized,
         _ => Outcome::Malformed,
     };
     (outcome, uncached(reply::error(StatusCode::BAD_REQUEST, mistake.code(), &mistake.to_string())))

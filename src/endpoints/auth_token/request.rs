@@ -1,4 +1,5 @@
-//! What may be asked for: a fixed list of parameters, none twice, none of another grant, of a client that is listed.
+//! What is passed on: a fixed list of parameters for each grant, none twice, of a client that is listed. Others are left out, as RFC 6749 §3.2
+//! has it: client libraries send some that nobody knows.
 
 use crate::base::secret::Secret;
 use crate::config::{ExternalClient, GrantType};
@@ -9,6 +10,9 @@ pub(super) const OFFLINE_ACCESS: &str = "offline_access";
 
 /// No name of a user is longer, in bytes.
 const MAX_USERNAME: usize = 1024;
+
+/// What shows that a client has a secret (RFC 6749 §2.3.1, RFC 7521 §4.2).
+const SECRETS: [&str; 2] = ["client_secret", "client_assertion"];
 
 /// A grant that may be passed on. Nothing of it can be printed.
 #[derive(Debug)]
@@ -30,9 +34,9 @@ pub(super) enum Mistake {
     Missing(&'static str),
     #[error("the name of the user is too long")]
     TooLong,
-    /// Which one is not repeated: it may be anything.
-    #[error("there is a parameter that this grant does not have here")]
-    Foreign,
+    /// Left out it would be as if the client were public.
+    #[error("clients have no secret here: leave `{0}` out")]
+    Secret(&'static str),
     #[error("only `password` and `refresh_token` are passed on")]
     GrantType,
     #[error("the client is not listed here")]
@@ -49,9 +53,9 @@ impl Mistake {
     /// The code of RFC 6749 §5.2.
     pub(super) fn code(self) -> &'static str {
         match self {
-            Self::Form(_) | Self::Missing(_) | Self::TooLong | Self::Foreign => "invalid_request",
+            Self::Form(_) | Self::Missing(_) | Self::TooLong => "invalid_request",
             Self::GrantType => "unsupported_grant_type",
-            Self::Client => "invalid_client",
+            Self::Client | Self::Secret(_) => "invalid_client",
             Self::NotItsGrant => "unauthorized_client",
             Self::Scope | Self::Offline => "invalid_scope",
         }
@@ -71,13 +75,8 @@ impl Grant {
             GrantType::Password => &["password", "totp", "scope"],
             GrantType::RefreshToken => &["refresh_token", "scope"],
         };
-        let is_ours = |name: &str| match name {
-            "grant_type" | "client_id" => true,
-            "username" => grant_type == GrantType::Password,
-            name => parameters.contains(&name),
-        };
-        if !form.parameters().iter().all(|(name, _)| is_ours(name)) {
-            return Err(Mistake::Foreign);
+        if let Some(secret) = SECRETS.iter().find(|name| form.get(name).is_some()) {
+            return Err(Mistake::Secret(secret));
         }
         let id = needed("client_id")?;
         let client = clients.iter().find(|client| client.id == id).ok_or(Mistake::Client)?;
@@ -179,6 +178,7 @@ pub(super) mod tests {
 
     const PASSWORD: &str = "grant_type=password&client_id=cli&username=alice&password=p";
     const REFRESH: &str = "grant_type=refresh_token&client_id=cli&refresh_token=r";
+    const REFRESHED: &[(&str, &str)] = &[("grant_type", "refresh_token"), ("client_id", "cli"), ("refresh_token", "r")];
 
     #[test]
     fn what_is_on_the_list_is_passed_on_and_nothing_is_added() {
@@ -189,38 +189,46 @@ pub(super) mod tests {
             &format!("{PASSWORD}&scope=openid+profile&totp=123456"),
             Ok(&[&alice[..3], &[("password", "p")], &more[..]].concat()),
         );
-        check(REFRESH, Ok(&[("grant_type", "refresh_token"), ("client_id", "cli"), ("refresh_token", "r")]));
+        check(REFRESH, Ok(REFRESHED));
         // Without a value it is as if it were not there (RFC 6749 §3.1).
-        check(
-            &format!("{REFRESH}&scope="),
-            Ok(&[("grant_type", "refresh_token"), ("client_id", "cli"), ("refresh_token", "r")]),
-        );
+        check(&format!("{REFRESH}&scope="), Ok(REFRESHED));
     }
 
     #[test]
-    fn no_other_parameter_is() {
-        for foreign in [
-            "client_secret=s",
-            "client_assertion=x",
-            "client_secret=",
+    fn what_is_not_on_the_list_is_left_out() {
+        let of_password = [("grant_type", "password"), ("client_id", "cli"), ("username", "alice"), ("password", "p")];
+        // The first is what requests-oauthlib sends.
+        for other in [
+            "allow_redirects=True",
             "otp=1",
             "audience=x",
             "requested_subject=root",
             "subject_token=x",
-            "refresh_token=r",
             "redirect_uri=x",
             "x",
         ] {
-            check(&format!("{PASSWORD}&{foreign}"), Err(Mistake::Foreign));
+            check(&format!("{PASSWORD}&{other}"), Ok(&of_password));
+            check(&format!("{REFRESH}&{other}"), Ok(REFRESHED));
         }
-        for foreign in ["username=alice", "password=p", "totp=1", "client_secret=s"] {
-            check(&format!("{REFRESH}&{foreign}"), Err(Mistake::Foreign));
+        // Nor what is on that of another grant.
+        check(&format!("{PASSWORD}&refresh_token=r"), Ok(&of_password));
+        check(&format!("{REFRESH}&username=alice&password=p&totp=1"), Ok(REFRESHED));
+    }
+
+    #[test]
+    fn a_client_has_no_secret() {
+        for name in ["client_secret", "client_assertion"] {
+            check(&format!("{PASSWORD}&{name}=s"), Err(Mistake::Secret(name)));
+            check(&format!("{REFRESH}&{name}=s"), Err(Mistake::Secret(name)));
         }
+        check(&format!("{REFRESH}&client_secret="), Ok(REFRESHED));
     }
 
     #[test]
     fn nothing_stands_twice_and_nothing_is_missing() {
-        for twice in ["username=bob", "user%6eame=bob", "client_id=cli", "grant_type=password", "scope=a&scope=b"] {
+        for twice in
+            ["username=bob", "user%6eame=bob", "client_id=cli", "grant_type=password", "scope=a&scope=b", "x=1&x=1"]
+        {
             check(&format!("{PASSWORD}&{twice}"), Err(Mistake::Form(FormError::Twice)));
         }
         check(&format!("{PASSWORD}&scope=%ff"), Err(Mistake::Form(FormError::Encoding)));

@@ -2,6 +2,7 @@
 
 mod introspect;
 mod logout;
+mod pod;
 mod token;
 
 use super::client::tests::header;
@@ -36,6 +37,12 @@ user_status = { keycloak = { client_id = 'gateway', client_secret = 'x', backcha
 url = 'http://127.0.0.1:1/realms/other'
 audience = 'gateway'
 user_status = 'none'
+[issuer.cluster]
+kind = 'kubernetes'
+url = 'http://127.0.0.1:1'
+audience = 'gateway'
+user_status = 'none'
+user_tokens = ['builder', 'ci-*', 'postern-*']
 [delivery]
 issuer = 'main'
 [upstream.orders]

@@ -8,42 +8,48 @@ use tokio::sync::mpsc::UnboundedReceiver;
 
 impl Stage {
     /// A token of a user's issuer, as `Authorization`.
-    fn bearer(&self, issuer: &str, subject: &str) -> Authorization {
+    pub(super) fn bearer(&self, issuer: &str, subject: &str) -> Authorization {
         let now = self.clock.now().unix_seconds();
         let head = json!({"alg": "ES256", "typ": "JWT", "kid": self.key.kid()});
         let claims = json!({
             "iss": issuer, "aud": "gateway", "iat": now, "exp": now + 300, "sub": subject, "sid": "s1", "typ": "Bearer",
         });
+        self.signed(&head, &claims)
+    }
+
+    /// A token of the issuers, with these claims, as `Authorization`.
+    pub(super) fn signed(&self, head: &Value, claims: &Value) -> Authorization {
         let token = self.key.compact(head.to_string().as_bytes(), claims.to_string().as_bytes()).unwrap();
         shown(&token)
     }
 
-    fn keep(&self, subject: &str, seconds: i64) {
+    pub(super) fn keep(&self, subject: &str, seconds: i64) {
         self.links.bulletin().keep(&user(subject), Some(self.kept(subject, seconds)));
     }
 
-    fn kept(&self, subject: &str, seconds: i64) -> Arc<KeptToken> {
+    pub(super) fn kept(&self, subject: &str, seconds: i64) -> Arc<KeptToken> {
         Arc::new(KeptToken {
             token: Secret::new(format!("token of {subject}")),
             expires: self.clock.now().unix_seconds() + seconds,
             epoch: self.users.epoch("main", subject),
             namespace: subject.to_owned(),
+            named_unix_ms: self.clock.now().unix_ms,
             roles: Vec::new(),
             groups: Vec::new(),
         })
     }
 
-    async fn get(&self, authorization: &Authorization) -> (u16, Value, bool) {
+    pub(super) async fn get(&self, authorization: &Authorization) -> (u16, Value, bool) {
         self.call(Endpoint::Token, authorization, "").await
     }
 }
 
-fn shown(token: &str) -> Authorization {
+pub(super) fn shown(token: &str) -> Authorization {
     Authorization::One(HeaderValue::from_str(&format!("Bearer {token}")).unwrap())
 }
 
 /// Answers the next who wants a token.
-fn answer(mut news: UnboundedReceiver<News>, answer: Result<Arc<KeptToken>, NoToken>) {
+pub(super) fn answer(mut news: UnboundedReceiver<News>, answer: Result<Arc<KeptToken>, NoToken>) {
     tokio::spawn(async move {
         while let Some(news) = news.recv().await {
             if let News::Wanted { user: who, reply } = news {

@@ -56,6 +56,7 @@ impl Stage {
 
     fn keep(&self, namespace: &str, roles: &[&str]) {
         let kept = KeptToken {
+            named_unix_ms: 0,
             token: Secret::new("the one that is kept now"),
             expires: 0,
             epoch: 0,

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 fn cluster(fake: &Fake, token: Option<&Path>) -> Arc<Issuer> {
     fake.issuer_with(&Clock::system(), |config| {
-        config.kind = IssuerKind::Kubernetes { token: token.map(Path::to_owned) };
+        config.kind = IssuerKind::Kubernetes { token: token.map(Path::to_owned), user_tokens: Vec::new() };
     })
 }
 
@@ -30,6 +30,9 @@ async fn the_token_is_shown_for_the_document_and_the_keys_as_it_is_in_its_file_n
         let seen = fake.requests(path);
         assert_eq!(seen.len(), 2);
         assert!(seen[1].contains("\r\nauthorization: Bearer second\r\n"), "{}", seen[1]);
+        // Else a real one answers 406 when it is asked for its keys.
+        let accept = seen[1].lines().find(|line| line.to_ascii_lowercase().starts_with("accept:"));
+        assert!(accept.is_some_and(|line| line.contains("application/jwk-set+json")), "{accept:?}");
     }
 }
 
