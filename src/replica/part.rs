@@ -141,22 +141,18 @@ impl Replica {
         let shard = self.state.read_part(index).await?;
         self.take(index, &mut mirror, shard)?;
         part.confirmed_ms.store(self.clock.now().monotonic_ms + 1, Ordering::Relaxed);
-        if !std::mem::replace(&mut mirror.is_loaded, true) {
-            if self.loaded.fetch_add(1, Ordering::AcqRel) + 1 == self.parts.len() {
-                self.users.loaded();
-                tracing::info!("what other replicas know about users was read");
-            }
+        let is_first = !std::mem::replace(&mut mirror.is_loaded, true);
+        if is_first && self.loaded.fetch_add(1, Ordering::AcqRel) + 1 == self.parts.len() {
+            self.users.loaded();
+            tracing::info!("what other replicas know about users was read");
         }
         Ok(())
     }
 
     fn take(&self, index: usize, mirror: &mut Mirror, shard: Option<Shard>) -> Result<(), ReplicaError> {
         let version = shard.as_ref().map(|shard| shard.version().clone());
-        let values: HashMap<String, Vec<u8>> = shard
-            .iter()
-            .flat_map(Shard::pairs)
-            .map(|(key, value)| (key.to_owned(), value.to_vec()))
-            .collect();
+        let values: HashMap<String, Vec<u8>> =
+            shard.iter().flat_map(Shard::pairs).map(|(key, value)| (key.to_owned(), value.to_vec())).collect();
         let is_news = |(key, value): &(&String, &Vec<u8>)| mirror.values.get(*key) != Some(*value);
         let news = values.iter().filter(is_news).map(|(key, value)| (key.clone(), value.clone()));
         let (noted, changed): (Vec<_>, Vec<_>) = news.partition(|(key, _)| is_note(key));

@@ -63,7 +63,7 @@ fn audited(replica: &Replica) -> usize {
     std::fs::read_to_string(replica.folder.path().join("audit.log")).unwrap_or_default().lines().count()
 }
 
-fn kinds(decisions: &mut tokio::sync::broadcast::Receiver<Arc<Decision>>) -> Vec<Kind> {
+fn kinds(decisions: &mut broadcast::Receiver<Arc<Decision>>) -> Vec<Kind> {
     std::iter::from_fn(|| decisions.try_recv().ok()).map(|decision| decision.kind).collect()
 }
 
@@ -115,8 +115,7 @@ fn what_was_decided_and_not_shared_is_shared_after_a_crash() {
     a.push(&mut carrier);
     a.users.lift(&user("alice"), enabled()).unwrap();
     a.users.block(&user("al/ice\0"), Proof::Operator(act())).unwrap();
-    let revocation =
-        Revocation { issuer: "main".into(), tokens: Tokens::Id(long.clone()), act: act(), until_ms: None };
+    let revocation = Revocation { issuer: "main".into(), tokens: Tokens::Id(long.clone()), act: act(), until_ms: None };
     a.users.revoke(revocation).unwrap();
     a.reopen();
     assert_eq!(a.users.unshared_len(), 3);
