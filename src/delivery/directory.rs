@@ -2,7 +2,7 @@
 
 use super::record::Record;
 use super::store::shared::{SHARDS, state, user_of};
-use crate::identity::Bulletin;
+use crate::identity::{Bulletin, Recorded};
 use crate::kubernetes::state::Shard;
 use crate::kubernetes::{Change, Cluster, KubernetesError};
 use crate::users::UserId;
@@ -94,12 +94,14 @@ impl Directory {
             // What cannot be read is not what was recorded before either.
             let record = serde_json::from_slice::<Record>(value).ok().map(Arc::new);
             bulletin.record(&user, record.as_ref().and_then(|record| record.namespace.as_deref()));
+            bulletin.note(&user, record.as_deref().and_then(recorded));
             known.put(&user, record);
             users.insert(user);
         }
         let before = known.parts.insert(index, users.clone()).unwrap_or_default();
         for user in before.into_iter().filter(|user| !users.contains(user)) {
             bulletin.record(&user, None);
+            bulletin.note(&user, None);
             known.put(&user, None);
         }
     }
@@ -128,6 +130,13 @@ impl Known {
             self.owners.entry(name).or_default().insert(user.clone());
         }
     }
+}
+
+/// What a token of a user for whom one is kept may say.
+fn recorded(record: &Record) -> Option<Recorded> {
+    let is_kept = record.has_signed_in && record.facts.enabled && record.gone.is_none() && !record.is_offboarded;
+    let namespace = record.namespace.clone().filter(|_| is_kept)?;
+    Some(Recorded { namespace, roles: record.facts.roles.clone(), groups: record.facts.groups.clone() })
 }
 
 #[cfg(test)]
