@@ -5,7 +5,7 @@ use super::cluster::Joined;
 use crate::base::clock::Clock;
 use crate::config::Role;
 use crate::delivery::{Directory, Fence, InCluster, Leads};
-use crate::identity::{Bulletin, News, Shared};
+use crate::identity::{Bulletin, Links, News, Shared};
 use crate::kubernetes::lease::{Elector, Terms};
 use crate::replica::Replica;
 use crate::users::UserId;
@@ -71,17 +71,24 @@ pub(super) fn follow(joined: &Joined, replica: &Arc<Replica>, shared: &Shared) -
         }
     });
     if let Some(news) = shared.links.bulletin().listen() {
-        shared.control.spawn(note_sign_ins(news, directory, Arc::clone(replica)));
+        shared.control.spawn(note_sign_ins(news, directory, Arc::clone(replica), Arc::clone(&shared.links)));
     }
     Ok(())
 }
 
-async fn note_sign_ins(mut news: mpsc::UnboundedReceiver<News>, directory: Arc<Directory>, replica: Arc<Replica>) {
+async fn note_sign_ins(
+    mut news: mpsc::UnboundedReceiver<News>,
+    directory: Arc<Directory>,
+    replica: Arc<Replica>,
+    links: Arc<Links>,
+) {
     while let Some(news) = news.recv().await {
-        if let News::SignedIn(user) = news
-            && !directory.record(&user).is_some_and(|record| record.has_signed_in)
-        {
-            replica.note_sign_in(&user);
+        match news {
+            News::SignedIn(user) if !directory.record(&user).is_some_and(|record| record.has_signed_in) => {
+                replica.note_sign_in(&user);
+            }
+            News::Swept { issuer, began_ms } => links.bulletin().hear(&issuer, began_ms),
+            _ => {}
         }
     }
 }

@@ -55,8 +55,8 @@ impl Desk {
                 let _ = reply.send(self.token(&user));
                 None
             }
-            News::Swept { issuer: _, began_ms } => {
-                self.bulletin.hear(began_ms);
+            News::Swept { issuer, began_ms } => {
+                self.bulletin.hear(&issuer, began_ms);
                 None
             }
             News::Created(_) | News::SignedIn(_) | News::Changed(_) => Some(news),
@@ -79,10 +79,11 @@ impl Desk {
             Some(Why::NeverSignedIn) => return Err(NoToken::NeverSignedIn),
             Some(Why::Out(_) | Why::SaidToBeOut) => return Err(NoToken::NotNow),
         }
-        if !self.is_told(&terms, now) {
+        if !self.is_told(id, &terms, now) {
             return Err(NoToken::NotNow);
         }
-        let grant = record.grant(&terms.issue, id.subject(), epoch).ok_or(NoToken::NoNamespace)?;
+        let grant = record.own_namespace().and_then(|_| record.grant(&terms.issue, id.subject(), epoch));
+        let grant = grant.ok_or(NoToken::NoNamespace)?;
         let minted = (self.token_service)().credential(&CredentialCache::default(), &grant, now).map_err(|error| {
             tracing::error!(%error, "no token can be minted");
             NoToken::NotNow
@@ -100,8 +101,8 @@ impl Desk {
     }
 
     /// Whether it is known who is out: the issuer told about its users not long ago.
-    fn is_told(&self, terms: &Terms, now: Now) -> bool {
-        let heard_ms = self.bulletin.heard_ms();
+    fn is_told(&self, user: &UserId, terms: &Terms, now: Now) -> bool {
+        let heard_ms = self.bulletin.heard_ms(user.issuer());
         let silent = Duration::from_millis(now.monotonic_ms.saturating_sub(heard_ms));
         heard_ms > 0 && silent <= terms.silence
     }

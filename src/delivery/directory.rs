@@ -3,7 +3,7 @@
 
 use super::record::Record;
 use super::store::shared::{SHARDS, state, user_of};
-use crate::identity::Bulletin;
+use crate::identity::{Bulletin, Recorded};
 use crate::kubernetes::state::Shard;
 use crate::kubernetes::{Change, Cluster, KubernetesError};
 use crate::users::UserId;
@@ -95,6 +95,7 @@ impl Directory {
     /// Takes up what is recorded of a user now, or that nothing is any more. The namespace is recorded in `bulletin` too.
     pub(super) fn put(&self, user: &UserId, record: Option<Record>, bulletin: &Bulletin) {
         bulletin.record(user, record.as_ref().and_then(Record::own_namespace));
+        bulletin.note(user, record.as_ref().and_then(recorded));
         let records = &mut self.change().records;
         match record {
             Some(record) => drop(records.insert(user.clone(), Arc::new(record))),
@@ -110,4 +111,11 @@ impl Directory {
         // Each change under this lock is whole in itself.
         self.known.read().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What a token of a user for whom one is kept may say.
+fn recorded(record: &Record) -> Option<Recorded> {
+    let is_kept = record.has_signed_in && record.facts.enabled && record.gone.is_none() && !record.is_offboarded;
+    let namespace = record.own_namespace().filter(|_| is_kept)?.to_owned();
+    Some(Recorded { namespace, roles: record.facts.roles.clone(), groups: record.facts.groups.clone() })
 }

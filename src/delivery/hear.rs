@@ -46,7 +46,7 @@ impl<R: Roster> Delivery<R> {
             }
             News::Swept { issuer, began_ms } if issuer == self.settings.issuer => {
                 book.issuer.heard_ms = book.issuer.heard_ms.max(Some(began_ms));
-                self.bulletin.hear(began_ms);
+                self.bulletin.hear(&issuer, began_ms);
             }
             News::Wanted { user, reply } if self.is_ours(&user) => match self.kept_now(&user, now) {
                 Some(kept) => drop(reply.send(Ok(kept))),

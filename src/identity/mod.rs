@@ -32,7 +32,7 @@ mod tests;
 
 pub use cache::{LocalCache, TokenCache};
 pub use link::{Hint, Link, Links, SignInQuestion, SignInReply, WatchEnd};
-pub use news::{Bulletin, KeptToken, News, NoToken};
+pub use news::{Bulletin, KeptToken, News, NoToken, Recorded};
 pub use verifier::{Shared, TokenError, VerifiedToken, Verifier};
 
 use crate::config;

@@ -7,7 +7,6 @@ use crate::base::secret::Secret;
 use crate::base::sharded::Sharded;
 use crate::users::UserId;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use tokio::sync::{mpsc, oneshot};
 
@@ -55,6 +54,17 @@ pub struct KeptToken {
     pub groups: Vec<String>,
 }
 
+/// What is recorded of a user for whom another process keeps a token.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Recorded {
+    /// The user's namespace.
+    pub namespace: String,
+    /// The roles that they have.
+    pub roles: Vec<String>,
+    /// Their groups.
+    pub groups: Vec<String>,
+}
+
 /// Why there is none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NoToken {
@@ -74,8 +84,9 @@ pub struct Bulletin {
     namespaces: Sharded<UserId, Box<str>>,
     /// The same from the other end. More than one has it only while it is not known whose it is.
     owners: Sharded<Box<str>, Vec<UserId>>,
-    /// When the issuer was asked what it told last about all users, by the monotonic clock; 0: never.
-    heard_ms: AtomicU64,
+    recorded: Sharded<UserId, Arc<Recorded>>,
+    /// When each issuer was asked what it told last about all users, by the monotonic clock.
+    heard_ms: Sharded<Arc<str>, u64>,
     hasher: RandomState,
 }
 
@@ -101,14 +112,30 @@ impl Bulletin {
         self.kept.shard(self.hasher.hash_one(user)).get(user).cloned()
     }
 
-    /// When the issuer was asked what it told last about all users, in milliseconds of the monotonic clock; 0: never.
-    pub fn heard_ms(&self) -> u64 {
-        self.heard_ms.load(Ordering::Relaxed)
+    /// When an issuer was asked what it told last about all users, in milliseconds of the monotonic clock; 0: never.
+    pub fn heard_ms(&self, issuer: &Arc<str>) -> u64 {
+        self.heard_ms.shard(self.hasher.hash_one(issuer)).get(issuer).copied().unwrap_or(0)
     }
 
-    /// The issuer told about all users, by calls that began then.
-    pub fn hear(&self, asked_ms: u64) {
-        self.heard_ms.fetch_max(asked_ms, Ordering::Relaxed);
+    /// An issuer told about all its users, by calls that began then.
+    pub fn hear(&self, issuer: &Arc<str>, asked_ms: u64) {
+        let mut shard = self.heard_ms.shard(self.hasher.hash_one(issuer));
+        let heard_ms = shard.entry(Arc::clone(issuer)).or_default();
+        *heard_ms = asked_ms.max(*heard_ms);
+    }
+
+    /// What is recorded of a user for whom another process keeps a token.
+    pub fn recorded(&self, user: &UserId) -> Option<Arc<Recorded>> {
+        self.recorded.shard(self.hasher.hash_one(user)).get(user).cloned()
+    }
+
+    /// Records it, or that no token is kept for them.
+    pub fn note(&self, user: &UserId, recorded: Option<Recorded>) {
+        let mut shard = self.recorded.shard(self.hasher.hash_one(user));
+        match recorded {
+            Some(recorded) => drop(shard.insert(user.clone(), Arc::new(recorded))),
+            None => drop(shard.remove(user)),
+        }
     }
 
     /// The namespace that is recorded as a user's own.

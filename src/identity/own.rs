@@ -134,15 +134,22 @@ impl Verifier {
             WhenUnknown::Deny => settings.bound,
             WhenUnknown::AllowFor(allow_for) => allow_for,
         };
-        let heard_ms = self.bulletin.heard_ms();
+        let heard_ms = self.bulletin.heard_ms(user.issuer());
         let is_heard = heard_ms > 0 && u128::from(now.monotonic_ms.saturating_sub(heard_ms)) <= most.as_millis();
+        let says = |namespace: &str, roles: &[String], groups: &[String]| {
+            stated.namespace.as_deref() == Some(namespace)
+                && holds(roles, &stated.roles)
+                && holds(groups, &stated.groups)
+        };
         is_heard
-            && self.bulletin.kept(user).is_some_and(|kept| {
-                kept.epoch == stated.epoch
-                    && stated.namespace.as_deref() == Some(&kept.namespace)
-                    && holds(&kept.roles, &stated.roles)
-                    && holds(&kept.groups, &stated.groups)
-            })
+            && match self.bulletin.kept(user) {
+                Some(kept) => kept.epoch == stated.epoch && says(&kept.namespace, &kept.roles, &kept.groups),
+                // In a cluster another process keeps it, and records what it says.
+                None => self.bulletin.recorded(user).is_some_and(|recorded| {
+                    self.users.epoch(user.issuer(), user.subject()) == stated.epoch
+                        && says(&recorded.namespace, &recorded.roles, &recorded.groups)
+                }),
+            }
     }
 }
 
