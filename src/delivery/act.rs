@@ -204,7 +204,7 @@ fn note_promise(user: &mut User, why: Option<Why>) {
     match &user.live.seen {
         _ if why.is_some() => user.live.is_promised = false,
         Seen::Token(held) if held.said.is_some() && user.live.home.is_placed() && !is_flawed => {
-            user.live.is_promised = true
+            user.live.is_promised = true;
         }
         _ => {}
     }
