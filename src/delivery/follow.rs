@@ -209,6 +209,9 @@ impl<R: Roster> Delivery<R> {
         let told = found(secret, &owner(&id));
         let is_ours = told.stand.as_ref().is_none_or(|stand| stand.flaw.is_none());
         let was_ours = entry.user.live.stand.as_ref().is_some_and(|stand| stand.flaw.is_none());
+        if is_whole && !is_ours {
+            entry.user.live.is_promised = false;
+        }
         if is_whole && was_ours && !is_ours {
             tracing::warn!(user = %id, namespace = secret.namespace, how = flaw(&told), "a user's Secret was changed by others");
             self.note_tampered(entry, now);
