@@ -1,9 +1,13 @@
 //! The cluster that this process runs in: how its API server is reached, which role it has here, and what must have been read from
 //! there before it is ready. Made once; it outlives every reload.
 
-use super::StartError;
+use super::{StartError, replicas};
+use crate::base::clock::Clock;
 use crate::config::{self, Role};
 use crate::kubernetes::{Access, Cluster, Present};
+use crate::replica::Replica;
+use crate::telemetry::metrics::Metrics;
+use crate::users::Users;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::runtime::Runtime;
@@ -15,6 +19,8 @@ pub(super) struct Joined {
     pub(super) cluster: Cluster,
     /// What this process does there.
     pub(super) role: Role,
+    /// What all replicas know about users.
+    pub(super) replica: Arc<Replica>,
     /// What is not there yet.
     pub(super) waits: Waits,
     /// Which namespaces have their Secret, for the webhook. Nothing is known until it is told from a watch of them.
@@ -50,11 +56,16 @@ impl Waits {
     }
 }
 
-/// Makes the connection of a configuration that has one. The API server is not asked yet: that it is away keeps nobody from starting.
+/// Makes the connection of a configuration that has one, and shares what `users` decide. The API server is not waited for: that it is
+/// away keeps nobody from starting.
 ///
 /// # Errors
 /// [`StartError::Kubernetes`]: no ServiceAccount here, or a kubeconfig that cannot be used.
-pub(super) fn join(config: Option<&config::Kubernetes>, runtime: &Runtime) -> Result<Option<Joined>, StartError> {
+pub(super) fn join(
+    config: Option<&config::Kubernetes>,
+    users: &Arc<Users>,
+    (clock, metrics, runtime): (&Clock, &Metrics, &Runtime),
+) -> Result<Option<Joined>, StartError> {
     let Some(config) = config else { return Ok(None) };
     let access = config.kubeconfig.clone().map_or(Access::InCluster, Access::Kubeconfig);
     let cluster = runtime.block_on(Cluster::connect(access))?;
@@ -64,6 +75,7 @@ pub(super) fn join(config: Option<&config::Kubernetes>, runtime: &Runtime) -> Re
     };
     tracing::info!(role = ?config.role, namespace = cluster.namespace(), "running in a cluster");
     Ok(Some(Joined {
+        replica: replicas::start(cluster.clone(), users, (clock, metrics, runtime.handle()))?,
         cluster,
         role: config.role,
         waits: Waits::default(),
@@ -80,13 +92,18 @@ mod tests {
         tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
     }
 
+    fn join_as(config: Option<&config::Kubernetes>) -> Result<Option<Joined>, StartError> {
+        let clock = Clock::manual(1_800_000_000);
+        join(config, &Users::in_memory(clock.clone()), (&clock, &Metrics::new(), &runtime()))
+    }
+
     fn joined(kubeconfig: &str, namespace: Option<&str>) -> Result<Joined, StartError> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("kubeconfig");
         std::fs::write(&path, kubeconfig).unwrap();
         let namespace = namespace.map(str::to_owned);
         let config = config::Kubernetes { role: Role::Gateway, kubeconfig: Some(path), namespace };
-        Ok(join(Some(&config), &runtime())?.unwrap())
+        join_as(Some(&config)).map(Option::unwrap)
     }
 
     /// At an address where nobody listens.
@@ -98,7 +115,7 @@ mod tests {
     fn an_api_server_that_is_away_keeps_nobody_from_starting() {
         assert_eq!(joined(AWAY, None).unwrap().cluster.namespace(), "of-the-context");
         assert_eq!(joined(AWAY, Some("postern")).unwrap().cluster.namespace(), "postern");
-        assert!(join(None, &runtime()).unwrap().is_none());
+        assert!(join_as(None).unwrap().is_none());
     }
 
     #[test]

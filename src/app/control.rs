@@ -7,7 +7,6 @@ use super::workers::until_drain;
 use super::{Gateway, StartError};
 use crate::admin::{self, View};
 use crate::pipeline::Pipeline;
-use crate::replica::Replica;
 use arc_swap::ArcSwap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,8 +22,8 @@ impl Gateway {
     ) -> Result<JoinHandle<()>, StartError> {
         let mut phase = self.phase.subscribe();
         let (pipeline, is_draining) = (Arc::clone(&self.pipeline), Arc::clone(&self.is_draining));
-        let (joined, replica) = (self.joined.clone(), self.replica.clone());
-        let waits_for = Arc::new(move || waits_for(&pipeline, replica.as_deref(), &is_draining, joined.as_ref()));
+        let joined = self.joined.clone();
+        let waits_for = Arc::new(move || waits_for(&pipeline, &is_draining, joined.as_ref()));
         let view = View { metrics: Arc::clone(&self.metrics), waits_for };
         let (pipeline, metrics) = (Arc::clone(&self.pipeline), Arc::clone(&self.metrics));
         let (users, counted) = (Arc::clone(&self.shared().users), Arc::clone(&self.metrics));
@@ -61,7 +60,6 @@ impl Gateway {
 /// What is waited for before the gateway is ready.
 pub(super) fn waits_for(
     pipeline: &ArcSwap<Pipeline>,
-    replica: Option<&Replica>,
     is_draining: &AtomicBool,
     joined: Option<&Joined>,
 ) -> Vec<String> {
@@ -72,7 +70,7 @@ pub(super) fn waits_for(
         missing.push("signing keys".into());
     }
     missing.extend(joined.into_iter().flat_map(|joined| joined.waits.left()));
-    if replica.is_some_and(|replica| !replica.is_loaded()) {
+    if joined.is_some_and(|joined| !joined.replica.is_loaded()) {
         missing.push("what other replicas know about users".into());
     }
     if is_draining.load(Ordering::Relaxed) {

@@ -8,7 +8,6 @@ use crate::delivery::{Delivery, Parts, Settings, secrets, sink};
 use crate::endpoints::Surroundings;
 use crate::issuer::keycloak::Keycloak;
 use crate::pipeline::Pipeline;
-use crate::replica::Replica;
 use crate::telemetry::metrics::Metrics;
 use arc_swap::ArcSwap;
 use std::sync::Arc;
@@ -19,10 +18,10 @@ pub(super) fn start(
     pipeline: &Arc<ArcSwap<Pipeline>>,
     surroundings: &Surroundings,
     metrics: &Metrics,
-    placed: Option<(&Joined, &Arc<Replica>)>,
+    joined: Option<&Joined>,
 ) -> Result<Option<Arc<Delivery<Keycloak>>>, StartError> {
-    if let Some((joined, replica)) = placed {
-        placed::follow(joined, replica, &surroundings.shared)?;
+    if let Some(joined) = joined {
+        placed::follow(joined, &surroundings.shared, pipeline);
     }
     let Some(delivery) = &config.delivery else { return Ok(None) };
     let shared = surroundings.shared.clone();
@@ -35,16 +34,16 @@ pub(super) fn start(
         link,
         token_service: Arc::new(move || Arc::clone(pipeline.load().token_service())),
         counts: Counts::new(metrics, shared.clock.clone()),
-        sink: match placed {
-            Some((joined, _)) => secrets(joined.cluster.clone()),
+        sink: match joined {
+            Some(joined) => secrets(joined.cluster.clone()),
             None => sink(delivery.files.as_deref(), &delivery.issuer)?,
         },
         shared: shared.clone(),
     };
     let settings = Settings::new(delivery, issuer);
-    let opened = if let Some((joined, replica)) = placed {
-        shared.control.spawn(placed::hear_sign_ins(Arc::clone(replica), shared.clone()));
-        Delivery::in_cluster(settings, parts, placed::beside(joined, replica, &shared)?)?
+    let opened = if let Some(joined) = joined {
+        shared.control.spawn(placed::hear_sign_ins(Arc::clone(&joined.replica), shared.clone()));
+        Delivery::in_cluster(settings, parts, placed::beside(joined, &shared)?)?
     } else {
         Delivery::open(settings, parts, &config.state.path.join("delivery.redb"))?
     };

@@ -32,7 +32,6 @@ use crate::issuer::Issuer;
 use crate::issuer::keycloak::Keycloak;
 use crate::listener::tls::ServerTls;
 use crate::pipeline::Pipeline;
-use crate::replica::Replica;
 use crate::telemetry::access_log::Writer;
 use crate::telemetry::audit_log::Audit;
 use crate::telemetry::metrics::{Metrics, OutcomeLabel};
@@ -75,7 +74,6 @@ pub struct Gateway {
     issuer_tasks: Mutex<HashMap<String, AbortHandle>>,
     watches: Arc<Watches>,
     delivery: Option<Arc<Delivery<Keycloak>>>,
-    replica: Option<Arc<Replica>>,
     audit: Audit,
     writer: Option<Writer>,
 }
@@ -101,9 +99,7 @@ impl Gateway {
         let metrics = Arc::new(Metrics::new());
         let (users, audit) = users(&config, &clock)?;
         let watches = Arc::<Watches>::default();
-        let joined = cluster::join(config.kubernetes.as_ref(), &runtime)?;
-        let cluster = joined.as_ref().map(|joined| joined.cluster.clone());
-        let replica = replicas::start(cluster, &users, (&clock, &metrics, &handle))?;
+        let joined = cluster::join(config.kubernetes.as_ref(), &users, (&clock, &metrics, &runtime))?;
         let (token_service, signing_keys) = signing_keys::start(&config.token_service, &clock)?;
         let issuers = issuers(&config, &clock, &[])?;
         let asked = Pipeline::claims_asked(&config);
@@ -114,7 +110,7 @@ impl Gateway {
         let surroundings = surroundings(&config, shared, &metrics, audit.clone())?;
         let pipeline = pipeline(&config, (verifier, token_service), &surroundings, joined.as_ref(), &metrics, None)?;
         let pipeline = Arc::new(ArcSwap::from_pointee(pipeline));
-        let delivery = deliveries::start(&config, &pipeline, &surroundings, &metrics, joined.as_ref().zip(replica.as_ref()))?;
+        let delivery = deliveries::start(&config, &pipeline, &surroundings, &metrics, joined.as_ref())?;
         observe::register(&metrics, &pipeline, &users, &watches);
         let tls = config.server.tls.as_ref().map(ServerTls::load).transpose()?;
         let count = config.server.workers.or_else(|| std::thread::available_parallelism().ok()).map_or(1, usize::from);
@@ -146,7 +142,6 @@ impl Gateway {
             issuer_tasks: Mutex::default(),
             watches,
             delivery,
-            replica,
             audit,
             writer: Some(writer),
         };
@@ -186,7 +181,7 @@ impl Gateway {
 
     /// Whether all is there that requests need: every issuer's keys, and in a cluster what replicas share.
     pub fn is_ready(&self) -> bool {
-        control::waits_for(&self.pipeline, self.replica.as_deref(), &self.is_draining, self.joined.as_ref()).is_empty()
+        control::waits_for(&self.pipeline, &self.is_draining, self.joined.as_ref()).is_empty()
     }
 
     /// Puts another configuration in force. Running requests end under the old one; listeners, admin and log stay as they are.

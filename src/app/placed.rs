@@ -4,11 +4,16 @@ use super::StartError;
 use super::cluster::Joined;
 use crate::base::clock::Clock;
 use crate::config::Role;
+use crate::config::{NamespaceToken, WhenUnknown};
+use crate::delivery::desk::{Desk, Terms};
+use crate::delivery::record::Issue;
 use crate::delivery::{Directory, Fence, InCluster, Leads};
-use crate::identity::{Bulletin, Links, News, Shared};
-use crate::kubernetes::lease::{Elector, Terms};
+use crate::identity::{Bulletin, News, Shared};
+use crate::kubernetes::lease::{self, Elector};
+use crate::pipeline::Pipeline;
 use crate::replica::Replica;
 use crate::users::UserId;
+use arc_swap::ArcSwap;
 use aws_lc_rs::rand;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,11 +26,12 @@ const LEASE: &str = "postern-token-service";
 const TOLD_FOR: Duration = Duration::from_secs(60);
 
 /// What one of several replicas needs. Stands for the Lease from now on.
-pub(super) fn beside(joined: &Joined, replica: &Arc<Replica>, shared: &Shared) -> Result<InCluster, StartError> {
+pub(super) fn beside(joined: &Joined, shared: &Shared) -> Result<InCluster, StartError> {
     let (cluster, clock) = (joined.cluster.clone(), shared.clock.clone());
-    let (elector, leadership) = Elector::new(cluster.clone(), LEASE, &identity(&clock), Terms::default(), clock)?;
+    let (elector, leadership) =
+        Elector::new(cluster.clone(), LEASE, &identity(&clock), lease::Terms::default(), clock)?;
     shared.control.spawn(elector.run(std::future::pending()));
-    let replica = Arc::clone(replica);
+    let replica = Arc::clone(&joined.replica);
     let fence: Fence = Box::new(move |users: Vec<UserId>| {
         let replica = Arc::clone(&replica);
         Box::pin(async move { replica.refresh(&users).await.map_err(|error| error.to_string()) })
@@ -57,10 +63,11 @@ pub(super) async fn hear_sign_ins(replica: Arc<Replica>, shared: Shared) {
     }
 }
 
-/// A gateway's part: follows whose which namespace is, and notes who signs in for the first time.
-pub(super) fn follow(joined: &Joined, replica: &Arc<Replica>, shared: &Shared) -> Result<(), StartError> {
+/// A gateway's part: follows whose which namespace is, notes who signs in for the first time, and makes users' tokens when asked for
+/// them.
+pub(super) fn follow(joined: &Joined, shared: &Shared, pipeline: &Arc<ArcSwap<Pipeline>>) {
     if joined.role != Role::Gateway {
-        return Ok(());
+        return;
     }
     let directory = Arc::<Directory>::default();
     let (follower, cluster, links) = (Arc::clone(&directory), joined.cluster.clone(), Arc::clone(&shared.links));
@@ -70,25 +77,49 @@ pub(super) fn follow(joined: &Joined, replica: &Arc<Replica>, shared: &Shared) -
             tracing::error!(error = &error as &dyn std::error::Error, "users' namespaces are not followed");
         }
     });
-    if let Some(news) = shared.links.bulletin().listen() {
-        shared.control.spawn(note_sign_ins(news, directory, Arc::clone(replica), Arc::clone(&shared.links)));
-    }
-    Ok(())
+    let Some(news) = shared.links.bulletin().listen() else { return };
+    let desk = desk(directory, shared, pipeline);
+    shared.control.spawn(take_news(news, desk, Arc::clone(&joined.replica)));
 }
 
-async fn note_sign_ins(
-    mut news: mpsc::UnboundedReceiver<News>,
-    directory: Arc<Directory>,
-    replica: Arc<Replica>,
-    links: Arc<Links>,
-) {
+/// Makes tokens as the configuration in force says, for users of every issuer that tells about its users.
+fn desk(directory: Arc<Directory>, shared: &Shared, pipeline: &Arc<ArcSwap<Pipeline>>) -> Desk {
+    let (of_terms, of_service) = (Arc::clone(pipeline), Arc::clone(pipeline));
+    Desk {
+        directory,
+        terms: Box::new(move |issuer| terms(&of_terms.load(), issuer)),
+        token_service: Box::new(move || Arc::clone(of_service.load().token_service())),
+        users: Arc::clone(&shared.users),
+        bulletin: Arc::clone(shared.links.bulletin()),
+        clock: shared.clock.clone(),
+    }
+}
+
+fn terms(pipeline: &Pipeline, name: &str) -> Option<Terms> {
+    let issuer = pipeline.verifier().issuers().find(|issuer| issuer.config().name == name)?.config();
+    let status = issuer.user_status.keycloak().and_then(|_| issuer.user_status.introspection())?;
+    let all = || vec!["*".to_owned()];
+    let template = NamespaceToken {
+        audience: pipeline.token_service().config().audience.clone(),
+        roles: all(),
+        groups: all(),
+        ..NamespaceToken::default()
+    };
+    Some(Terms {
+        issue: Issue { template: Arc::new(template), original_issuer: issuer.url.clone() },
+        silence: match status.when_unknown {
+            WhenUnknown::Deny => status.bound,
+            WhenUnknown::AllowFor(allow_for) => allow_for,
+        },
+    })
+}
+
+async fn take_news(mut news: mpsc::UnboundedReceiver<News>, desk: Desk, replica: Arc<Replica>) {
     while let Some(news) = news.recv().await {
-        match news {
-            News::SignedIn(user) if !directory.record(&user).is_some_and(|record| record.has_signed_in) => {
-                replica.note_sign_in(&user);
-            }
-            News::Swept { issuer, began_ms } => links.bulletin().hear(&issuer, began_ms),
-            _ => {}
+        if let Some(News::SignedIn(user)) = desk.take(news)
+            && !desk.directory.record(&user).is_some_and(|record| record.has_signed_in)
+        {
+            replica.note_sign_in(&user);
         }
     }
 }

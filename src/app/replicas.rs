@@ -16,19 +16,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::runtime::Handle;
 
-/// Shares what `users` decide through Secrets of the cluster, if there is one. Before anything is decided: nobody is let in from now
+/// Shares what `users` decide through Secrets of the cluster. Before anything is decided: nobody is let in from now
 /// on until what is shared was read.
 pub(super) fn start(
-    cluster: Option<Cluster>,
+    cluster: Cluster,
     users: &Arc<Users>,
     (clock, metrics, control): (&Clock, &Metrics, &Handle),
-) -> Result<Option<Arc<Replica>>, StartError> {
-    let Some(cluster) = cluster else { return Ok(None) };
+) -> Result<Arc<Replica>, StartError> {
     let state = State::new(cluster, STATE, PARTS).map_err(StartError::Replica)?;
     let replica = Replica::new(state, Arc::clone(users), clock.clone())?;
     metrics.register_collector(Box::new(Shared(Arc::clone(&replica))));
     control.spawn(Arc::clone(&replica).run());
-    Ok(Some(replica))
+    Ok(replica)
 }
 
 #[derive(Debug)]

@@ -68,7 +68,7 @@ impl Stage {
     }
 
     fn hear(&self) {
-        self.shared.links.bulletin().hear(self.clock.now().monotonic_ms);
+        self.shared.links.bulletin().hear(user().issuer(), self.clock.now().monotonic_ms);
     }
 
     async fn confirm(&self, token: &str) -> Result<Option<String>, StatusError> {
