@@ -36,7 +36,7 @@ def test_a_deleted_users_secret_is_emptied_at_once(keycloak, gateway, watch, tol
     figures.record("user deleted, emptied", emptied - told.deleted)
     assert emptied - told.deleted <= EVENT
     gateway.refuses(told.session, told.deleted)
-    assert gateway.judged("/own/1", told.token).status == 401
+    gateway.refuses(told.token, told.deleted, path="/own/1")
 
 
 def test_a_namespace_without_the_mark_is_nobodys(keycloak, watch, admin, told):
