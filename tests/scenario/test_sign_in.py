@@ -5,7 +5,7 @@ import time
 import figures
 import pytest
 import web
-from parts import within
+from parts import BOUND, within
 
 
 def newcomers(keycloak, watch, count):
@@ -64,3 +64,18 @@ def test_from_a_moment_after_their_creation_a_user_acts_in_the_recorded_namespac
 
     assert namespace() in (None, "claimed", user.name)
     web.eventually("the recorded namespace counts", lambda: namespace() == user.name, limit=15)
+
+
+def test_a_notebook_needs_no_more_than_the_secret(keycloak, gateway, watch):
+    """The gateway has never seen a token of Keycloak's for this user, and sees none."""
+    [user] = newcomers(keycloak, watch, 1)
+    keycloak.login(user)
+    token = watch.filled(user.name).token
+    web.eventually("let in", lambda: gateway.passes(token, "/own/1"), limit=10)
+    until = time.monotonic() + 3 * BOUND
+    while time.monotonic() < until:
+        answer = gateway.judged("/own/1", token)
+        assert answer.status == 200, answer
+        time.sleep(0.5)
+    disabled = keycloak.set_enabled(user, False)
+    gateway.refuses(token, disabled, BOUND, "/own/1")

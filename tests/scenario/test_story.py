@@ -135,7 +135,7 @@ def test_a_disabled_user_has_nothing_any_more(keycloak, gateway, watch, admin, t
     told.emptied.append((emptied, None))
     assert emptied - disabled <= EVENT
     gateway.refuses(told.first, disabled)
-    assert gateway.judged("/own/1", told.token).status == 401
+    gateway.refuses(told.token, disabled, path="/own/1")
     path = f"/api/v1/namespaces/{told.home}/secrets/postern-session"
     web.eventually("what credentials are bound to is gone", lambda: admin.get(path).status == 404, limit=5)
 
