@@ -235,7 +235,8 @@ impl Follower {
     async fn look_for_sign_ins(&self) -> bool {
         for view in self.users.list().into_iter().filter(|view| view.state == State::AwaitingSignIn) {
             let subject = view.user.subject().to_string();
-            let Ok(found) = self.realm.ask(|world| world.people.get(&subject).and_then(|person| person.session.clone())).await
+            let Ok(found) =
+                self.realm.ask(|world| world.people.get(&subject).and_then(|person| person.session.clone())).await
             else {
                 return false;
             };

@@ -45,7 +45,8 @@ fn floor_ceiling_one_writer_and_an_empty_secret_hold_whatever_happens_to_replica
         (outcome.failure.map(|failure| outcome.last_lines + &failure), outcome.counts)
     });
     let enough = [sum.fills, sum.empties, sum.blocks, sum.kills, sum.takeovers].map(|happened| happened > count);
-    let more = [sum.ambushes, sum.late_writes, sum.conflicts, sum.freezes, sum.edits].map(|happened| happened > count / 8);
+    let more =
+        [sum.ambushes, sum.late_writes, sum.conflicts, sum.freezes, sum.edits].map(|happened| happened > count / 8);
     assert_eq!((enough, more), ([true; 5], [true; 5]), "too little happens: {sum:?}");
 }
 

@@ -109,7 +109,8 @@ impl Driver {
         self.stir(slot);
         let mut world = self.lock();
         let now = world.now();
-        let is_shared = world.crisp_since + SHARED_MS < now && world.slots[slot].acted.is_none_or(|acted| acted + SHARED_MS < now);
+        let is_shared =
+            world.crisp_since + SHARED_MS < now && world.slots[slot].acted.is_none_or(|acted| acted + SHARED_MS < now);
         let is_lost = is_shared && world.random.chance(40);
         world.counts.kills += 1;
         let number = replica.line.number;

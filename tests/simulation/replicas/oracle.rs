@@ -108,7 +108,9 @@ impl World {
 
     fn check_fill(&mut self, id: &str, slot: usize, token: &Token) {
         let (now, unix_s) = (self.now(), self.unix_s());
-        let Some(person) = self.people.get_mut(id) else { return self.fail(format!("{id} is nobody, and has a token")) };
+        let Some(person) = self.people.get_mut(id) else {
+            return self.fail(format!("{id} is nobody, and has a token"));
+        };
         let before = person.filled.replace((now, slot));
         let mut wrong = None;
         if token.subject != id {
@@ -143,7 +145,10 @@ impl World {
                 wrong = Some(format!("{id} is in and finds {left} s"));
             }
             let is_due = now > begin.max(person.changed) + FILL_MS;
-            if is_due && is_held && reader.token.as_ref().is_some_and(|token| token.roles != Value::from(person.roles.clone())) {
+            if is_due
+                && is_held
+                && reader.token.as_ref().is_some_and(|token| token.roles != Value::from(person.roles.clone()))
+            {
                 wrong = Some(format!("{id} finds the roles that they had"));
             }
             person.is_settled |= is_held;

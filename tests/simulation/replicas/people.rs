@@ -170,7 +170,8 @@ impl World {
         }
         self.change(id, |person| {
             let is_writer = person.roles.iter().any(|role| role == "writer");
-            person.roles = if is_writer { vec!["reader".to_owned()] } else { vec!["reader".to_owned(), "writer".to_owned()] };
+            person.roles =
+                if is_writer { vec!["reader".to_owned()] } else { vec!["reader".to_owned(), "writer".to_owned()] };
             (person.changed, person.cause) = (now, now);
         });
         self.tell(id, Kind::Changed);

@@ -212,7 +212,12 @@ impl Driver {
 
     /// Notes who leads.
     pub(crate) fn note_leader(&mut self) {
-        let leads = |seat: &Seat| seat.replica.as_ref().filter(|replica| replica.line.leads()).map(|replica| (replica.line.slot, replica.line.number));
+        let leads = |seat: &Seat| {
+            seat.replica
+                .as_ref()
+                .filter(|replica| replica.line.leads())
+                .map(|replica| (replica.line.slot, replica.line.number))
+        };
         let leader = self.seats.iter().find_map(leads);
         if leader.is_some() && leader != self.leader {
             let mut world = self.lock();

@@ -193,7 +193,12 @@ impl World {
             Weather::Hanging => fate(FateKind::Swallowed),
             Weather::Flaky(percent) if self.luck.chance(percent) => {
                 let status = self.luck.pick(&[500, 503, 429, 504]);
-                fate(self.luck.pick(&[FateKind::Lost, FateKind::Refused, FateKind::Status(status), FateKind::Swallowed]))
+                fate(self.luck.pick(&[
+                    FateKind::Lost,
+                    FateKind::Refused,
+                    FateKind::Status(status),
+                    FateKind::Swallowed,
+                ]))
             }
             Weather::Fair | Weather::Slow | Weather::Flaky(_) => fate(FateKind::Done),
         }

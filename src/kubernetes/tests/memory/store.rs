@@ -135,6 +135,10 @@ impl Store {
     }
 
     pub(crate) fn remove(&mut self, route: &Route) {
+        if route.kind == "namespaces" {
+            let within: Vec<_> = self.objects.keys().filter(|object| object.namespace == route.name).cloned().collect();
+            within.iter().for_each(|object| self.remove(object));
+        }
         let Some(mut stored) = self.objects.remove(route) else { return };
         self.version += 1;
         let before = Some(stored.object.clone());

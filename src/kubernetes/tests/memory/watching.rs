@@ -24,7 +24,7 @@ pub(crate) fn open(memory: Arc<Memory>, route: &Route, at: &str) -> Response<Fee
         return failure(410, None);
     }
     let (feed, body) = Feed::channel();
-    let mut changes = memory.changes.subscribe();
+    let mut changes = memory.changes_of(&route.kind);
     let opened = *changes.borrow_and_update();
     let mut open = Open { memory: Arc::downgrade(&memory), route: route.clone(), at: at.to_owned(), told };
     tokio::spawn(async move {
