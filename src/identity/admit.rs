@@ -22,11 +22,13 @@ impl Verifier {
         match self.judge(token, now) {
             Judgement::Admitted => Ok(()),
             Judgement::Refused(cause) => Err(StatusError::Refused(cause)),
+            Judgement::Unknown => Err(StatusError::Unknown),
             Judgement::NeedsSignInProof => {
                 let reply = self.look_for_sign_in(token).await;
                 match self.judge(token, self.clock.now()) {
                     Judgement::Admitted => Ok(()),
                     Judgement::Refused(cause) => Err(StatusError::Refused(cause)),
+                    Judgement::Unknown => Err(StatusError::Unknown),
                     Judgement::NeedsSignInProof if reply == Some(SignInReply::Unreachable) => Err(StatusError::Unknown),
                     Judgement::NeedsSignInProof => Err(StatusError::Refused(Cause::SignInTooOld)),
                 }
@@ -47,7 +49,7 @@ impl Verifier {
     pub fn may_go_on(&self, token: &VerifiedToken, now: Now) -> Result<(), StatusError> {
         if !self.users.is_current(&token.status.seen, now) {
             match self.judge(token, now) {
-                Judgement::Admitted => {}
+                Judgement::Admitted | Judgement::Unknown => {}
                 Judgement::Refused(cause) => return Err(StatusError::Refused(cause)),
                 Judgement::NeedsSignInProof => return Err(StatusError::Refused(Cause::SignInTooOld)),
             }
@@ -80,6 +82,7 @@ impl Verifier {
             Judgement::Admitted => Ok(self.renewed(identity)),
             Judgement::Refused(cause) => Err(StatusError::Refused(cause)),
             Judgement::NeedsSignInProof => Err(StatusError::Refused(Cause::SignInTooOld)),
+            Judgement::Unknown => Err(StatusError::Unknown),
         }
     }
 

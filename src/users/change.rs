@@ -170,13 +170,27 @@ impl Users {
         }
         let opened = self.change_one(|plan, memory, now| decide::open_cluster(plan, memory, None, clocks, now))?;
         self.valid_until_ms.store(valid_until_ms, Ordering::Relaxed);
+        self.has_valid_until.store(true, Ordering::Relaxed);
         Ok(opened)
     }
 
+    /// Another replica found that a date has passed which is not in force here any more: who is let in has to sign in again.
+    fn open_if_later(&self) -> Result<(), StoreError> {
+        let is_before = self.clock.now().unix_ms < self.valid_until_ms.load(Ordering::Relaxed);
+        if is_before && self.has_valid_until.load(Ordering::Relaxed) && self.memory().cluster.is_expired {
+            self.change_one(|plan, memory, now| decide::open_cluster(plan, memory, None, &[], now))?;
+        }
+        Ok(())
+    }
+
     fn close_if_expired(&self) -> Result<Option<Arc<Decision>>, StoreError> {
-        if self.clock.now().unix_ms < self.valid_until_ms.load(Ordering::Relaxed) {
+        let valid_until_ms = self.valid_until_ms.load(Ordering::Relaxed);
+        // Once: where a later date is in force, it was opened again, and here it is closed by the clock alone.
+        let is_decided = self.expired_for_ms.load(Ordering::Relaxed) == valid_until_ms;
+        if self.clock.now().unix_ms < valid_until_ms || is_decided {
             return Ok(None);
         }
+        self.expired_for_ms.store(valid_until_ms, Ordering::Relaxed);
         self.change_one(|plan, memory, now| decide::close_cluster(plan, memory, None, now))
     }
 
@@ -186,6 +200,7 @@ impl Users {
     /// Nothing could be stored. It is tried again.
     pub fn tick(&self) -> Result<(), StoreError> {
         self.close_if_expired()?;
+        self.open_if_later()?;
         let now_ms = self.clock.now().monotonic_ms;
         if now_ms.saturating_sub(self.flushed_ms.load(Ordering::Relaxed)) >= FLUSH_MS || !self.is_sound() {
             self.flushed_ms.store(now_ms, Ordering::Relaxed);
@@ -233,7 +248,7 @@ impl Users {
         self.change(decide).map(|((), decisions)| decisions.into_iter().next())
     }
 
-    fn change<T>(
+    pub(super) fn change<T>(
         &self,
         decide: impl FnOnce(&mut Plan, &Memory, Now) -> T,
     ) -> Result<(T, Vec<Arc<Decision>>), StoreError> {
@@ -241,8 +256,12 @@ impl Users {
         let mut store = self.store();
         let mut plan = Plan::default();
         let outcome = decide(&mut plan, &self.memory(), self.clock.now());
-        let (moves, is_against) = (plan.moves, plan.is_against);
-        let (writes, decisions) = plan.into_parts();
+        let (moves, is_against, is_adopted) = (plan.moves, plan.is_against, plan.is_adopted);
+        let (mut writes, decisions) = plan.into_parts();
+        let marks = if is_adopted { Vec::new() } else { self.memory().marks(&writes) };
+        let is_to_share = !marks.is_empty();
+        // With the decision or not at all: what is decided is shared, even if this process ends now.
+        writes.extend(marks);
         let stored = match &mut *store {
             Some(store) if !writes.is_empty() => store.commit(&writes),
             _ => Ok(()),
@@ -262,15 +281,22 @@ impl Users {
         if moves {
             self.generation.fetch_add(1, Ordering::Release);
         }
-        let told = decisions.into_iter().map(|(decision, happened_ms)| self.tell(decision, happened_ms)).collect();
+        if is_to_share {
+            self.outbox_moved();
+        }
+        let tell = |(decision, happened_ms)| self.tell(decision, happened_ms, is_adopted);
+        let told = decisions.into_iter().map(tell).collect();
         stored.map(|()| (outcome, told))
     }
 
-    fn tell(&self, decision: Decision, happened_ms: Option<u64>) -> Arc<Decision> {
+    fn tell(&self, decision: Decision, happened_ms: Option<u64>, is_adopted: bool) -> Arc<Decision> {
         let at_ms = self.clock.now().unix_ms;
         let delay_ms = happened_ms.map(|happened_ms| at_ms.saturating_sub(happened_ms));
         let decision = Arc::new(Decision { at_ms, delay_ms, ..decision });
-        self.audit.write(&decision::record(&decision));
+        // Who decided it has it in theirs.
+        if !is_adopted {
+            self.audit.write(&decision::record(&decision));
+        }
         // Nobody may be listening.
         let _ = self.decisions.send(Arc::clone(&decision));
         decision

@@ -21,6 +21,8 @@ pub(super) struct Plan {
     pub(super) moves: bool,
     /// Whether it only ever refuses more: then it is done even if it cannot be stored.
     pub(super) is_against: bool,
+    /// Whether others decided it: then it is neither to be shared nor written to the audit log.
+    pub(super) is_adopted: bool,
 }
 
 impl Plan {
@@ -38,20 +40,25 @@ impl Plan {
         (users.chain(self.other).collect(), self.decisions)
     }
 
-    fn decide(&mut self, decision: Decision, happened_ms: Option<u64>) {
+    pub(super) fn decide(&mut self, decision: Decision, happened_ms: Option<u64>) {
         self.decisions.push((decision, happened_ms));
+    }
+
+    /// Adds a write, as it is.
+    pub(super) fn push(&mut self, write: Write) {
+        self.other.push(write);
     }
 }
 
 impl Decision {
-    fn new(kind: Kind, target: Target, cause: Cause, now: Now) -> Self {
+    pub(super) fn new(kind: Kind, target: Target, cause: Cause, now: Now) -> Self {
         let at_ms = now.unix_ms;
         Self { kind, target, cause, act: None, at_ms, issuer_time_ms: None, delay_ms: None, epoch: 0, state: None }
     }
 }
 
 /// The state and epoch of a user once `record` holds.
-fn after(memory: &Memory, user: &UserId, record: &Record) -> (State, u64) {
+pub(super) fn after(memory: &Memory, user: &UserId, record: &Record) -> (State, u64) {
     let before = memory.record(user).map_or(0, |before| before.epoch);
     let epoch = memory.epoch(user.issuer(), user.subject()) - before + record.epoch;
     (record.state(memory.floor(user.issuer())), epoch)
@@ -245,9 +252,14 @@ pub(super) fn sweep(plan: &mut Plan, memory: &Memory, now: Now) {
         }
     }
     for (user, record) in memory.users() {
-        let is_removed = record.state(0) == State::Removed && record.by_operator.is_none();
-        if is_removed && record.changed_ms.saturating_add(REMOVED_KEPT_MS) <= now.unix_ms {
+        if is_forgotten(record, now) {
             plan.other.push(Write::ForgetUser(user));
         }
     }
+}
+
+/// Whether a record is of a user who was removed so long ago that nothing of theirs is left.
+pub(super) fn is_forgotten(record: &Record, now: Now) -> bool {
+    let is_removed = record.state(0) == State::Removed && record.by_operator.is_none();
+    is_removed && record.changed_ms.saturating_add(REMOVED_KEPT_MS) <= now.unix_ms
 }

@@ -1,5 +1,6 @@
 //! Everything that is known, in memory: what requests are held against. Changed only by the same [`Write`]s that were stored before.
 
+use super::share::{Key, Outbox, Sharing, Unshared, Value};
 use super::state::Record;
 use super::terms::{Act, Cause, Judgement, TokenClaims, Tokens, UserId, is_subject};
 use serde::{Deserialize, Serialize};
@@ -16,6 +17,14 @@ pub(super) enum Write {
     Issuer(Arc<str>, IssuerRecord),
     Cluster(ClusterRecord),
     Position { issuer: Arc<str>, feed: Arc<str>, at_ms: u64 },
+    /// What is decided from now on is to be shared.
+    Sharing,
+    /// It is not, and what was not shared yet is not known any more.
+    NotSharing,
+    /// What is known under the key is not shared; what was there last.
+    Unshared(Key, Option<Value>),
+    /// It is.
+    Shared(Key),
 }
 
 /// What names the tokens that are refused.
@@ -118,6 +127,7 @@ pub(super) struct Memory {
     pub(super) issuers: HashMap<Arc<str>, IssuerRecord>,
     pub(super) cluster: ClusterRecord,
     positions: HashMap<Arc<str>, HashMap<Arc<str>, u64>>,
+    pub(super) sharing: Sharing,
 }
 
 #[derive(Debug, Default)]
@@ -305,6 +315,25 @@ impl Memory {
             Write::Position { issuer, feed, at_ms } => {
                 self.positions.entry(issuer).or_default().insert(feed, at_ms);
             }
+            Write::Sharing => self.sharing = Sharing::On(self.take_outbox()),
+            Write::NotSharing => self.sharing = Sharing::Off,
+            Write::Unshared(key, base) => {
+                if let Sharing::On(outbox) | Sharing::Was(outbox) = &mut self.sharing {
+                    outbox.insert(key.text(), Unshared { key, base, offered: None });
+                }
+            }
+            Write::Shared(key) => {
+                if let Sharing::On(outbox) = &mut self.sharing {
+                    outbox.remove(&key.text());
+                }
+            }
+        }
+    }
+
+    fn take_outbox(&mut self) -> Outbox {
+        match std::mem::take(&mut self.sharing) {
+            Sharing::Off => Outbox::new(),
+            Sharing::Was(outbox) | Sharing::On(outbox) => outbox,
         }
     }
 }

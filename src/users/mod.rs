@@ -6,10 +6,13 @@
 //! Every change is stored durably first, then remembered, then [`Users::generation`] moves, then it is told
 //! ([`Users::subscribe`]) and written to the audit log. Requests read one atomic number as long as nothing changed.
 
+mod adopt;
 mod change;
 mod decide;
 mod decision;
 mod memory;
+mod merge;
+mod share;
 mod state;
 mod store;
 mod terms;
@@ -17,7 +20,9 @@ mod terms;
 #[cfg(test)]
 mod tests;
 
+pub use adopt::Adopted;
 pub use decision::{Decision, Kind, Target};
+pub use share::{Offer, ShareError};
 pub use store::StoreError;
 pub use terms::{
     Act, Cause, ClusterView, EndedSession, IssuerCause, IssuerClock, IssuerTime, Judgement, Lift, Lifted, Proof,
@@ -29,10 +34,10 @@ use crate::telemetry::audit_log::Audit;
 use memory::{By, Memory, Refusal, TokenKey};
 use state::Record;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use store::Store;
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, watch};
 
 /// What is known against users. One a process; it outlives every reload of the configuration.
 #[derive(Debug)]
@@ -43,6 +48,13 @@ pub struct Users {
     generation: AtomicU64,
     /// `cluster.valid_until`; `u64::MAX` if there is none.
     valid_until_ms: AtomicU64,
+    /// Whether that is what the configuration says, and of which date it was decided that it passed.
+    has_valid_until: AtomicBool,
+    expired_for_ms: AtomicU64,
+    /// What is shared was not read yet.
+    is_unknown: AtomicBool,
+    /// Counts what is to be shared.
+    outbox: watch::Sender<u64>,
     /// When what waits was written, and when was looked for what is over, by the monotonic clock.
     flushed_ms: AtomicU64,
     swept_ms: AtomicU64,
@@ -80,6 +92,10 @@ impl Users {
             // 0 is what a token has that was never looked at.
             generation: AtomicU64::new(1),
             valid_until_ms: AtomicU64::new(u64::MAX),
+            has_valid_until: AtomicBool::new(false),
+            expired_for_ms: AtomicU64::new(u64::MAX),
+            is_unknown: AtomicBool::new(false),
+            outbox: watch::channel(0).0,
             flushed_ms: AtomicU64::new(0),
             swept_ms: AtomicU64::new(0),
             decisions: broadcast::channel(LAG).0,
@@ -120,13 +136,16 @@ impl Users {
 
     /// Holds a token against everything that is known, under a lock that is held for look-ups only. Does not allocate.
     pub fn judge(&self, claims: &TokenClaims<'_>, now: Now) -> Judgement {
+        if !self.is_loaded() {
+            return Judgement::Unknown;
+        }
         let is_expired = now.unix_ms >= self.valid_until_ms.load(Ordering::Relaxed);
         self.memory().judge(claims, is_expired)
     }
 
     /// As [`Users::judge`], whether the cluster is closed or not: for those who may open it.
     pub fn judge_beside_cluster(&self, claims: &TokenClaims<'_>) -> Judgement {
-        self.memory().judge_beside_cluster(claims)
+        if self.is_loaded() { self.memory().judge_beside_cluster(claims) } else { Judgement::Unknown }
     }
 
     /// Grows with each block of the user, of everybody of the issuer, of everybody. What was made under a lower one is void.

@@ -4,6 +4,7 @@
 //! version loses a detail and no block. Whatever cannot be read is an error; nothing is ever begun anew in its place.
 
 use super::memory::{By, ClusterRecord, IssuerRecord, Memory, Refusal, TokenKey, Write};
+use super::share::{Key, Outbox, Sharing, Stored, Value};
 use super::state::Record;
 use super::terms::UserId;
 use redb::backends::FileBackend;
@@ -25,10 +26,14 @@ const TOKENS: TableDefinition<'_, (&str, &str, &str), &[u8]> = TableDefinition::
 const ISSUERS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("issuers");
 const CLUSTER: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("cluster");
 const POSITIONS: TableDefinition<'_, (&str, &str), u64> = TableDefinition::new("positions");
+/// By the keys as they are shared. Made when it is needed.
+const UNSHARED: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("unshared");
 
 /// The only keys of their tables.
 const FORMAT_KEY: &str = "format";
 const CLUSTER_KEY: &str = "switch";
+/// In the table of the format: that what was decided is in `UNSHARED` or shared.
+const SHARED_KEY: &str = "shared";
 
 /// The whole is in memory anyway.
 const PAGE_CACHE: usize = 4 * 1024 * 1024;
@@ -229,6 +234,7 @@ fn write<'a>(database: &Database, writes: impl Iterator<Item = &'a Write>) -> Re
         let mut issuers = transaction.open_table(ISSUERS)?;
         let mut cluster = transaction.open_table(CLUSTER)?;
         let mut positions = transaction.open_table(POSITIONS)?;
+        let mut unshared = transaction.open_table(UNSHARED)?;
         for write in writes {
             match write {
                 Write::User(user, record) => {
@@ -251,6 +257,19 @@ fn write<'a>(database: &Database, writes: impl Iterator<Item = &'a Write>) -> Re
                 }
                 Write::Position { issuer, feed, at_ms } => {
                     positions.insert((&**issuer, &**feed), at_ms)?;
+                }
+                Write::Sharing => {
+                    transaction.open_table(META)?.insert(SHARED_KEY, 1)?;
+                }
+                Write::NotSharing => {
+                    transaction.open_table(META)?.remove(SHARED_KEY)?;
+                    unshared.retain(|_, _| false)?;
+                }
+                Write::Unshared(key, base) => {
+                    unshared.insert(&*key.text(), &*json(&Stored::of(key, base.as_ref())?)?)?;
+                }
+                Write::Shared(key) => {
+                    unshared.remove(&*key.text())?;
                 }
             }
         }
@@ -310,7 +329,29 @@ fn read_tables(database: &Database, memory: &mut Memory) -> Result<(), redb::Err
         let (issuer, feed): (Arc<str>, Arc<str>) = (issuer.into(), feed.into());
         memory.apply(Write::Position { issuer, feed, at_ms: value.value() });
     }
+    if transaction.open_table(META)?.get(SHARED_KEY)?.is_some() {
+        memory.sharing = Sharing::Was(Outbox::new());
+        for entry in transaction.open_table(UNSHARED)?.iter()? {
+            let (text, value) = entry?;
+            let (key, base) = parse::<Stored>("unshared", value.value())?.read(text.value())?;
+            memory.apply(Write::Unshared(key, base));
+        }
+    }
     Ok(())
+}
+
+/// An entry of the outbox.
+impl Stored {
+    fn of(key: &Key, base: Option<&Value>) -> Result<Self, io::Error> {
+        let base = base.map(|base| serde_json::from_slice(&base.encode(key))).transpose()?;
+        Ok(Self { id: key.hidden_id().map(str::to_owned), base })
+    }
+
+    fn read(self, text: &str) -> Result<(Key, Option<Value>), io::Error> {
+        let key = Key::parse(text, self.id.as_deref()).ok_or_else(|| wrong("unshared", text))?;
+        let base = self.base.map(|base| Value::parse(&key, base).ok_or_else(|| wrong("unshared", text))).transpose()?;
+        Ok((key, base))
+    }
 }
 
 fn wrong(table: &str, what: &str) -> io::Error {

@@ -80,6 +80,8 @@ pub enum Judgement {
     /// The user was blocked, the block is lifted, and nothing known shows that this token's session began since. To be asked of
     /// the issuer, and told by [`signed_in`](super::Users::signed_in) or [`not_signed_in`](super::Users::not_signed_in).
     NeedsSignInProof,
+    /// What other replicas know was not read yet since the start.
+    Unknown,
 }
 
 /// Why. The same word in the store, the audit record and the metric.

@@ -85,7 +85,7 @@ impl<D: Directory> Watch<D> {
         match self.users.judge(&claims, self.clock.now()) {
             Judgement::Admitted => Some(SignIn::Proven),
             Judgement::Refused(_) => Some(SignIn::NotProven),
-            Judgement::NeedsSignInProof => None,
+            Judgement::NeedsSignInProof | Judgement::Unknown => None,
         }
     }
 
