@@ -7,6 +7,7 @@ use super::world::{EPOCH, Role, Shared};
 use postern::base::clock::Clock;
 use postern::identity::Links;
 use postern::kubernetes::lease::{Elector, Terms};
+use postern::kubernetes::state::State;
 use postern::telemetry::audit_log::Audit;
 use postern::token_service::TokenService;
 use postern::users::Users;
@@ -14,6 +15,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::task::JoinHandle;
+
+/// Of how many Secrets the shared state is: fewer than in earnest, so that each is written by several.
+const PARTS: u16 = 2;
 
 /// What all replicas have in common.
 pub(crate) struct Common {
@@ -49,9 +53,11 @@ impl Replica {
         let fresh = || Remains { path: image(&common.folder, slot, line.number), position: 0 };
         let Remains { path, position } = remains.unwrap_or_else(fresh);
         let users = Users::open(&path, clock.clone(), Audit::off()).unwrap();
+        let state = State::new(line.cluster(), postern::replica::STATE, PARTS).unwrap();
+        let shared = postern::replica::Replica::new(state, Arc::clone(&users), clock.clone()).unwrap();
         let position = Arc::new(AtomicUsize::new(position));
         let (links, realm) = (Arc::new(Links::default()), Realm::new(&line));
-        let mut tasks = Vec::new();
+        let mut tasks = vec![tokio::spawn(Arc::clone(&shared).run())];
         if role == Role::TokenService {
             let identity = format!("postern-{slot}-{}", line.number);
             let name = "postern-token-service";
@@ -59,7 +65,7 @@ impl Replica {
                 Elector::new(line.cluster(), name, &identity, Terms::default(), clock.clone()).unwrap();
             line.leadership.set(leadership.clone()).unwrap();
             tasks.push(tokio::spawn(elector.run(std::future::pending())));
-            let toy = toy::Toy::new(line.cluster(), &users, &links, leadership, realm.clone(), &common.tokens);
+            let toy = toy::Toy::new(line.cluster(), &users, &links, leadership, realm.clone(), &common.tokens, &shared);
             tasks.push(tokio::spawn(toy.run()));
         }
         let (follower, ticker) = (Arc::clone(&users), Arc::clone(&users));

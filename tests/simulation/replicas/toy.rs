@@ -8,6 +8,7 @@ use postern::delivery::Roster;
 use postern::identity::{Links, News};
 use postern::kubernetes::lease::Leadership;
 use postern::kubernetes::{Change, Cluster, Content, Ensured, Namespaces, Owner, Secrets, UserSecret, Watch, Write};
+use postern::replica::Replica;
 use postern::token_service::{CredentialCache, Grant, NamespaceKind, TokenService};
 use postern::users::{State, UserId, Users};
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,6 +22,7 @@ pub(crate) struct Toy {
     leadership: Leadership,
     realm: Realm,
     tokens: Arc<TokenService>,
+    shared: Arc<Replica>,
     news: mpsc::UnboundedReceiver<News>,
     signed_in: BTreeSet<String>,
     changed: BTreeSet<String>,
@@ -36,8 +38,10 @@ impl Toy {
         leadership: Leadership,
         realm: Realm,
         tokens: &Arc<TokenService>,
+        shared: &Arc<Replica>,
     ) -> Self {
         Self {
+            shared: Arc::clone(shared),
             cluster,
             users: Arc::clone(users),
             leadership,
@@ -85,6 +89,10 @@ impl Toy {
         let seen = self.seen.get(namespace).cloned();
         if state != State::Active {
             let seen = seen.filter(|seen| !seen.is_empty())?;
+            self.shared.refresh(std::slice::from_ref(&id)).await.ok()?;
+            if self.users.standing(&id, clock.now()).0 == State::Active {
+                return None;
+            }
             self.take(secrets.empty(&seen, &owner).await.ok()?);
             return None;
         }
@@ -108,6 +116,7 @@ impl Toy {
                 }
             }
         };
+        self.shared.refresh(std::slice::from_ref(&id)).await.ok()?;
         let grant = Grant {
             template: &self.template,
             subject,
