@@ -41,7 +41,7 @@
 //! | 1 | [`config`], [`telemetry`] |
 //! | 2 | [`issuer`], [`upstream`], [`token_service`], [`router`], [`kubernetes`] |
 //! | 3 | [`users`] |
-//! | 4 | [`identity`] |
+//! | 4 | [`identity`], [`replica`] |
 //! | 5 | [`watch`], [`endpoints`], [`delivery`], [`broker`] |
 //! | 6 | [`pipeline`], [`listener`], [`admin`], [`operator`], [`doctor`], [`dev`], [`webhook`] |
 //! | 7 | [`app`] |
@@ -68,6 +68,7 @@ pub mod upstream;
 pub mod users;
 
 pub mod identity;
+pub mod replica;
 
 pub mod broker;
 pub mod delivery;

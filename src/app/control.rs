@@ -6,6 +6,7 @@ use super::workers::until_drain;
 use super::{Gateway, StartError};
 use crate::admin::{self, View};
 use crate::pipeline::Pipeline;
+use crate::replica::Replica;
 use arc_swap::ArcSwap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,7 +22,8 @@ impl Gateway {
     ) -> Result<JoinHandle<()>, StartError> {
         let mut phase = self.phase.subscribe();
         let (pipeline, is_draining) = (Arc::clone(&self.pipeline), Arc::clone(&self.is_draining));
-        let waits_for = Arc::new(move || waits_for(&pipeline, &is_draining));
+        let replica = self.replica.clone();
+        let waits_for = Arc::new(move || waits_for(&pipeline, replica.as_deref(), &is_draining));
         let view = View { metrics: Arc::clone(&self.metrics), waits_for };
         let (pipeline, metrics) = (Arc::clone(&self.pipeline), Arc::clone(&self.metrics));
         let (users, counted) = (Arc::clone(&self.shared().users), Arc::clone(&self.metrics));
@@ -56,10 +58,17 @@ impl Gateway {
 }
 
 /// What is waited for before the gateway is ready.
-pub(super) fn waits_for(pipeline: &ArcSwap<Pipeline>, is_draining: &AtomicBool) -> Vec<String> {
+pub(super) fn waits_for(
+    pipeline: &ArcSwap<Pipeline>,
+    replica: Option<&Replica>,
+    is_draining: &AtomicBool,
+) -> Vec<String> {
     let pipeline = pipeline.load();
     let without_keys = pipeline.verifier().issuers().filter(|issuer| !issuer.is_ready());
     let mut missing: Vec<_> = without_keys.map(|issuer| format!("keys of issuer `{}`", issuer.config().name)).collect();
+    if replica.is_some_and(|replica| !replica.is_loaded()) {
+        missing.push("what other replicas know about users".into());
+    }
     if is_draining.load(Ordering::Relaxed) {
         missing.push("draining".into());
     }

@@ -5,6 +5,7 @@ use crate::broker::BrokerError;
 use crate::delivery::DeliveryError;
 use crate::endpoints::events::OutboxError;
 use crate::issuer::{IssuerError, JwksError};
+use crate::kubernetes::KubernetesError;
 use crate::token_service::KeyError;
 use crate::upstream::UpstreamError;
 use crate::users::StoreError;
@@ -36,6 +37,9 @@ pub enum StartError {
     /// What is known against users cannot be read.
     #[error("state")]
     State(#[from] StoreError),
+    /// What is known against users cannot be shared.
+    #[error("kubernetes")]
+    Replica(#[source] KubernetesError),
     /// The events that wait for clients cannot be read.
     #[error("state")]
     Outbox(#[from] OutboxError),

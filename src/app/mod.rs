@@ -9,6 +9,7 @@ mod error;
 mod observe;
 mod observe_users;
 mod operators;
+mod replicas;
 mod upkeep;
 mod watches;
 mod webhook;
@@ -26,6 +27,7 @@ use crate::issuer::Issuer;
 use crate::issuer::keycloak::Keycloak;
 use crate::listener::tls::ServerTls;
 use crate::pipeline::Pipeline;
+use crate::replica::Replica;
 use crate::telemetry::access_log::Writer;
 use crate::telemetry::audit_log::Audit;
 use crate::telemetry::metrics::{Metrics, OutcomeLabel};
@@ -65,6 +67,7 @@ pub struct Gateway {
     issuer_tasks: Mutex<HashMap<String, AbortHandle>>,
     watches: Arc<Watches>,
     delivery: Option<Arc<Delivery<Keycloak>>>,
+    replica: Option<Arc<Replica>>,
     audit: Audit,
     writer: Option<Writer>,
 }
@@ -89,6 +92,7 @@ impl Gateway {
         let handle = runtime.handle().clone();
         let metrics = Arc::new(Metrics::new());
         let (users, audit) = users(&config, &clock)?;
+        let replica = replicas::start(None, &users, (&clock, &metrics, &handle))?;
         let watches = Arc::<Watches>::default();
         let token_service = Arc::new(TokenService::start(config.token_service.clone(), clock.clone())?);
         let issuers = issuers(&config, &clock, &[])?;
@@ -131,6 +135,7 @@ impl Gateway {
             issuer_tasks: Mutex::default(),
             watches,
             delivery,
+            replica,
             audit,
             writer: Some(writer),
         };
@@ -170,9 +175,9 @@ impl Gateway {
         self.webhook.as_ref().map(|webhook| webhook.address)
     }
 
-    /// Whether every issuer's keys are there.
+    /// Whether every issuer's keys are there, and what other replicas know about users.
     pub fn is_ready(&self) -> bool {
-        control::waits_for(&self.pipeline, &self.is_draining).is_empty()
+        control::waits_for(&self.pipeline, self.replica.as_deref(), &self.is_draining).is_empty()
     }
 
     /// Puts another configuration in force. Running requests end under the old one; listeners, admin and log stay as they are.

@@ -65,10 +65,9 @@ impl Users {
                     None => memory.key_of(key),
                 };
                 let Some(key) = known else { continue };
-                if memory.value(&key).is_none_or(|value| is_over(&value, now)) {
-                    continue;
-                }
-                plan.push(Write::Unshared(key, None));
+                let Some(value) = memory.value(&key).filter(|value| !is_over(value, now)) else { continue };
+                // What another replica puts meanwhile comes from the same, unless it is less.
+                plan.push(Write::Unshared(key, Some(value)));
                 count += 1;
             }
             count

@@ -258,10 +258,12 @@ impl Users {
         let outcome = decide(&mut plan, &self.memory(), self.clock.now());
         let (moves, is_against, is_adopted) = (plan.moves, plan.is_against, plan.is_adopted);
         let (mut writes, decisions) = plan.into_parts();
-        let marks = if is_adopted { Vec::new() } else { self.memory().marks(&writes) };
-        let is_to_share = !marks.is_empty();
-        // With the decision or not at all: what is decided is shared, even if this process ends now.
-        writes.extend(marks);
+        let is_to_share = !is_adopted && !writes.is_empty() && self.memory().outbox().is_some();
+        if !is_adopted {
+            // With the decision or not at all: what is decided is shared, even if this process ends now.
+            let marks = self.memory().marks(&writes);
+            writes.extend(marks);
+        }
         let stored = match &mut *store {
             Some(store) if !writes.is_empty() => store.commit(&writes),
             _ => Ok(()),

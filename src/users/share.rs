@@ -158,6 +158,8 @@ impl Value {
 /// Three-way, as [`merge`] says. What is not there is nothing known.
 pub(super) fn merged(base: Option<&Value>, found: Option<&Value>, mine: &Value) -> Value {
     let Some(found) = found else { return mine.clone() };
+    // Else somebody put back what was there before, and nothing of it can be taken for decided.
+    let base = base.filter(|base| found.may_follow(base));
     match (found, mine) {
         (Value::User(found), Value::User(mine)) => {
             let default = Record::default();
@@ -343,6 +345,11 @@ impl Users {
         self.outbox.send_modify(|moves| *moves += 1);
     }
 
+    /// The keys under which lies all that says whether a user is in, and in which epoch.
+    pub fn shared_keys(user: &UserId) -> [String; 3] {
+        [Key::User(user.clone()), Key::Issuer(Arc::clone(user.issuer())), Key::Cluster].map(|key| key.text())
+    }
+
     /// Every key under which something is known here.
     pub fn known_keys(&self) -> Vec<String> {
         self.memory().keys().map(|key| key.text()).collect()
@@ -364,7 +371,7 @@ impl Users {
         let value = merged.encode(&key_of);
         let is_new = found.as_ref() != Some(&merged);
         let value = if is_new { value } else { found_bytes.unwrap_or_default().to_vec() };
-        let is_conflict = !is_expected && found.as_ref() != Some(&mine);
+        let is_conflict = found.is_some() && !is_expected && found.as_ref() != Some(&mine);
         if let Sharing::On(outbox) = &mut memory.sharing
             && let Some(known) = outbox.get_mut(key)
         {

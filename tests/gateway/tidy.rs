@@ -9,7 +9,7 @@ const LEVELS: &[&[&str]] = &[
     &["config", "telemetry"],
     &["issuer", "upstream", "token_service", "router", "kubernetes"],
     &["users"],
-    &["identity"],
+    &["identity", "replica"],
     &["watch", "endpoints", "delivery", "broker"],
     &["pipeline", "listener", "admin", "operator", "doctor", "dev", "webhook"],
     &["app"],

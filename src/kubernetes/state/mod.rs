@@ -18,7 +18,6 @@ use k8s_openapi::api::core::v1 as core;
 use serde_json::{Value, json};
 use std::time::Duration;
 use tokio::sync::Mutex;
-use url::form_urlencoded::byte_serialize;
 
 /// The label that says which state a Secret is a part of.
 pub const STATE_LABEL: &str = "postern.dev/state";
@@ -133,14 +132,39 @@ impl State {
         Ok(())
     }
 
-    /// What any replica writes, as it happens: [`Shard`]s by the names of their Secrets.
+    /// What any replica writes, as it happens: one watch for each part, in their order. Each is by name, since a right to list and
+    /// to watch can be limited to names, and not to labels. What a watch tells may be older than what was read or written since.
     ///
     /// # Errors
     /// None that can happen.
-    pub fn watch(&self) -> Result<Watch<Shard>, KubernetesError> {
-        let target = Target::list("api/v1", Some(self.cluster.namespace()), "secrets")?;
-        let label: String = byte_serialize(format!("{STATE_LABEL}={}", self.name).as_bytes()).collect();
-        Ok(Watch::new(&self.cluster, target, format!("labelSelector={label}")))
+    pub fn watches(&self) -> Result<Vec<Watch<Shard>>, KubernetesError> {
+        let watch = |index| {
+            let target = Target::list("api/v1", Some(self.cluster.namespace()), "secrets")?;
+            let selector = format!("fieldSelector=metadata.name%3D{}", self.shard_name(index));
+            Ok(Watch::new(&self.cluster, target, selector))
+        };
+        (0..self.parts()).map(watch).collect()
+    }
+
+    /// Of how many parts it is.
+    pub fn parts(&self) -> usize {
+        self.writers.len()
+    }
+
+    /// In which part a key lies.
+    ///
+    /// # Errors
+    /// [`KubernetesError::Invalid`] for a key that is none.
+    pub fn part_of(&self, key: &str) -> Result<usize, KubernetesError> {
+        self.place(key).map(|place| place.shard)
+    }
+
+    /// One part, as the server holds it now; `None` if it is not there.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub async fn read_part(&self, index: usize) -> Result<Option<Shard>, KubernetesError> {
+        self.read_shard(index).await
     }
 
     async fn write(&self, index: usize, mut decide: impl FnMut(&Shard) -> Entries) -> Result<(), KubernetesError> {

@@ -153,9 +153,15 @@ async fn a_key_that_is_none_and_a_failing_server_are_errors() {
 async fn what_a_replica_writes_another_is_told() {
     let (server, _) = start().await;
     let (a, b) = (state(&server).await, state(&server).await);
+    let watches = b.watches().unwrap();
+    assert_eq!(watches.len(), usize::from(SHARDS));
     let (to, mut changes) = mpsc::channel(10);
-    tokio::spawn(b.watch().unwrap().run(to));
-    assert_eq!(changes.recv().await, Some(Change::Synced));
+    for watch in watches {
+        tokio::spawn(watch.run(to.clone()));
+    }
+    for _ in 0..SHARDS {
+        assert_eq!(changes.recv().await, Some(Change::Synced));
+    }
     put(&a, "alice", "blocked").await;
     loop {
         let Some(Change::Seen(shard)) = changes.recv().await else { panic!("not told") };
@@ -163,5 +169,27 @@ async fn what_a_replica_writes_another_is_told() {
             assert_eq!((key, value), ("alice", &b"blocked"[..]));
             break;
         }
+    }
+    let part = b.read_part(b.part_of("alice").unwrap()).await.unwrap().unwrap();
+    assert_eq!(part.pairs().collect::<Vec<_>>(), [("alice", &b"blocked"[..])]);
+}
+
+#[tokio::test]
+async fn secrets_are_asked_for_by_name_alone_as_the_rights_say() {
+    let (server, _) = start().await;
+    let state = state(&server).await;
+    put(&state, "alice", "blocked").await;
+    let (to, mut changes) = mpsc::channel(10);
+    for watch in state.watches().unwrap() {
+        tokio::spawn(watch.run(to.clone()));
+    }
+    for _ in 0..SHARDS {
+        while changes.recv().await != Some(Change::Synced) {}
+    }
+    let asked = server.requests(&Method::GET, "/namespaces/postern/secrets?");
+    assert!(asked.len() >= usize::from(SHARDS), "{asked:?}");
+    for at in asked {
+        let by_name = |number| at.contains(&format!("fieldSelector=metadata.name%3Dpostern-state-{number}&"));
+        assert!((0..SHARDS).any(by_name), "{at}");
     }
 }

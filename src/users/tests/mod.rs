@@ -1,3 +1,5 @@
+mod merge;
+mod share;
 mod state;
 mod store;
 
