@@ -1,13 +1,16 @@
 //! Everybody for whom a token is kept, in memory: what is known of each, when to look at whom, and what waits to be done.
 
+use super::home::Home;
 use super::names::Names;
 use super::offboard::TooMany;
+use super::pace::Pace;
 use super::record::{Seen, User};
 use super::store::Kept;
 use crate::identity::{KeptToken, NoToken};
+use crate::kubernetes::Version;
 use crate::users::UserId;
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;
 use tokio::sync::oneshot;
@@ -29,7 +32,17 @@ pub(super) struct Book {
     pub(super) waiters: HashMap<UserId, Vec<Waiter>>,
     pub(super) to_read: VecDeque<UserId>,
     pub(super) reads: usize,
+    pub(super) to_look: VecDeque<UserId>,
+    pub(super) looks: usize,
+    pub(super) to_settle: VecDeque<UserId>,
+    pub(super) settles: usize,
     pub(super) lanes: [Queue; 2],
+    /// Users for whom a fence held, in their turn to be filled.
+    pub(super) fenced: VecDeque<UserId>,
+    pub(super) fences: usize,
+    pub(super) pace: Pace,
+    /// The server asked for fewer requests until then.
+    pub(super) calm_until_ms: u64,
     /// Users of whom something is known that is not stored.
     pub(super) unstored: VecDeque<UserId>,
     pub(super) is_storing: bool,
@@ -40,6 +53,12 @@ pub(super) struct Book {
     pub(super) upkeep: Task,
     /// The ids of the keys that are published.
     pub(super) keys: Vec<String>,
+    /// Whether others write beside us.
+    pub(super) is_shared: bool,
+    /// Whether times of reads are stored too.
+    pub(super) counts_reads: bool,
+    pub(super) leads: bool,
+    pub(super) followed: Followed,
 }
 
 /// One user.
@@ -48,11 +67,38 @@ pub(super) struct Entry {
     pub(super) user: User,
     due_ms: Option<u64>,
     pub(super) is_reading: bool,
+    pub(super) is_looking: bool,
+    pub(super) is_settling: bool,
+    pub(super) is_removing: bool,
     pub(super) queued: Option<Lane>,
-    pub(super) is_writing: bool,
+    /// By lane.
+    pub(super) writing: [bool; 2],
+    /// What was seen when the fence was begun that held.
+    pub(super) fence: Option<Version>,
     pub(super) is_unstored: bool,
+    /// The gist of what is stored, of what is being stored, and of the bytes that stand there.
+    pub(super) stored: Option<u64>,
+    pub(super) storing: Option<u64>,
+    pub(super) base: Option<u64>,
     /// When the last write ended.
     pub(super) wrote_ms: u64,
+    /// When others were last seen to have changed what is ours to write.
+    pub(super) tampered_ms: Option<u64>,
+}
+
+/// What is followed of a cluster.
+#[derive(Debug, Default)]
+pub(super) struct Followed {
+    /// Parts of the state of which everything was told.
+    pub(super) parts: HashSet<usize>,
+    pub(super) secrets: bool,
+    pub(super) namespaces: bool,
+    /// All records were told once.
+    pub(super) is_restored: bool,
+    /// And all that stands in the cluster.
+    pub(super) is_whole: bool,
+    /// Whose records lie in which part.
+    pub(super) users: HashMap<usize, HashSet<UserId>>,
 }
 
 /// Two ways to the place where tokens are written: whoever is to have none never waits for those who are to have one.
@@ -65,7 +111,8 @@ pub(super) enum Lane {
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     pub(super) users: VecDeque<UserId>,
-    pub(super) is_busy: bool,
+    /// Jobs.
+    pub(super) running: usize,
 }
 
 /// How the issuer is doing.
@@ -94,16 +141,22 @@ impl Lane {
 }
 
 impl Book {
+    /// Nobody yet: who is known is told by the cluster.
+    pub(super) fn shared(names: Names) -> Self {
+        Self { names, is_shared: true, ..Self::default() }
+    }
+
     /// What the store holds.
     pub(super) fn restore(kept: Kept, names: Names) -> Self {
-        let mut book = Self { names, removals: kept.removals, ..Self::default() };
+        let mut book = Self { names, removals: kept.removals, counts_reads: true, ..Self::default() };
         for (id, record) in kept.records {
             if let Some(name) = &record.namespace {
                 book.names.restore(&id, name);
             }
             book.issuer.heard_unix_ms = book.issuer.heard_unix_ms.max(record.read_unix_ms);
+            let stored = Some(record.gist(true));
             let user = User { record, ..User::default() };
-            book.users.insert(id, Entry { user, ..Entry::default() });
+            book.users.insert(id, Entry { user, stored, ..Entry::default() });
         }
         book
     }
@@ -117,9 +170,13 @@ impl Book {
 
     /// The user, who is made if they are not known: nothing of theirs was ever written, as far as is known.
     pub(super) fn entry(&mut self, id: &UserId) -> &mut Entry {
+        let is_shared = self.is_shared;
         self.users.entry(id.clone()).or_insert_with(|| {
             let mut entry = Entry::default();
             entry.user.live.seen = Seen::Absent;
+            if is_shared {
+                entry.user.live.home = Home::unready();
+            }
             entry
         })
     }
@@ -164,19 +221,67 @@ impl Book {
         self.due.peek().map(|Reverse((at_ms, _))| *at_ms)
     }
 
-    /// What is known of a user is to be stored.
+    /// What is known of a user may have to be stored.
     pub(super) fn note(&mut self, id: &UserId) {
-        if let Some(entry) = self.users.get_mut(id)
-            && !std::mem::replace(&mut entry.is_unstored, true)
-        {
+        // What is being stored is looked at again when that has ended.
+        let Some(entry) = self.users.get_mut(id).filter(|entry| entry.storing.is_none()) else { return };
+        if entry.stored == Some(entry.user.record.gist(self.counts_reads)) {
+            entry.is_unstored = false;
+        } else if !std::mem::replace(&mut entry.is_unstored, true) {
             self.unstored.push_back(id.clone());
+        }
+    }
+
+    /// The next whose turn it is in a lane.
+    pub(super) fn next_of(&mut self, lane: Lane) -> Option<UserId> {
+        if self.is_shared && lane == Lane::Fill {
+            let id = self.fenced.pop_front()?;
+            if let Some(entry) = self.users.get_mut(&id) {
+                entry.writing[Lane::Fill as usize] = false;
+            }
+            return Some(id);
+        }
+        loop {
+            let id = self.lane(lane).users.pop_front()?;
+            if let Some(entry) = self.users.get_mut(&id).filter(|entry| entry.queued == Some(lane)) {
+                entry.queued = None;
+                return Some(id);
+            }
+        }
+    }
+
+    /// A job that wrote has ended, for these.
+    pub(super) fn end_write(&mut self, lane: Lane, users: &[UserId], now_ms: u64) {
+        let queue = self.lane(lane);
+        queue.running = queue.running.saturating_sub(1);
+        for id in users {
+            if let Some(entry) = self.users.get_mut(id) {
+                entry.writing[lane as usize] = false;
+                entry.wrote_ms = now_ms;
+            }
+        }
+    }
+}
+
+impl Entry {
+    /// Whether a write has to wait. Where a write names what it was decided on, emptying waits for nothing else: of two, one is done.
+    pub(super) fn is_busy(&self, lane: Lane, is_shared: bool) -> bool {
+        let is_emptying = self.writing[Lane::Empty as usize];
+        match lane {
+            Lane::Empty if is_shared => is_emptying,
+            _ => is_emptying || self.writing[Lane::Fill as usize] || self.is_settling || self.is_removing,
         }
     }
 }
 
 /// The user's place among all, the same in every process.
 pub(super) fn phase_ms(id: &UserId) -> u64 {
-    BuildHasherDefault::<DefaultHasher>::default().hash_one(id) % super::reserve::PERIOD_MS
+    hash_of(id) % super::reserve::PERIOD_MS
+}
+
+/// The same in every process.
+pub(super) fn hash_of(id: &UserId) -> u64 {
+    BuildHasherDefault::<DefaultHasher>::default().hash_one(id)
 }
 
 #[cfg(test)]

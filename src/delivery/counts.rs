@@ -27,6 +27,11 @@ pub struct Counts {
     writes: [[AtomicU64; 2]; 2],
     lists: [AtomicU64; 2],
     offboarded: AtomicU64,
+    /// Writes that others got ahead of.
+    conflicts: AtomicU64,
+    tampered: AtomicU64,
+    repaired: AtomicU64,
+    leads: AtomicBool,
     is_store_failing: AtomicBool,
     /// When the first token falls below the floor, by the monotonic clock; `u64::MAX`: there is none.
     floor_ms: AtomicU64,
@@ -60,6 +65,10 @@ impl Counts {
             writes: std::array::from_fn(|_| std::array::from_fn(|_| AtomicU64::new(0))),
             lists: std::array::from_fn(|_| AtomicU64::new(0)),
             offboarded: AtomicU64::new(0),
+            conflicts: AtomicU64::new(0),
+            tampered: AtomicU64::new(0),
+            repaired: AtomicU64::new(0),
+            leads: AtomicBool::new(false),
             is_store_failing: AtomicBool::new(false),
             floor_ms: AtomicU64::new(u64::MAX),
             users: std::array::from_fn(|_| AtomicU64::new(0)),
@@ -103,6 +112,22 @@ impl Counts {
         self.offboarded.fetch_add(1, Ordering::Relaxed);
     }
 
+    pub(super) fn conflict(&self) {
+        self.conflicts.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn tampered(&self) {
+        self.tampered.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn repaired(&self, count: u64) {
+        self.repaired.fetch_add(count, Ordering::Relaxed);
+    }
+
+    pub(super) fn leads(&self, leads: bool) {
+        self.leads.store(leads, Ordering::Relaxed);
+    }
+
     /// Gives what was so before.
     pub(super) fn is_store_failing(&self, is_failing: bool) -> bool {
         self.is_store_failing.swap(is_failing, Ordering::Relaxed)
@@ -144,6 +169,9 @@ impl Counts {
         let single = [
             ("floor_violations", "Times that less than the promised ten minutes were left", &self.violations),
             ("offboarded", "Users of whom everything was removed", &self.offboarded),
+            ("delivery_conflicts", "Writes that were decided anew since others had written before", &self.conflicts),
+            ("delivery_tampered", "Times that others changed or deleted a user's Secret", &self.tampered),
+            ("delivery_repairs", "Times that something in a user's namespace was put right", &self.repaired),
         ];
         for (name, help, count) in single {
             let metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
@@ -188,6 +216,9 @@ impl Counts {
             let metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
             ConstGauge::new(i64::from(!is_bad.load(Ordering::Relaxed))).encode(metric)?;
         }
+        let help = "1 while this replica fills users' tokens";
+        let metric = encoder.encode_descriptor("delivery_leads", help, None, MetricType::Gauge)?;
+        ConstGauge::new(i64::from(self.leads.load(Ordering::Relaxed))).encode(metric)?;
         let help = "Users for whom a token is kept, and those for whom there is to be none";
         let mut family = encoder.encode_descriptor("delivery_users", help, None, MetricType::Gauge)?;
         for (token, count) in ["filled", "empty"].iter().zip(&self.users) {

@@ -4,7 +4,7 @@
 //! A file is replaced, never written into: what was opened before keeps what it was.
 
 use super::record::digest_of;
-use super::sink::Found;
+use super::sink::Content;
 use crate::base::secret::Secret;
 use crate::users::UserId;
 use std::fs::{DirBuilder, File, OpenOptions};
@@ -89,22 +89,22 @@ impl Files {
     ///
     /// # Errors
     /// It cannot be read.
-    pub fn read(&self, user: &UserId) -> io::Result<Found> {
+    pub fn read(&self, user: &UserId) -> io::Result<Content> {
         let path = self.path(user);
         let found = match std::fs::symlink_metadata(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Absent),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Content::Absent),
             found => found?,
         };
         // A link that somebody put there is replaced, never followed.
         if !found.is_file() || found.len() > MOST {
-            return Ok(Found::Foreign);
+            return Ok(Content::Foreign);
         }
         let mut bytes = zeroize::Zeroizing::new(Vec::new());
         File::open(&path)?.take(MOST).read_to_end(&mut bytes)?;
         Ok(match std::str::from_utf8(&bytes) {
-            Ok("") => Found::Empty,
-            Ok(text) => Found::Text(Secret::new(text)),
-            Err(_) => Found::Foreign,
+            Ok("") => Content::Empty,
+            Ok(text) => Content::Text(Secret::new(text)),
+            Err(_) => Content::Foreign,
         })
     }
 }
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[track_caller]
-    fn check(files: &Files, user: &UserId, expected: Found) {
+    fn check(files: &Files, user: &UserId, expected: Content) {
         assert_eq!(files.read(user).unwrap(), expected);
     }
 
@@ -146,9 +146,9 @@ mod tests {
     fn a_file_is_replaced_emptied_and_removed() {
         let folder = tempfile::tempdir().unwrap();
         let (files, alice) = (open(&folder), user("alice"));
-        check(&files, &alice, Found::Absent);
+        check(&files, &alice, Content::Absent);
         files.write(&alice, "").unwrap();
-        check(&files, &alice, Found::Empty);
+        check(&files, &alice, Content::Empty);
         files.write(&alice, "one").unwrap();
         // Who has it open keeps what they opened.
         let mut opened = File::open(files.path(&alice)).unwrap();
@@ -156,12 +156,12 @@ mod tests {
         let mut text = String::new();
         opened.read_to_string(&mut text).unwrap();
         assert_eq!(text, "one");
-        check(&files, &alice, Found::Text(Secret::new("another")));
+        check(&files, &alice, Content::Text(Secret::new("another")));
         let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!((mode(&files.path(&alice)), mode(&files.root)), (0o600, 0o700));
         files.remove(&alice).unwrap();
         files.remove(&alice).unwrap();
-        check(&files, &alice, Found::Absent);
+        check(&files, &alice, Content::Absent);
         assert_eq!(std::fs::read_dir(&files.root).unwrap().count(), 0);
     }
 
@@ -173,11 +173,11 @@ mod tests {
         let unfinished = files.root.join(".new-alice");
         std::fs::write(&unfinished, "hal").unwrap();
         files.write(&alice, "two").unwrap();
-        check(&files, &alice, Found::Text(Secret::new("two")));
+        check(&files, &alice, Content::Text(Secret::new("two")));
         std::fs::write(&unfinished, "hal").unwrap();
         let files = open(&folder);
         assert!(!unfinished.exists());
-        check(&files, &alice, Found::Text(Secret::new("two")));
+        check(&files, &alice, Content::Text(Secret::new("two")));
     }
 
     #[test]
@@ -187,14 +187,14 @@ mod tests {
         let elsewhere = folder.path().join("elsewhere");
         std::fs::write(&elsewhere, "precious").unwrap();
         std::os::unix::fs::symlink(&elsewhere, files.path(&alice)).unwrap();
-        check(&files, &alice, Found::Foreign);
+        check(&files, &alice, Content::Foreign);
         files.write(&alice, "one").unwrap();
-        check(&files, &alice, Found::Text(Secret::new("one")));
+        check(&files, &alice, Content::Text(Secret::new("one")));
         assert_eq!(std::fs::read_to_string(&elsewhere).unwrap(), "precious");
         std::fs::write(files.path(&alice), [0xff, 0xfe]).unwrap();
-        check(&files, &alice, Found::Foreign);
+        check(&files, &alice, Content::Foreign);
         std::fs::write(files.path(&alice), "a".repeat(100_000)).unwrap();
-        check(&files, &alice, Found::Foreign);
+        check(&files, &alice, Content::Foreign);
     }
 
     #[test]

@@ -52,6 +52,8 @@ impl<R: Roster> Delivery<R> {
                 self.note_sign_in(book, &user);
                 match self.kept_now(&user, now) {
                     Some(kept) => drop(reply.send(Ok(kept))),
+                    // Another replica makes it.
+                    None if book.is_shared && !book.leads => drop(reply.send(Err(NoToken::NotNow))),
                     None => {
                         let waiters = book.waiters.entry(user.clone()).or_default();
                         waiters.retain(|waiter| !waiter.is_closed());

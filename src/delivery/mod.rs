@@ -11,23 +11,34 @@
 mod act;
 mod book;
 pub mod counts;
+pub mod directory;
 pub mod files;
+mod follow;
 mod hear;
+pub mod home;
+mod jobs;
+pub mod leads;
 pub mod names;
 pub mod offboard;
+mod pace;
 pub mod plan;
 pub mod record;
 mod removal;
 pub mod reserve;
 mod roster;
 pub mod run;
+pub mod secrets;
+mod settle;
 pub mod sink;
 pub mod store;
 mod view;
+mod write;
 
 #[cfg(test)]
 mod tests;
 
+pub use directory::Directory;
+pub use leads::{Asked, Fence, Leads};
 pub use roster::Roster;
 pub use store::StoreError;
 pub use view::{Condition, Shown, ShownUser};
@@ -35,6 +46,7 @@ pub use view::{Condition, Shown, ShownUser};
 use crate::base::clock::Clock;
 use crate::config::{self, NamespaceTemplate, WhenUnknown};
 use crate::identity::{Bulletin, Link, News, Shared};
+use crate::kubernetes::{Cluster, KubernetesError};
 use crate::token_service::TokenService;
 use crate::users::{Decision, Users};
 use arc_swap::ArcSwap;
@@ -43,13 +55,14 @@ use counts::Counts;
 use files::Files;
 use names::Names;
 use record::Issue;
+use secrets::UserSecrets;
 use sink::{Memory, Sink};
 use std::fmt;
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use store::Store;
+use store::{FileStore, SharedStore, Store};
 use tokio::sync::{broadcast, mpsc};
 
 /// What a delivery is to do.
@@ -103,6 +116,16 @@ pub struct Parts<R> {
     pub counts: Arc<Counts>,
 }
 
+/// What a delivery needs that is one of several replicas in a cluster.
+pub struct InCluster {
+    /// Where users' Secrets are, and in whose own namespace the state is.
+    pub cluster: Cluster,
+    /// Whether this replica fills.
+    pub leads: Leads,
+    /// Asks all replicas who is blocked; `None` where that is known here alone.
+    pub fence: Option<Fence>,
+}
+
 /// Why a delivery cannot begin.
 #[derive(Debug, thiserror::Error)]
 pub enum DeliveryError {
@@ -118,6 +141,9 @@ pub enum DeliveryError {
         #[source]
         source: io::Error,
     },
+    /// The cluster cannot be asked.
+    #[error(transparent)]
+    Cluster(#[from] KubernetesError),
     /// There is one already.
     #[error("tokens are kept by another delivery of this process")]
     Another,
@@ -128,9 +154,14 @@ pub enum DeliveryError {
 /// # Errors
 /// The folder cannot be used.
 pub fn sink(files: Option<&Path>, issuer: &str) -> Result<Sink, DeliveryError> {
-    let Some(path) = files else { return Ok(Sink::Memory(Memory::default())) };
+    let Some(path) = files else { return Ok(Sink::Memory(Arc::new(Memory::default()))) };
     let opened = Files::open(path, issuer);
-    opened.map(Sink::Files).map_err(|source| DeliveryError::Folder { path: path.display().to_string(), source })
+    opened.map(|files| Sink::Files(Arc::new(files))).map_err(|source| DeliveryError::Folder { path: path.display().to_string(), source })
+}
+
+/// Tokens in Secrets of a cluster.
+pub fn secrets(cluster: Cluster) -> Sink {
+    Sink::Secrets(UserSecrets::new(cluster))
 }
 
 /// Keeps tokens fresh. One a process; it outlives every reload of the configuration.
@@ -142,8 +173,12 @@ pub struct Delivery<R> {
     users: Arc<Users>,
     bulletin: Arc<Bulletin>,
     clock: Clock,
-    sink: Arc<Sink>,
-    store: Arc<Mutex<Store>>,
+    sink: Sink,
+    store: Store,
+    leads: Leads,
+    fence: Option<Fence>,
+    /// What is followed; `None` where nobody else writes.
+    cluster: Option<Cluster>,
     counts: Arc<Counts>,
     /// Changed by the loop alone; others look.
     book: Mutex<Book>,
@@ -169,17 +204,40 @@ impl<R: Roster> Delivery<R> {
     /// # Errors
     /// [`DeliveryError`]: nothing is ever begun anew because something is wrong with what is there.
     pub fn open(settings: Settings, parts: Parts<R>, store: &Path) -> Result<Arc<Self>, DeliveryError> {
-        let (store, kept) = Store::open(store)?;
-        Self::with(settings, parts, store, kept)
+        let (store, kept) = FileStore::open(store)?;
+        let store = Store::File(Arc::new(Mutex::new(store)));
+        Self::with(settings, parts, store, Book::restore(kept, Names::new(None)), None)
     }
 
-    fn with(settings: Settings, parts: Parts<R>, store: Store, kept: store::Kept) -> Result<Arc<Self>, DeliveryError> {
+    /// One of several replicas, likewise; its sink is [`secrets`] of the same cluster. What is known is kept in Secrets of Postern's own
+    /// namespace. Nothing is asked of the cluster before it is run.
+    ///
+    /// # Errors
+    /// There is another delivery in this process.
+    pub fn in_cluster(settings: Settings, parts: Parts<R>, beside: InCluster) -> Result<Arc<Self>, DeliveryError> {
+        let store = SharedStore::new(store::shared::state(beside.cluster.clone())?);
+        let own = beside.cluster.namespace().to_owned();
+        let book = Book::shared(Names::new(Some(own)));
+        Self::with(settings, parts, Store::Shared(Arc::new(store)), book, Some(beside))
+    }
+
+    fn with(
+        settings: Settings,
+        parts: Parts<R>,
+        store: Store,
+        book: Book,
+        beside: Option<InCluster>,
+    ) -> Result<Arc<Self>, DeliveryError> {
         let Parts { roster, link, token_service, shared: Shared { users, links, clock, control: _ }, sink, counts } =
             parts;
         let bulletin = Arc::clone(links.bulletin());
         let news = bulletin.listen().ok_or(DeliveryError::Another)?;
         let inbox = Inbox { decisions: users.subscribe(), news };
-        let delivery = Arc::new(Self {
+        let (leads, fence, cluster) = match beside {
+            Some(InCluster { cluster, leads, fence }) => (leads, fence, Some(cluster)),
+            None => (Leads::Alone, None, None),
+        };
+        Ok(Arc::new(Self {
             settings,
             roster: ArcSwap::from_pointee(roster),
             link,
@@ -187,13 +245,21 @@ impl<R: Roster> Delivery<R> {
             users,
             bulletin,
             clock,
-            sink: Arc::new(sink),
-            store: Arc::new(Mutex::new(store)),
+            sink,
+            store,
+            leads,
+            fence,
+            cluster,
             counts,
-            book: Mutex::new(Book::restore(kept, Names::new(None))),
+            book: Mutex::new(book),
             inbox: Mutex::new(Some(inbox)),
-        });
-        Ok(delivery)
+        }))
+    }
+
+    /// Whether all is known that the cluster holds about users. Until then nothing is done.
+    pub fn is_ready(&self) -> bool {
+        let book = self.book();
+        !book.is_shared || book.followed.is_whole
     }
 
     /// Asks the issuer in another way from now on: its section of the configuration changed.

@@ -92,6 +92,11 @@ impl Names {
         Ok(name)
     }
 
+    /// Whose a namespace is.
+    pub fn owner(&self, name: &str) -> Option<&UserId> {
+        self.owners.get(name)
+    }
+
     /// Whoever had it has it no more.
     pub fn release(&mut self, user: &UserId, name: &str) {
         if self.owners.get(name) == Some(user) {

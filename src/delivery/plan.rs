@@ -3,8 +3,10 @@
 //! The one rule: what a reader finds is **empty** until the first sign-in and while anything is against the user, and else a
 //! token whose every claim is as the issuer says now, with at least [`super::reserve::FLOOR_MS`] left.
 
-use super::record::{Held, Seen, User, Written};
-use super::reserve::due_ms;
+use super::home::{Place, Session};
+use super::record::{Held, Seen, User};
+use super::reserve::{OUTAGE_MS, REFILL_MS, due_ms};
+use super::sink::{Flaw, Stand};
 use crate::base::clock::Now;
 use crate::users::State;
 
@@ -31,6 +33,8 @@ pub struct World<'a> {
     pub allow_for_ms: u64,
     /// The user's place among all ([`due_ms`]).
     pub phase_ms: u64,
+    /// Whether this process may fill. Every process may empty.
+    pub leads: bool,
 }
 
 /// What is to be done.
@@ -38,11 +42,15 @@ pub struct World<'a> {
 pub enum Act {
     /// Nothing now.
     Rest,
+    /// Look what a reader finds.
+    Look,
     /// Ask the issuer about the user.
     Read,
+    /// Make the user's namespace with what belongs in it, or put it right.
+    Settle,
     /// Mint, and write.
     Fill,
-    /// Write nothing, so that nobody finds anything.
+    /// Write nothing, so that nobody finds anything; and for who is out, end what their own credentials are bound to.
     Empty,
 }
 
@@ -88,29 +96,43 @@ pub fn why_empty(user: &User, state: State) -> Option<Why> {
     }
 }
 
+impl Why {
+    /// Whether nothing that acts for the user may go on.
+    pub fn is_out(self) -> bool {
+        matches!(self, Self::Out(_) | Self::SaidToBeOut)
+    }
+}
+
 /// The plan for a user.
 pub fn plan(user: &User, world: &World<'_>) -> Plan {
-    if matches!(user.live.seen, Seen::Unknown) {
-        return Plan { act: Act::Rest, next_ms: None };
-    }
-    match why_empty(user, world.state) {
-        Some(why) => empty(user, world, why),
-        None => fill(user, world),
+    let why = why_empty(user, world.state);
+    let plan = match (&user.live.seen, why) {
+        (Seen::Unknown, _) if user.live.home.place == Place::Elsewhere => Plan { act: Act::Rest, next_ms: None },
+        (Seen::Unknown, _) => return at(Act::Look, user.live.failures.write_after_ms, world.now),
+        (_, Some(why)) => empty(user, world, why),
+        (_, None) => fill(user, world),
+    };
+    match plan.act {
+        // Who does not lead sees to it that nobody keeps what they must not have, and leaves the rest to who does.
+        Act::Read | Act::Settle | Act::Fill if !world.leads => Plan { act: Act::Rest, next_ms: None },
+        Act::Empty if !world.leads && why.is_none() => Plan { act: Act::Rest, next_ms: None },
+        Act::Rest => match user.live.home.next_ms(&user.record) {
+            Some(look_ms) if world.leads => plan.sooner(look_ms),
+            _ => plan,
+        },
+        _ => plan,
     }
 }
 
 fn empty(user: &User, world: &World<'_>, why: Why) -> Plan {
-    let is_nameless = user.record.facts.username.is_empty();
-    let is_done = match user.live.seen {
-        Seen::Empty => true,
-        // What was removed stays away; and of whom nothing is known, nothing was ever written.
-        Seen::Absent => user.record.is_offboarded || is_nameless,
-        Seen::Unknown | Seen::Token(_) | Seen::Foreign => false,
-    };
-    if !is_done {
+    if !is_emptied(user, world, why) {
         return at(Act::Empty, user.live.failures.write_after_ms, world.now);
     }
+    if user.live.home.is_due(&user.record, !why.is_out(), world.now) {
+        return at(Act::Settle, user.live.home.after_ms, world.now);
+    }
     // Somebody who signed in and is said to be out may be back; who has no name yet gets one by a read.
+    let is_nameless = user.record.facts.username.is_empty();
     let is_unread = is_nameless || (why == Why::SaidToBeOut && user.record.gone.is_none());
     match user.live.doubted_ms {
         Some(_) => read(user, world),
@@ -120,10 +142,27 @@ fn empty(user: &User, world: &World<'_>, why: Why) -> Plan {
     }
 }
 
+/// Whether nobody finds anything, nor will by a write that was decided on before.
+fn is_emptied(user: &User, world: &World<'_>, why: Why) -> bool {
+    let is_elsewhere = user.live.home.place == Place::Elsewhere;
+    let must_close = why.is_out() && !is_elsewhere && user.record.namespace.is_some();
+    let is_empty = match user.live.seen {
+        Seen::Empty => !must_close || user.live.stand.as_ref().is_some_and(|stand| stand.epoch >= world.epoch),
+        // What was removed stays away; and of whom nothing is known, nothing was ever written. In a cluster it is made otherwise.
+        Seen::Absent => !is_elsewhere || user.record.is_offboarded || user.record.facts.username.is_empty(),
+        Seen::Unknown | Seen::Token(_) | Seen::Foreign => false,
+    };
+    is_empty && (!must_close || user.live.home.session == Session::Closed)
+}
+
 fn fill(user: &User, world: &World<'_>) -> Plan {
     let now_ms = world.now.monotonic_ms;
-    if let (Seen::Token(held), Some(written)) = (&user.live.seen, &user.record.written)
-        && is_current(held, written, world)
+    let home = &user.live.home;
+    if home.is_due(&user.record, true, world.now) && now_ms >= home.after_ms {
+        return Plan { act: Act::Settle, next_ms: None };
+    }
+    if let Seen::Token(held) = &user.live.seen
+        && is_current(held, user.live.stand.as_ref(), world)
     {
         let due_ms = due_ms(held.learned_ms, held.ends_ms, world.phase_ms);
         if now_ms < due_ms {
@@ -133,13 +172,18 @@ fn fill(user: &User, world: &World<'_>) -> Plan {
             };
         }
     }
+    // There is no place for it: whoever makes one, or sees that there is one, says so.
+    let is_placeless = !matches!(home.place, Place::Elsewhere | Place::Ready);
+    if is_placeless || (home.place == Place::Ready && matches!(user.live.seen, Seen::Absent)) {
+        return Plan { act: Act::Rest, next_ms: Some(home.look_ms.max(home.after_ms).max(now_ms + 1)) };
+    }
     // Facts that may be wrong are never signed, nor anything by a clock that may be.
     if !world.are_clocks_right {
         return Plan { act: Act::Rest, next_ms: Some(now_ms + AGAIN_MS) };
     }
     let is_doubted = user.live.doubted_ms.is_some();
     if is_fresh(user, world) && !is_doubted {
-        return at(Act::Fill, user.live.failures.write_after_ms, world.now);
+        return write(user, world);
     }
     if world.is_answering && now_ms >= user.live.failures.read_after_ms {
         return read(user, world);
@@ -148,17 +192,32 @@ fn fill(user: &User, world: &World<'_>) -> Plan {
     let unread_ms = user.live.failures.unread_ms(now_ms);
     let is_excused = world.silent_ms.is_some_and(|silent_ms| silent_ms.max(unread_ms) <= world.allow_for_ms);
     if is_excused && !is_doubted && user.record.read_unix_ms > 0 {
-        return at(Act::Fill, user.live.failures.write_after_ms, world.now);
+        return write(user, world);
     }
     Plan { act: Act::Rest, next_ms: Some(now_ms + AGAIN_MS) }
 }
 
-/// Whether what is found is what was written, and still says what it should.
-fn is_current(held: &Held, written: &Written, world: &World<'_>) -> bool {
-    held.digest == written.token
-        && written.epoch == world.epoch
-        && written.claims == world.claims
-        && world.keys.contains(&written.key.as_str())
+/// A refill never overrides what others have set: that is taken out before.
+fn write(user: &User, world: &World<'_>) -> Plan {
+    let flaw = user.live.stand.as_ref().and_then(|stand| stand.flaw);
+    let act = if matches!(flaw, Some(Flaw::Held | Flaw::Fixed)) { Act::Empty } else { Act::Fill };
+    at(act, user.live.failures.write_after_ms, world.now)
+}
+
+/// Whether a user's token merely comes to its end, and is good for a while yet: then it can wait for its turn.
+pub fn can_wait(user: &User, world: &World<'_>) -> bool {
+    let Seen::Token(held) = &user.live.seen else { return false };
+    let left_ms = held.ends_ms.saturating_sub(world.now.monotonic_ms);
+    is_current(held, user.live.stand.as_ref(), world) && left_ms + OUTAGE_MS / 2 >= REFILL_MS
+}
+
+/// Whether what is found is a token of ours, marked as such, that says what it should.
+fn is_current(held: &Held, stand: Option<&Stand>, world: &World<'_>) -> bool {
+    let is_marked = stand.is_none_or(|stand| stand.flaw != Some(Flaw::Unmarked));
+    let is_right = held.said.as_ref().is_some_and(|said| {
+        said.epoch == world.epoch && said.claims == world.claims && world.keys.contains(&said.key.as_str())
+    });
+    is_marked && is_right
 }
 
 fn is_fresh(user: &User, world: &World<'_>) -> bool {
@@ -185,7 +244,7 @@ impl Plan {
     fn sooner(self, at_ms: u64) -> Self {
         match self.act {
             Act::Rest => Self { next_ms: self.next_ms.map_or(Some(at_ms), |next_ms| Some(next_ms.min(at_ms))), ..self },
-            Act::Read | Act::Fill | Act::Empty => self,
+            Act::Look | Act::Read | Act::Settle | Act::Fill | Act::Empty => self,
         }
     }
 }

@@ -2,8 +2,10 @@
 
 use super::names::NameProblem;
 use super::offboard::Gone;
+use super::home::Home;
+use super::sink::Stand;
 use crate::base::secret::Secret;
-use crate::token_service::{Grant, NamespaceKind};
+use crate::token_service::{Grant, NamespaceKind, Said};
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -24,9 +26,6 @@ pub struct Record {
     /// Whether they ever signed in. Whether they have to do so again is for [`crate::users::Users`] to say.
     #[serde(default)]
     pub has_signed_in: bool,
-    /// What was last written, or was about to be; `None`: nothing, or it was emptied.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub written: Option<Written>,
     /// Since when the issuer knows no such user.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gone: Option<Gone>,
@@ -53,21 +52,6 @@ pub struct Facts {
     pub enabled: bool,
 }
 
-/// What was last written.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Written {
-    /// `exp`, in seconds since 1970.
-    pub expires: i64,
-    /// The id of the key that signed it.
-    pub key: String,
-    /// The user's block epoch.
-    pub epoch: u64,
-    /// The digest of what it says ([`Record::claims`]).
-    pub claims: String,
-    /// The digest of the token itself.
-    pub token: String,
-}
-
 /// A user, as the delivery has them in memory.
 #[derive(Debug, Clone, Default)]
 pub struct User {
@@ -82,6 +66,12 @@ pub struct User {
 pub struct Live {
     /// What a reader finds, as it was last read back.
     pub seen: Seen,
+    /// In which state that is, where it has one: what the next write is decided on.
+    pub stand: Option<Stand>,
+    /// Whether a token was there, and nothing was against the user since: whoever reads is to find one.
+    pub is_promised: bool,
+    /// What stands around it.
+    pub home: Home,
     /// When the read was begun that gave the facts.
     pub read_ms: Option<u64>,
     /// The newest reason to think that the facts are no longer right.
@@ -130,7 +120,9 @@ pub struct Held {
     pub token: Secret,
     /// Its digest.
     pub digest: String,
-    /// `exp`, in seconds since 1970; 0 if it is no token at all.
+    /// What it says, if a key signed it that was published when it was found.
+    pub said: Option<Said>,
+    /// `exp`, in seconds since 1970; 0 if it is none of ours.
     pub expires: i64,
     /// When it ends.
     pub ends_ms: u64,
@@ -160,6 +152,14 @@ impl Failures {
     }
 }
 
+impl Failures {
+    /// What was theirs could not be removed: that is in no hurry.
+    pub fn note_removal(&mut self, now_ms: u64) {
+        self.writes = self.writes.saturating_add(1);
+        self.write_after_ms = now_ms.saturating_add(back_off_ms(self.writes));
+    }
+}
+
 /// A blocked user's token must not stay where it is for longer than it has to.
 const LONGEST_WRITE_PAUSE_MS: u64 = 2_000;
 
@@ -168,7 +168,7 @@ fn back_off_ms(failures: u32) -> u64 {
 }
 
 impl Record {
-    /// What a token for this user says, for whom it is minted and by whom that is read.
+    /// What a token for this user says, for whom it is minted and by whom that is read; `None` without a namespace.
     pub fn grant<'a>(&'a self, issue: &'a Issue, subject: &'a str, epoch: u64) -> Option<Grant<'a>> {
         Some(Grant {
             template: &issue.template,
@@ -185,22 +185,12 @@ impl Record {
         })
     }
 
-    /// The digest of all that a token says about the user, but for times, key and epoch: it is minted anew when this changes.
-    pub fn claims(&self, issue: &Issue) -> String {
-        let Facts { username, email, roles, groups, enabled: _ } = &self.facts;
-        let template = &issue.template;
-        let said = serde_json::json!([
-            issue.original_issuer,
-            template.audience,
-            template.roles,
-            template.groups,
-            self.namespace,
-            username,
-            email,
-            roles,
-            groups
-        ]);
-        digest_of(said.to_string().as_bytes())
+    /// The same in a few bytes: whether there is anything to store. When the facts were read does not count where `counts_reads` is
+    /// not set, but whether they ever were.
+    pub fn gist(&self, counts_reads: bool) -> u64 {
+        let read_unix_ms = if counts_reads { self.read_unix_ms } else { self.read_unix_ms.min(1) };
+        let text = serde_json::to_vec(&Self { read_unix_ms, ..self.clone() }).unwrap_or_default();
+        gist_of(&text)
     }
 }
 
@@ -211,6 +201,12 @@ pub struct Issue {
     pub template: Arc<crate::config::NamespaceToken>,
     /// `orig_iss`: the URL of the users' issuer.
     pub original_issuer: String,
+}
+
+/// The first bytes of SHA-256, as a number.
+pub fn gist_of(bytes: &[u8]) -> u64 {
+    let digest = digest(&SHA256, bytes);
+    digest.as_ref().iter().take(8).fold(0, |gist, byte| (gist << 8) | u64::from(*byte))
 }
 
 /// SHA-256, as text.

@@ -1,19 +1,21 @@
 //! All users listed, now and then: who is new, who is gone; and the removal of what was theirs, under the guards of [`super::offboard`].
 
-use super::book::Book;
+use super::book::{Book, Lane};
 use super::offboard::{Gone, check_share, look_every};
-use super::record::{Facts, Seen};
+use super::leads::{Asked, Leads};
+use super::record::{Facts, Record, Seen};
+use super::jobs::{Job, Jobs};
 use super::run::Done;
-use super::store::{StoreError, Write};
+use super::sink::{Sink, SinkError};
+use super::store::{Store, Write};
 use super::{Delivery, Roster};
-use crate::base::clock::Now;
+use crate::base::clock::{Clock, Now};
 use crate::identity::ceiling::Ceiling;
 use crate::issuer::keycloak::{KeycloakError, Listed, UserState};
-use crate::users::{State, UserId};
+use crate::users::{State, UserId, Users};
 use std::collections::HashSet;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
-use tokio::task::JoinSet;
 
 /// After a list that did not come to its end.
 const RETRY: Duration = Duration::from_secs(30);
@@ -37,6 +39,57 @@ pub(super) struct Removed {
     unix_ms: u64,
     keeps_namespace: bool,
     outcome: Result<(), String>,
+}
+
+/// Whose things are to be removed, and what is to be kept of them where anything is.
+struct Doomed {
+    id: UserId,
+    record: Record,
+    base: Option<u64>,
+}
+
+/// What a removal needs.
+struct Removal {
+    fence: Option<Asked>,
+    users: Arc<Users>,
+    leads: Leads,
+    clock: Clock,
+    sink: Sink,
+    store: Store,
+    keeps_namespaces: bool,
+}
+
+impl Removal {
+    async fn run(self, doomed: Vec<Doomed>) -> Vec<Removed> {
+        let Self { fence, users, leads, clock, sink, store, keeps_namespaces } = self;
+        let fenced = match fence {
+            Some(fence) => fence.await,
+            None => Ok(()),
+        };
+        let mut removed = Vec::new();
+        for Doomed { id, record, base } in doomed {
+            let now = clock.now();
+            let unix_ms = now.unix_ms;
+            let outcome = if let Err(error) = &fenced {
+                Err(error.clone())
+            } else if !leads.is_leader(now) || users.standing(&id, now).0 != State::Removed {
+                Err(SinkError::NotNow("that they are gone is not so any more").to_string())
+            } else {
+                let namespace = record.namespace.clone();
+                let outcome = sink.remove(&id, namespace.as_deref(), keeps_namespaces).await;
+                match outcome {
+                    Err(error) => Err(error.to_string()),
+                    Ok(()) => {
+                        let left = keeps_namespaces.then(|| Box::new(record));
+                        let write = Write::Removed { user: id.clone(), unix_ms, left, base };
+                        store.commit(vec![write]).await.map(drop).map_err(|error| error.to_string())
+                    }
+                }
+            };
+            removed.push(Removed { id, unix_ms, keeps_namespace: keeps_namespaces, outcome });
+        }
+        removed
+    }
 }
 
 async fn list<R: Roster>(roster: &R, ceiling: &Arc<Ceiling>, known: Vec<UserId>, began_ms: u64) -> List {
@@ -75,12 +128,14 @@ async fn fill<R: Roster>(
 }
 
 impl<R: Roster> Delivery<R> {
-    pub(super) fn start_list(&self, book: &mut Book, jobs: &mut JoinSet<Done>) {
+    pub(super) fn start_list(&self, book: &mut Book, jobs: &mut Jobs) {
         book.list.is_running = true;
         let known: Vec<_> = book.users.keys().cloned().collect();
         let (roster, ceiling) = (self.roster.load_full(), Arc::clone(self.link.ceiling()));
         let began_ms = self.clock.now().monotonic_ms;
-        jobs.spawn(async move { Done::Listed(Box::new(list(&*roster, &ceiling, known, began_ms).await)) });
+        jobs.spawn(Job::List, async move {
+            Done::Listed(Box::new(list(&*roster, &ceiling, known, began_ms).await))
+        });
     }
 
     pub(super) fn take_up_list(&self, book: &mut Book, list: List, now: Now) {
@@ -154,16 +209,19 @@ impl<R: Roster> Delivery<R> {
         if held.is_some() {
             return Vec::new();
         }
+        let is_due = |entry: &super::book::Entry| {
+            !entry.is_busy(Lane::Fill, true) && now.monotonic_ms >= entry.user.live.failures.write_after_ms
+        };
         let is_over = |(id, entry): &(&UserId, &super::book::Entry)| {
             let record = &entry.user.record;
             let is_gone = record.gone.is_some_and(|gone| gone.is_over(after)) && !record.is_offboarded;
             // Proof about the user, kept where all proofs are.
-            is_gone && !entry.is_writing && self.users.standing(id, now).0 == State::Removed
+            is_gone && is_due(entry) && self.users.standing(id, now).0 == State::Removed
         };
         book.users.iter().filter(is_over).map(|(id, _)| id.clone()).collect()
     }
 
-    pub(super) fn start_removal(&self, book: &mut Book, now: Now, jobs: &mut JoinSet<Done>) {
+    pub(super) fn start_removal(&self, book: &mut Book, now: Now, jobs: &mut Jobs) {
         if book.is_removing {
             return;
         }
@@ -172,37 +230,37 @@ impl<R: Roster> Delivery<R> {
             return;
         }
         book.is_removing = true;
-        let keeps_namespace = self.settings.keeps_namespaces;
-        let mut orders = Vec::new();
-        for id in ids {
-            let Some(entry) = book.users.get_mut(&id) else { continue };
-            entry.is_writing = true;
+        let mut doomed = Vec::new();
+        for id in &ids {
+            let Some(entry) = book.users.get_mut(id) else { continue };
+            entry.is_removing = true;
             let mut record = entry.user.record.clone();
-            (record.is_offboarded, record.written) = (true, None);
-            orders.push((id, keeps_namespace.then(|| Box::new(record))));
+            record.is_offboarded = true;
+            doomed.push(Doomed { id: id.clone(), record, base: entry.base });
         }
-        let (store, sink, unix_ms) = (Arc::clone(&self.store), Arc::clone(&self.sink), now.unix_ms);
-        jobs.spawn_blocking(move || {
-            let remove = |(id, left): (UserId, Option<_>)| {
-                let outcome = sink.remove(&id).map_err(|error| error.to_string()).and_then(|()| {
-                    let removed = Write::Removed { user: id.clone(), unix_ms, left };
-                    let stored = store.lock().unwrap_or_else(PoisonError::into_inner).commit(&[removed]);
-                    stored.map_err(|error: StoreError| error.to_string())
-                });
-                Removed { id, unix_ms, keeps_namespace, outcome }
-            };
-            Done::Removed(orders.into_iter().map(remove).collect())
-        });
+        let removal = Removal {
+            fence: self.fence.as_ref().map(|fence| fence(ids.clone())),
+            users: Arc::clone(&self.users),
+            leads: self.leads.clone(),
+            clock: self.clock.clone(),
+            sink: self.sink.clone(),
+            store: self.store.clone(),
+            keeps_namespaces: self.settings.keeps_namespaces,
+        };
+        jobs.spawn(Job::Remove(ids), async move { Done::Removed(removal.run(doomed).await) });
     }
 
     pub(super) fn take_up_removed(&self, book: &mut Book, removed: Vec<Removed>, now: Now) {
         book.is_removing = false;
         for Removed { id, unix_ms, keeps_namespace, outcome } in removed {
             let Some(entry) = book.users.get_mut(&id) else { continue };
-            entry.is_writing = false;
+            entry.is_removing = false;
             entry.wrote_ms = now.monotonic_ms;
             if let Err(error) = outcome {
-                tracing::error!(user = %id, error, "what was a user's cannot be removed");
+                if entry.user.live.failures.writes == 0 {
+                    tracing::error!(user = %id, error, "what was a user's cannot be removed");
+                }
+                entry.user.live.failures.note_removal(now.monotonic_ms);
                 book.wake(&id);
                 continue;
             }
@@ -211,8 +269,9 @@ impl<R: Roster> Delivery<R> {
             book.removals.push(unix_ms);
             if keeps_namespace {
                 entry.user.record.is_offboarded = true;
-                entry.user.record.written = None;
+                entry.stored = None;
                 entry.user.live.seen = Seen::Absent;
+                entry.user.live.stand = None;
             } else if let Some(entry) = book.users.remove(&id)
                 && let Some(name) = &entry.user.record.namespace
             {

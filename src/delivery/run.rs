@@ -1,28 +1,32 @@
 //! The loop: hears, plans, has things done, takes up what came of them. What waits for a disk or for the issuer is a job beside it.
 
 use super::book::{Book, Lane, Task};
-use super::record::Record;
+use super::follow::Follow;
+use super::jobs::{Job, Jobs};
 use super::removal::{List, Removed};
-use super::sink::Found;
-use super::store::{StoreError, Write};
+use super::secrets::Settled;
+use super::sink::{Found, SinkError};
+use super::store::{Store, StoreError, Stored, Write};
+use super::write::Written;
 use super::{Delivery, Inbox, Roster};
 use crate::base::clock::Now;
-use crate::base::secret::Secret;
 use crate::identity::News;
 use crate::issuer::keycloak::{Answer, KeycloakError, Person};
+use crate::kubernetes::Version;
 use crate::token_service::TokenService;
 use crate::users::{Decision, State, UserId};
-use std::io;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
-use tokio::task::JoinSet;
 
 /// How often is read back what readers find.
 const LOOK_EVERY_MS: u64 = 60_000;
 
 /// The longest that nothing is looked at: the clock may have been moved.
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+
+/// While refills wait for their turn it is looked again after this.
+const PACE: Duration = Duration::from_millis(50);
 
 /// What is known is stored at most so often, where nothing else is written with it.
 const STORE_EVERY_MS: u64 = 1_000;
@@ -35,23 +39,22 @@ const BATCH: usize = 1000;
 pub(super) enum Done {
     /// The issuer was asked about a user.
     Read { id: UserId, outcome: Result<Answer<Option<Person>>, KeycloakError> },
+    /// It was looked what one user's readers find.
+    Found { id: UserId, found: Result<Found, SinkError> },
+    /// A user's namespace was made, or put right.
+    Settled { id: UserId, settled: Result<Settled, SinkError> },
+    /// It was asked of all replicas what is known against these users, of whom this had been seen before.
+    Fenced { users: Vec<(UserId, Version)>, outcome: Result<(), String> },
     /// Tokens were written, or emptied.
-    Written { lane: Lane, written: Vec<(UserId, io::Result<Found>)>, stored: Result<(), StoreError> },
+    Written { lane: Lane, written: Vec<Written> },
     /// Something was stored.
-    Stored { users: Vec<UserId>, outcome: Result<(), StoreError> },
+    Stored { users: Vec<UserId>, outcome: Result<Vec<(UserId, Stored)>, StoreError> },
     /// It was read back what readers find.
-    Looked { began_ms: u64, found: Vec<(UserId, io::Result<Found>)> },
+    Looked { began_ms: u64, found: Vec<(UserId, Result<Found, SinkError>)> },
     /// All users were listed.
     Listed(Box<List>),
     /// What was some users' was removed.
     Removed(Vec<Removed>),
-}
-
-/// What is to be written for a user.
-pub(super) struct Order {
-    pub(super) id: UserId,
-    pub(super) record: Box<Record>,
-    pub(super) text: Secret,
 }
 
 /// What all plans of one turn have in common.
@@ -59,6 +62,8 @@ pub(super) struct Turn<'a> {
     pub(super) now: Now,
     pub(super) keys: &'a [&'a str],
     pub(super) service: &'a TokenService,
+    /// Whether this process may do what only one may.
+    pub(super) leads: bool,
 }
 
 impl<R: Roster> Delivery<R> {
@@ -66,12 +71,26 @@ impl<R: Roster> Delivery<R> {
     pub async fn run(self: Arc<Self>) {
         let inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(mut inbox) = inbox else { return };
-        if !self.begin().await {
-            return;
+        let mut follow = match self.follow() {
+            Ok(follow) => follow,
+            Err(error) => {
+                tracing::error!(%error, "nothing can be followed");
+                return;
+            }
+        };
+        if follow.is_none() {
+            self.begin().await;
         }
-        let mut jobs = JoinSet::new();
+        let mut jobs = Jobs::default();
         loop {
             let pause = self.turn(&mut jobs);
+            let is_restored = self.book().followed.is_restored;
+            let event = async {
+                match &mut follow {
+                    Some(follow) => follow.next(is_restored).await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 biased;
                 decision = inbox.decisions.recv() => match decision {
@@ -79,44 +98,50 @@ impl<R: Roster> Delivery<R> {
                     Err(RecvError::Lagged(_)) => self.book().wake_all(),
                     Err(RecvError::Closed) => return,
                 },
-                Some(done) = jobs.join_next() => match done {
-                    Ok(done) => self.take_up(done),
-                    Err(error) if error.is_cancelled() => return,
-                    Err(error) => tracing::error!(%error, "a write or a read of users' tokens broke off"),
+                done = jobs.next() => self.take_up(done),
+                event = event => match event {
+                    Some(event) => self.take_up_event(&mut self.book(), event, self.clock.now()),
+                    None => return,
                 },
                 Some(news) = inbox.news.recv() => self.hear(news),
                 () = tokio::time::sleep(pause) => {}
             }
-            self.drain(&mut inbox, &mut jobs);
+            self.drain(&mut inbox, follow.as_mut(), &mut jobs);
         }
     }
 
+    fn follow(&self) -> Result<Option<Follow>, crate::kubernetes::KubernetesError> {
+        let Some(cluster) = &self.cluster else { return Ok(None) };
+        let state = super::store::shared::state(cluster.clone())?;
+        Follow::start(cluster, &state).map(Some)
+    }
+
     /// Looks at what is there, before anything is done about it.
-    async fn begin(&self) -> bool {
+    async fn begin(&self) {
         let everybody: Vec<_> = self.book().users.keys().cloned().collect();
-        let sink = Arc::clone(&self.sink);
-        let looked = tokio::task::spawn_blocking(move || {
-            everybody.into_iter().map(|id| (sink.read(&id), id)).map(|(found, id)| (id, found)).collect::<Vec<_>>()
-        });
-        let Ok(found) = looked.await else { return false };
+        let found = self.sink.read_all(everybody).await;
         let now = self.clock.now();
         let mut book = self.book();
-        self.see(&mut book, found, u64::MAX, now);
-        // Who is in again since a block has signed in, and that may have been told while no delivery listened.
+        self.see_all(&mut book, found, u64::MAX, now);
+        self.note_returned(&mut book);
+        self.settle_names(&mut book);
+        book.look.after_ms = now.monotonic_ms + LOOK_EVERY_MS;
+        book.wake_all();
+    }
+
+    /// Who is in again since a block has signed in, and that may have been told while no delivery listened.
+    pub(super) fn note_returned(&self, book: &mut Book) {
         for view in self.users.list() {
             let has_signed_in = view.state == State::Active && view.threshold_ms > 0;
             if let Some(entry) = book.users.get_mut(&view.user).filter(|_| has_signed_in) {
                 entry.user.record.has_signed_in = true;
+                book.note(&view.user);
             }
         }
-        self.settle_names(&mut book);
-        book.look.after_ms = now.monotonic_ms + LOOK_EVERY_MS;
-        book.wake_all();
-        true
     }
 
     /// Takes up what else is there.
-    fn drain(&self, inbox: &mut Inbox, jobs: &mut JoinSet<Done>) {
+    fn drain(&self, inbox: &mut Inbox, follow: Option<&mut Follow>, jobs: &mut Jobs) {
         for _ in 0..BATCH {
             match inbox.decisions.try_recv() {
                 Ok(decision) => self.hear_decision(&decision),
@@ -128,66 +153,172 @@ impl<R: Roster> Delivery<R> {
             let Ok(news) = inbox.news.try_recv() else { break };
             self.hear(news);
         }
-        while let Some(Ok(done)) = jobs.try_join_next() {
+        while let Some(done) = jobs.try_next() {
             self.take_up(done);
+        }
+        let Some(follow) = follow else { return };
+        for _ in 0..BATCH {
+            let mut book = self.book();
+            let Some(event) = follow.try_next(book.followed.is_restored) else { break };
+            self.take_up_event(&mut book, event, self.clock.now());
         }
     }
 
     /// Plans for everybody who is due, and has begun what can begin. Gives for how long nothing more is due.
-    fn turn(&self, jobs: &mut JoinSet<Done>) -> Duration {
+    fn turn(&self, jobs: &mut Jobs) -> Duration {
         let now = self.clock.now();
+        let mut book = self.book();
+        let book = &mut *book;
+        if book.is_shared && !book.followed.is_whole {
+            return LONGEST_PAUSE;
+        }
         let service = (self.token_service)();
         let ring = service.ring();
         let keys: Vec<_> = ring.published().iter().map(|key| key.id()).collect();
-        let turn = Turn { now, keys: &keys, service: &service };
-        let mut book = self.book();
-        let book = &mut *book;
+        let turn = Turn { now, keys: &keys, service: &service, leads: self.leads.is_leader(now) };
+        self.note_lead(book, turn.leads);
         self.compare_clocks(book, now);
         if book.keys != keys {
             book.keys = keys.iter().map(ToString::to_string).collect();
+            self.judge_again(book, &service, now);
             book.wake_all();
         }
         while let Some(id) = book.pop_due(now.monotonic_ms) {
             self.consider(book, &id, &turn);
         }
+        self.start_fences(book, &turn, jobs);
         for lane in Lane::EVERY {
             self.start_writes(book, lane, &turn, jobs);
         }
-        self.start_reads(book, jobs);
-        self.start_store(book, now, jobs);
+        self.start_looks(book, jobs);
+        self.start_settles(book, &turn, jobs);
+        if turn.leads {
+            self.start_reads(book, jobs);
+            self.start_store(book, now, jobs);
+            if book.list.is_due(now) {
+                self.start_list(book, jobs);
+            }
+        }
         if book.look.is_due(now) {
             self.start_look(book, now, jobs);
         }
-        if book.list.is_due(now) {
-            self.start_list(book, jobs);
-        }
         if book.upkeep.is_due(now) {
             book.upkeep.end(now, Duration::from_secs(1));
-            self.start_removal(book, now, jobs);
+            if turn.leads {
+                self.start_removal(book, now, jobs);
+            }
             self.measure(book, now);
         }
+        let waits = book.is_shared && !book.lane(Lane::Fill).users.is_empty();
+        let longest = if waits { PACE } else { LONGEST_PAUSE };
         let next_ms = book.next_ms().unwrap_or(u64::MAX).saturating_sub(now.monotonic_ms);
-        Duration::from_millis(next_ms).min(LONGEST_PAUSE)
+        Duration::from_millis(next_ms).min(longest)
     }
 
-    fn take_up(&self, done: Done) {
+    /// Leadership came or went: who leads plans for everybody, and looks soon who there is.
+    fn note_lead(&self, book: &mut Book, leads: bool) {
+        if std::mem::replace(&mut book.leads, leads) == leads {
+            return;
+        }
+        self.counts.leads(leads);
+        if leads {
+            book.list.after_ms = 0;
+            self.settle_names(book);
+            let everybody: Vec<_> = book.users.keys().cloned().collect();
+            everybody.iter().for_each(|id| book.note(id));
+            book.wake_all();
+        }
+    }
+
+    /// A token that no key of ours had signed may be one of a key that is known by now.
+    fn judge_again(&self, book: &mut Book, service: &TokenService, now: Now) {
+        for (id, entry) in &mut book.users {
+            if let super::record::Seen::Token(held) = &entry.user.live.seen
+                && held.said.is_none()
+            {
+                let content = super::sink::Content::Text(held.token.clone());
+                let found = Found { content, stand: entry.user.live.stand.clone() };
+                self.see(id, entry, found, service, now);
+            }
+        }
+    }
+
+    fn take_up(&self, done: Result<Done, Job>) {
         let now = self.clock.now();
         let mut book = self.book();
         match done {
-            Done::Read { id, outcome } => self.take_up_read(&mut book, &id, outcome, now),
-            Done::Written { lane, written, stored } => self.take_up_written(&mut book, lane, written, stored, now),
-            Done::Stored { users, outcome } => self.take_up_stored(&mut book, &users, outcome, now),
-            Done::Looked { began_ms, found } => {
+            Err(job) => self.take_up_broken(&mut book, job, now),
+            Ok(Done::Read { id, outcome }) => self.take_up_read(&mut book, &id, outcome, now),
+            Ok(Done::Found { id, found }) => self.take_up_look(&mut book, &id, found, now),
+            Ok(Done::Settled { id, settled }) => self.take_up_settled(&mut book, &id, settled, now),
+            Ok(Done::Fenced { users, outcome }) => self.take_up_fenced(&mut book, users, outcome, now),
+            Ok(Done::Written { lane, written }) => self.take_up_written(&mut book, lane, written, now),
+            Ok(Done::Stored { users, outcome }) => self.take_up_stored(&mut book, &users, outcome, now),
+            Ok(Done::Looked { began_ms, found }) => {
                 book.look.end(now, Duration::from_millis(LOOK_EVERY_MS));
                 let seen: Vec<_> = found.iter().map(|(id, _)| id.clone()).collect();
-                self.see(&mut book, found, began_ms, now);
+                self.see_all(&mut book, found, began_ms, now);
                 seen.iter().for_each(|id| book.wake(id));
                 for (id, entry) in &book.users {
                     self.observe(id, entry, now);
                 }
             }
-            Done::Listed(list) => self.take_up_list(&mut book, *list, now),
-            Done::Removed(removed) => self.take_up_removed(&mut book, removed, now),
+            Ok(Done::Listed(list)) => self.take_up_list(&mut book, *list, now),
+            Ok(Done::Removed(removed)) => self.take_up_removed(&mut book, removed, now),
+        }
+    }
+
+    /// A job broke off: it is not known what of it was done, and whoever it was for is looked at again.
+    fn take_up_broken(&self, book: &mut Book, job: Job, now: Now) {
+        let users = match job {
+            Job::LookAll => return book.look.end(now, Duration::from_millis(LOOK_EVERY_MS)),
+            Job::List => return book.list.end(now, Duration::from_millis(LOOK_EVERY_MS)),
+            Job::Store(users) => {
+                (book.is_storing, book.store_after_ms) = (false, now.monotonic_ms + STORE_EVERY_MS);
+                for id in &users {
+                    if let Some(entry) = book.users.get_mut(id) {
+                        (entry.storing, entry.is_unstored) = (None, false);
+                    }
+                    book.note(id);
+                    book.schedule(id, book.store_after_ms + 1);
+                }
+                return;
+            }
+            Job::Read(id) => {
+                book.reads = book.reads.saturating_sub(1);
+                vec![id]
+            }
+            Job::Look(id) => {
+                book.looks = book.looks.saturating_sub(1);
+                vec![id]
+            }
+            Job::Settle(id) => {
+                book.settles = book.settles.saturating_sub(1);
+                vec![id]
+            }
+            Job::Fence(users) => {
+                book.fences = book.fences.saturating_sub(1);
+                let fill = Lane::Fill as usize;
+                let free = |id: &UserId| book.users.get_mut(id).map(|entry| entry.writing[fill] = false);
+                users.iter().map(free).for_each(drop);
+                users
+            }
+            Job::Write(lane, users) => {
+                book.end_write(lane, &users, now.monotonic_ms);
+                users
+            }
+            Job::Remove(users) => {
+                book.is_removing = false;
+                users
+            }
+        };
+        for id in users {
+            let Some(entry) = book.users.get_mut(&id) else { continue };
+            (entry.is_reading, entry.is_looking, entry.is_settling, entry.is_removing) = (false, false, false, false);
+            entry.user.live.failures.note_read(now.monotonic_ms);
+            entry.user.live.failures.note_write(now.monotonic_ms);
+            entry.user.live.home.fail(0, now);
+            book.wake(&id);
         }
     }
 
@@ -206,17 +337,20 @@ impl<R: Roster> Delivery<R> {
         }
     }
 
-    /// Has stored what is known and was not written with anything else.
-    fn start_store(&self, book: &mut Book, now: Now, jobs: &mut JoinSet<Done>) {
+    /// Has stored what is known.
+    fn start_store(&self, book: &mut Book, now: Now, jobs: &mut Jobs) {
         if book.is_storing || book.unstored.is_empty() || now.monotonic_ms < book.store_after_ms {
             return;
         }
         let (mut users, mut writes) = (Vec::new(), Vec::new());
         while let Some(id) = book.unstored.pop_front() {
             if let Some(entry) = book.users.get_mut(&id)
-                && std::mem::take(&mut entry.is_unstored)
+                && entry.is_unstored
+                && entry.storing.is_none()
             {
-                writes.push(Write::Put(id.clone(), Box::new(entry.user.record.clone())));
+                let record = Box::new(entry.user.record.clone());
+                entry.storing = Some(record.gist(book.counts_reads));
+                writes.push(Write::Put { user: id.clone(), record, base: entry.base });
                 users.push(id);
             }
             if writes.len() >= BATCH {
@@ -227,19 +361,45 @@ impl<R: Roster> Delivery<R> {
             return;
         }
         book.is_storing = true;
-        let store = Arc::clone(&self.store);
-        jobs.spawn_blocking(move || {
-            let outcome = store.lock().unwrap_or_else(PoisonError::into_inner).commit(&writes);
+        let store: Store = self.store.clone();
+        jobs.spawn(Job::Store(users.clone()), async move {
+            let outcome = store.commit(writes).await;
             Done::Stored { users, outcome }
         });
     }
 
-    fn take_up_stored(&self, book: &mut Book, users: &[UserId], outcome: Result<(), StoreError>, now: Now) {
+    fn take_up_stored(
+        &self,
+        book: &mut Book,
+        users: &[UserId],
+        outcome: Result<Vec<(UserId, Stored)>, StoreError>,
+        now: Now,
+    ) {
         book.is_storing = false;
         book.store_after_ms = now.monotonic_ms + STORE_EVERY_MS;
-        if outcome.is_err() {
-            users.iter().for_each(|id| book.note(id));
+        for id in users {
+            let Some(entry) = book.users.get_mut(id) else { continue };
+            let storing = entry.storing.take();
+            if outcome.is_ok() {
+                entry.stored = storing;
+            }
+            entry.is_unstored = false;
+            book.note(id);
+            book.schedule(id, book.store_after_ms + 1);
         }
+        let outcome = outcome.map(|stored| {
+            for (id, stored) in stored {
+                match stored {
+                    Stored::Done(base) => {
+                        if let Some(entry) = book.users.get_mut(&id) {
+                            entry.base = base.or(entry.base);
+                        }
+                    }
+                    Stored::Superseded(value) => self.adopt(book, &id, &value),
+                }
+                book.wake(&id);
+            }
+        });
         self.note_stored(outcome);
     }
 
@@ -257,33 +417,27 @@ impl<R: Roster> Delivery<R> {
         }
     }
 
-    fn start_look(&self, book: &mut Book, now: Now, jobs: &mut JoinSet<Done>) {
+    fn start_look(&self, book: &mut Book, now: Now, jobs: &mut Jobs) {
         book.look.is_running = true;
         let everybody: Vec<_> = book.users.keys().cloned().collect();
-        let (sink, began_ms) = (Arc::clone(&self.sink), now.monotonic_ms);
-        jobs.spawn_blocking(move || {
-            let found = everybody.into_iter().map(|id| (sink.read(&id), id)).map(|(found, id)| (id, found));
-            Done::Looked { began_ms, found: found.collect() }
-        });
+        let (sink, began_ms) = (self.sink.clone(), now.monotonic_ms);
+        jobs.spawn(Job::LookAll, async move { Done::Looked { began_ms, found: sink.read_all(everybody).await } });
     }
 
     /// Notes what readers find, where nothing was written since the look began.
-    fn see(&self, book: &mut Book, found: Vec<(UserId, io::Result<Found>)>, began_ms: u64, now: Now) {
+    fn see_all(&self, book: &mut Book, found: Vec<(UserId, Result<Found, SinkError>)>, began_ms: u64, now: Now) {
+        let service = (self.token_service)();
         for (id, found) in found {
             let Some(entry) = book.users.get_mut(&id) else { continue };
-            if entry.is_writing || entry.wrote_ms >= began_ms {
+            if entry.is_busy(Lane::Fill, false) || entry.wrote_ms >= began_ms {
                 continue;
             }
-            let live = &mut entry.user.live;
             match found {
-                Ok(found) => {
-                    live.seen = live.seen.after(found, now);
-                    self.hand_out(&id, &entry.user);
-                }
+                Ok(found) => self.see(&id, entry, found, &service, now),
                 // It is written again, which shows whether that can be.
                 Err(error) => {
                     tracing::warn!(user = %id, %error, "a token cannot be read back");
-                    live.seen = super::record::Seen::Foreign;
+                    entry.user.live.seen = super::record::Seen::Foreign;
                 }
             }
         }

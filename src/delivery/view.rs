@@ -2,6 +2,7 @@
 
 use super::book::{Book, Entry};
 use super::counts::Standing;
+use super::home::Place;
 use super::names::NameProblem;
 use super::plan::why_empty;
 use super::record::Seen;
@@ -10,6 +11,9 @@ use super::{Delivery, Roster};
 use crate::base::clock::Now;
 use crate::users::UserId;
 use serde_json::{Value, json};
+
+/// So long it is told that others changed something.
+const TAMPERED_MS: u64 = 60 * 60_000;
 
 /// Something to be known of a user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,13 +34,21 @@ pub enum Condition {
     Gone,
     /// They would be off-boarded, but too many would.
     Held,
+    /// The namespace of their name is not theirs: others made it, or it lost its mark.
+    NamespaceTaken,
+    /// Their namespace is being deleted.
+    NamespaceTerminating,
+    /// Not all that belongs in their namespace can be put there.
+    NamespaceUnsettled,
+    /// Others changed or deleted their Secret within the last hour; it was put right, or will be.
+    Tampered,
     /// They are to have a token, and it has less left than is promised.
     BelowFloor,
 }
 
 impl Condition {
     /// All of them.
-    pub const EVERY: [Self; 9] = [
+    pub const EVERY: [Self; 13] = [
         Self::NameInvalid,
         Self::NameOfSystem,
         Self::NameTaken,
@@ -45,6 +57,10 @@ impl Condition {
         Self::Unwritable,
         Self::Gone,
         Self::Held,
+        Self::NamespaceTaken,
+        Self::NamespaceTerminating,
+        Self::NamespaceUnsettled,
+        Self::Tampered,
         Self::BelowFloor,
     ];
 
@@ -59,6 +75,10 @@ impl Condition {
             Self::Unwritable => "unwritable",
             Self::Gone => "gone",
             Self::Held => "held",
+            Self::NamespaceTaken => "namespace_taken",
+            Self::NamespaceTerminating => "namespace_terminating",
+            Self::NamespaceUnsettled => "namespace_unsettled",
+            Self::Tampered => "tampered",
             Self::BelowFloor => "below_floor",
         }
     }
@@ -153,6 +173,10 @@ impl<R: Roster> Delivery<R> {
             (live.failures.writes > 0).then_some(Condition::Unwritable),
             (record.gone.is_some() && !record.is_offboarded).then_some(Condition::Gone),
             (record.gone.is_some() && book.held.is_some()).then_some(Condition::Held),
+            (live.home.place == Place::Taken).then_some(Condition::NamespaceTaken),
+            (live.home.place == Place::Terminating).then_some(Condition::NamespaceTerminating),
+            (live.home.failures > 0).then_some(Condition::NamespaceUnsettled),
+            entry.tampered_ms.filter(|at_ms| at_ms + TAMPERED_MS > now.monotonic_ms).map(|_| Condition::Tampered),
             is_below.then_some(Condition::BelowFloor),
         ];
         found.into_iter().flatten().collect()
@@ -161,7 +185,7 @@ impl<R: Roster> Delivery<R> {
     /// Whether whoever reads is to find a token: it was there before, and nothing is against the user.
     fn is_promised(&self, id: &UserId, entry: &Entry, now: Now) -> bool {
         let (state, _) = self.users.standing(id, now);
-        entry.user.record.written.is_some() && why_empty(&entry.user, state).is_none()
+        entry.user.live.is_promised && why_empty(&entry.user, state).is_none()
     }
 
     /// So much is to be left where the token was written.

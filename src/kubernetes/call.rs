@@ -72,6 +72,11 @@ impl Target {
         self
     }
 
+    /// The last part of its path.
+    pub(super) fn name(&self) -> &str {
+        self.path.rsplit('/').next().unwrap_or_default()
+    }
+
     /// What it is called in an error.
     pub(super) fn what(&self) -> &str {
         &self.what

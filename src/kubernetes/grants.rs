@@ -1,102 +1,74 @@
-//! What stands in each user's namespace beside the Secret: the ServiceAccount in whose name the user acts through Postern, what it
-//! may do, and a Role for whoever is to read the token.
+//! What stands in each user's namespace beside the Secret of the token: the ServiceAccount in whose name the user acts through Postern,
+//! the RoleBinding that gives it the ClusterRole of that name, and the Secret that its tokens are bound to.
 //!
-//! These are a fence, so they are applied by force: an edit by hand lasts until the next look. Applying what is there already writes
-//! nothing. The account that applies them must itself hold these rights, or the verbs `escalate` and `bind` on these names.
+//! The ClusterRole is an administrator's (`deploy/kubernetes/rights-users.yaml`): Postern may bind it and nothing else. Each is read
+//! first and written only if it is not right, by force: an edit by hand lasts until the next look.
 
 use super::call::Target;
 use super::connect::Cluster;
 use super::error::KubernetesError;
-use super::mark::Owner;
-use super::secrets::SECRET;
 use serde_json::{Value, json};
 
-/// The ServiceAccount of the user, its Role, and the RoleBinding between them.
+/// The ServiceAccount of the user, its RoleBinding, and the ClusterRole that is bound.
 pub const USER_ACCOUNT: &str = "postern-user";
 
-/// The Role that may read the Secret `access-token` and nothing else. Nobody is bound to it until somebody binds.
-pub const READER_ROLE: &str = "postern-token-reader";
+/// The Secret that the tokens of [`USER_ACCOUNT`] are bound to: where it is deleted, they are dead within seconds.
+pub const SESSION: &str = "postern-session";
 
+const CORE: &str = "api/v1";
 const RBAC: &str = "apis/rbac.authorization.k8s.io/v1";
 
-/// Makes what a namespace of `owner` needs, or puts it right.
+/// Makes the account and its binding, or puts them right. Whether there was anything to do.
 ///
 /// # Errors
-/// [`KubernetesError::Invalid`] if a RoleBinding of that name is there and refers to another Role, which no apply can change.
-pub async fn ensure(cluster: &Cluster, namespace: &str, owner: &Owner) -> Result<(), KubernetesError> {
-    let objects = [
-        ("api/v1", "serviceaccounts", USER_ACCOUNT, account()),
-        (RBAC, "roles", USER_ACCOUNT, role(&user_rules())),
-        (RBAC, "roles", READER_ROLE, role(&reader_rules())),
-        (RBAC, "rolebindings", USER_ACCOUNT, binding(namespace)),
-    ];
-    for (group, kind, name, mut body) in objects {
-        body["metadata"] = json!({
-            "name": name, "namespace": namespace, "labels": owner.labels(), "annotations": owner.annotations(),
-        });
-        let target = Target::object(group, Some(namespace), kind, name)?;
-        cluster.apply::<Value>(&target, &body, true).await?;
-    }
-    Ok(())
-}
-
-fn account() -> Value {
+/// [`KubernetesError::Invalid`] if a RoleBinding of that name is there and refers to another role, which no apply can change.
+pub async fn ensure(cluster: &Cluster, namespace: &str) -> Result<bool, KubernetesError> {
+    let account = Target::object(CORE, Some(namespace), "serviceaccounts", USER_ACCOUNT)?;
     // Pods get no token of it: what acts for the user must end with the user's block.
-    json!({ "apiVersion": "v1", "kind": "ServiceAccount", "automountServiceAccountToken": false })
-}
-
-fn role(rules: &Value) -> Value {
-    json!({ "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "rules": rules })
-}
-
-fn binding(namespace: &str) -> Value {
-    json!({
+    let wanted = json!({ "apiVersion": "v1", "kind": "ServiceAccount", "automountServiceAccountToken": false });
+    let made = put_right(cluster, &account, namespace, wanted, &["automountServiceAccountToken"]).await?;
+    let binding = Target::object(RBAC, Some(namespace), "rolebindings", USER_ACCOUNT)?;
+    let wanted = json!({
         "apiVersion": "rbac.authorization.k8s.io/v1",
         "kind": "RoleBinding",
-        "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": USER_ACCOUNT },
+        "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": USER_ACCOUNT },
         "subjects": [{ "kind": "ServiceAccount", "name": USER_ACCOUNT, "namespace": namespace }],
-    })
+    });
+    Ok(put_right(cluster, &binding, namespace, wanted, &["roleRef", "subjects"]).await? || made)
 }
 
-/// What a user may do through Postern. No ServiceAccounts, tokens, impersonation, Roles or bindings; no Secrets either, since a Secret
-/// of type `kubernetes.io/service-account-token` would outlive the user's block.
-pub fn user_rules() -> Value {
-    let all = json!(["get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"]);
-    let look = json!(["get", "list", "watch"]);
-    let run = json!(["get", "create"]);
-    json!([
-        { "apiGroups": [""], "resources": ["pods", "services", "configmaps", "persistentvolumeclaims"], "verbs": all },
-        { "apiGroups": [""], "resources": ["pods/log", "pods/status", "events", "endpoints"], "verbs": look },
-        { "apiGroups": [""], "resources": ["pods/exec", "pods/attach", "pods/portforward"], "verbs": run },
-        { "apiGroups": ["apps"], "resources": ["deployments", "statefulsets", "daemonsets", "replicasets"], "verbs": all },
-        { "apiGroups": ["apps"], "resources": ["deployments/scale", "statefulsets/scale"],
-          "verbs": ["get", "update", "patch"] },
-        { "apiGroups": ["batch"], "resources": ["jobs", "cronjobs"], "verbs": all },
-        { "apiGroups": ["networking.k8s.io"], "resources": ["ingresses"], "verbs": all },
-        { "apiGroups": ["autoscaling"], "resources": ["horizontalpodautoscalers"], "verbs": all },
-        { "apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": look },
-    ])
+/// Makes the Secret [`SESSION`] where there is none. Whether there was none.
+///
+/// # Errors
+/// [`KubernetesError::Terminating`] while the namespace is being deleted.
+pub async fn open_session(cluster: &Cluster, namespace: &str) -> Result<bool, KubernetesError> {
+    let target = Target::object(CORE, Some(namespace), "secrets", SESSION)?;
+    let wanted = json!({ "apiVersion": "v1", "kind": "Secret", "type": "Opaque" });
+    put_right(cluster, &target, namespace, wanted, &[]).await
 }
 
-fn reader_rules() -> Value {
-    json!([{ "apiGroups": [""], "resources": ["secrets"], "resourceNames": [SECRET], "verbs": ["get"] }])
+/// Deletes the Secret [`SESSION`], whichever it is. One that is gone already is done.
+///
+/// # Errors
+/// It may still be there.
+pub async fn close_session(cluster: &Cluster, namespace: &str) -> Result<(), KubernetesError> {
+    let target = Target::object(CORE, Some(namespace), "secrets", SESSION)?;
+    cluster.delete(&target, &json!({})).await
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_user_gets_no_right_over_secrets_accounts_tokens_or_rights() {
-        for rule in user_rules().as_array().unwrap() {
-            for resource in rule["resources"].as_array().unwrap() {
-                let resource = resource.as_str().unwrap();
-                let forbidden = ["secrets", "serviceaccounts", "token", "role", "*", "namespaces", "nodes"];
-                assert!(!forbidden.iter().any(|part| resource.contains(part)), "{resource}");
-            }
-            for verb in rule["verbs"].as_array().unwrap() {
-                assert!(!["*", "impersonate", "escalate", "bind"].contains(&verb.as_str().unwrap()), "{verb}");
-            }
-        }
+/// Applies `wanted` unless it is there with these members as they are to be. Whether it was applied.
+async fn put_right(
+    cluster: &Cluster,
+    target: &Target,
+    namespace: &str,
+    mut wanted: Value,
+    members: &[&str],
+) -> Result<bool, KubernetesError> {
+    match cluster.get::<Value>(target).await {
+        Ok(found) if members.iter().all(|name| found[name] == wanted[name]) => return Ok(false),
+        Ok(_) | Err(KubernetesError::NotFound { .. }) => {}
+        Err(error) => return Err(error),
     }
+    wanted["metadata"] = json!({ "name": target.name(), "namespace": namespace });
+    cluster.apply::<Value>(target, &wanted, true).await.map(|_| true)
 }

@@ -14,6 +14,10 @@ pub const ISSUER_ANNOTATION: &str = "postern.dev/issuer";
 /// The annotation that holds `sub`.
 pub const SUBJECT_ANNOTATION: &str = "postern.dev/subject";
 
+/// The annotation that holds the user's block epoch at which a Secret was written. A block changes it, so no write that was decided on
+/// before is done after, not even into a Secret that was empty already.
+pub const EPOCH_ANNOTATION: &str = "postern.dev/epoch";
+
 /// The user for whom something is made: the issuer's name in the configuration, and `sub`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Owner {

@@ -14,7 +14,7 @@
 //!
 //! ```no_run
 //! use postern::base::secret::Secret;
-//! use postern::kubernetes::{Access, Cluster, Ensured, KubernetesError, Namespaces, Owner, Secrets, Write, grants};
+//! use postern::kubernetes::{Access, Aim, Cluster, Ensured, KubernetesError, Namespaces, Owner, Secrets, Write, grants};
 //!
 //! # async fn example() -> Result<(), KubernetesError> {
 //! let cluster = Cluster::connect(Access::Kubeconfig("/etc/postern/kubeconfig".into())).await?;
@@ -22,7 +22,7 @@
 //! let alice = Owner::new("main", "5bd9c1d6-alice");
 //!
 //! let Ensured::Ours(namespace) = namespaces.ensure("alice", &alice).await? else { return Ok(()) };
-//! grants::ensure(&cluster, &namespace.name, &alice).await?;
+//! grants::ensure(&cluster, &namespace.name).await?;
 //! let seen = match secrets.read("alice").await? {
 //!     Some(seen) => seen,
 //!     None => match secrets.create("alice", &alice).await? {
@@ -30,7 +30,8 @@
 //!         Write::Stale | Write::Held { .. } => return Ok(()), // Read again, decide again.
 //!     },
 //! };
-//! match secrets.fill(&seen, &alice, &Secret::new("a token")).await? {
+//! let aim = Aim { namespace: "alice", on: &seen.version, owner: &alice, epoch: 0 };
+//! match secrets.fill(aim, &Secret::new("a token")).await? {
 //!     Write::Done(filled) => assert!(filled.holds(&Secret::new("a token"))),
 //!     Write::Stale => {}          // Blocked, edited or deleted meanwhile: read again, decide again.
 //!     Write::Held { .. } => {}    // Edited by hand before: empty it, then fill it.
@@ -57,9 +58,9 @@ mod watch;
 
 pub use connect::{Access, Cluster};
 pub use error::{KubernetesError, Write};
-pub use mark::{ISSUER_ANNOTATION, Mark, Owner, SUBJECT_ANNOTATION, USER_LABEL};
+pub use mark::{EPOCH_ANNOTATION, ISSUER_ANNOTATION, Mark, Owner, SUBJECT_ANNOTATION, USER_LABEL};
 pub use namespaces::{Ensured, Namespace, Namespaces, Removal};
-pub use secrets::{Content, SECRET, Secrets, TOKEN_KEY, UserSecret};
+pub use secrets::{Aim, Content, SECRET, Secrets, TOKEN_KEY, UserSecret};
 pub use standing::Standing;
 pub use version::Version;
 pub use watch::{Change, Watch, Watched};

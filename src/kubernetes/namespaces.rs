@@ -11,6 +11,10 @@ use serde_json::json;
 const GROUP: &str = "api/v1";
 const KIND: &str = "namespaces";
 
+/// Whoever may make pods in it must not have the node by them.
+const LEVEL_LABEL: &str = "pod-security.kubernetes.io/enforce";
+const LEVEL: &str = "baseline";
+
 /// How often a namespace that comes and goes is looked at before that is an error.
 const LOOKS: usize = 3;
 
@@ -88,8 +92,9 @@ impl Namespaces {
     /// # Errors
     /// [`KubernetesError::Conflict`] if it comes and goes while we look.
     pub async fn ensure(&self, name: &str, owner: &Owner) -> Result<Ensured, KubernetesError> {
-        let made = json!({ "apiVersion": "v1", "kind": "Namespace",
+        let mut made = json!({ "apiVersion": "v1", "kind": "Namespace",
             "metadata": { "name": name, "labels": owner.labels(), "annotations": owner.annotations() } });
+        made["metadata"]["labels"][LEVEL_LABEL] = json!(LEVEL);
         for _ in 0..LOOKS {
             if let Some(found) = self.read(name).await? {
                 return Ok(judge(found, owner));

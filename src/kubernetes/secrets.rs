@@ -6,7 +6,7 @@
 use super::call::Target;
 use super::connect::Cluster;
 use super::error::{KubernetesError, Write};
-use super::mark::{Mark, Owner};
+use super::mark::{EPOCH_ANNOTATION, Mark, Owner};
 use super::standing::{Fields, Standing};
 use super::version::Version;
 use crate::base::secret::Secret;
@@ -36,6 +36,8 @@ pub struct UserSecret {
     pub mark: Mark,
     /// What stands in [`TOKEN_KEY`].
     pub content: Content,
+    /// At which block epoch of its user it was written, as it says; 0: it does not.
+    pub epoch: u64,
     /// Nothing can be written into it: `immutable`, or of a type that is not ours. Only removing it helps.
     pub is_fixed: bool,
     /// It is being deleted, and waits for somebody's finalizer.
@@ -84,17 +86,32 @@ impl UserSecret {
                 Some(Ok(text)) => Content::Token(Secret::new(text)),
                 Some(Err(_)) => Content::Unreadable,
             };
+        let epoch = object.metadata.annotations.as_ref().and_then(|told| told.get(EPOCH_ANNOTATION)?.parse().ok());
         let is_ours_by_type = object.type_.as_deref().is_none_or(|kind| kind == "Opaque");
         Ok(Self {
             mark: Mark::of(&object.metadata),
             fields: Fields::of(&object.metadata),
             content,
+            epoch: epoch.unwrap_or(0),
             is_fixed: object.immutable == Some(true) || !is_ours_by_type,
             is_going: object.metadata.deletion_timestamp.is_some(),
             namespace,
             version,
         })
     }
+}
+
+/// What a write was decided on, and for whom it is.
+#[derive(Debug, Clone, Copy)]
+pub struct Aim<'a> {
+    /// Where the Secret is.
+    pub namespace: &'a str,
+    /// The state that was seen: in any other one nothing is written.
+    pub on: &'a Version,
+    /// Whose it is.
+    pub owner: &'a Owner,
+    /// Their block epoch, which is noted in the Secret.
+    pub epoch: u64,
 }
 
 /// Reads and writes the Secrets of users.
@@ -141,37 +158,31 @@ impl Secrets {
         }
     }
 
-    /// Puts a token in, and the mark where it was lost, if the Secret is still as it was `seen`. Never overrides what others have
+    /// Puts a token in, and the mark where it was lost, if the Secret is still as it was seen. Never overrides what others have
     /// set: that is [`Write::Held`], and needs [`Self::empty`] before.
     ///
     /// # Errors
     /// [`KubernetesError::NotKept`] if the server holds something else than what was written.
-    pub async fn fill(
-        &self,
-        seen: &UserSecret,
-        owner: &Owner,
-        token: &Secret,
-    ) -> Result<Write<UserSecret>, KubernetesError> {
-        self.write(seen, owner, Some(token), false).await
+    pub async fn fill(&self, aim: Aim<'_>, token: &Secret) -> Result<Write<UserSecret>, KubernetesError> {
+        self.write(aim, Some(token), false).await
     }
 
-    /// Takes the token out, if the Secret is still as it was `seen`. What others have set in our fields is overridden.
+    /// Takes the token out, if the Secret is still as it was seen. What others have set in our fields is overridden.
     ///
     /// # Errors
     /// As [`Self::fill`].
-    pub async fn empty(&self, seen: &UserSecret, owner: &Owner) -> Result<Write<UserSecret>, KubernetesError> {
-        self.write(seen, owner, None, true).await
+    pub async fn empty(&self, aim: Aim<'_>) -> Result<Write<UserSecret>, KubernetesError> {
+        self.write(aim, None, true).await
     }
 
     async fn write(
         &self,
-        seen: &UserSecret,
-        owner: &Owner,
+        aim: Aim<'_>,
         token: Option<&Secret>,
         force: bool,
     ) -> Result<Write<UserSecret>, KubernetesError> {
-        let target = target(&seen.namespace)?;
-        let body = body(&seen.namespace, Some(&seen.version), owner, token);
+        let target = target(aim.namespace)?;
+        let body = body(aim.namespace, Some((aim.on, aim.epoch)), aim.owner, token);
         match Write::of(self.cluster.apply(&target, &body, force).await)? {
             Write::Done(applied) => {
                 let written = UserSecret::of(applied.object)?;
@@ -179,7 +190,7 @@ impl Secrets {
                     Some(token) => written.holds(token),
                     None => written.content == Content::Empty,
                 };
-                let is_kept = is_kept && written.mark.is_of(owner) && written.version.uid == seen.version.uid;
+                let is_kept = is_kept && written.mark.is_of(aim.owner) && written.version.uid == aim.on.uid;
                 if is_kept { Ok(Write::Done(written)) } else { Err(not_kept(&target)) }
             }
             Write::Stale => Ok(Write::Stale),
@@ -187,12 +198,12 @@ impl Secrets {
         }
     }
 
-    /// Removes the Secret, if it is still as it was `seen`. One that is gone already is done.
+    /// Removes the Secret, if it is still as it was seen. One that is gone already is done.
     ///
     /// # Errors
     /// All but a conflict, which is [`Write::Stale`].
-    pub async fn delete(&self, seen: &UserSecret) -> Result<Write<()>, KubernetesError> {
-        Write::of(self.cluster.delete(&target(&seen.namespace)?, &seen.version.preconditions()).await)
+    pub async fn delete(&self, namespace: &str, seen: &Version) -> Result<Write<()>, KubernetesError> {
+        Write::of(self.cluster.delete(&target(namespace)?, &seen.preconditions()).await)
     }
 }
 
@@ -201,11 +212,12 @@ fn target(namespace: &str) -> Result<Target, KubernetesError> {
 }
 
 /// All that we own of the Secret. `data`, never `stringData`: the owner of a field of `stringData` is not asked when `data` changes.
-fn body(namespace: &str, seen: Option<&Version>, owner: &Owner, token: Option<&Secret>) -> Value {
+fn body(namespace: &str, seen: Option<(&Version, u64)>, owner: &Owner, token: Option<&Secret>) -> Value {
     let mut metadata = json!({
         "name": SECRET, "namespace": namespace, "labels": owner.labels(), "annotations": owner.annotations(),
     });
-    if let Some(seen) = seen {
+    if let Some((seen, epoch)) = seen {
+        metadata["annotations"][EPOCH_ANNOTATION] = json!(epoch.to_string());
         // The uid keeps an apply from making the object anew after somebody deleted it.
         metadata["uid"] = json!(seen.uid);
         metadata["resourceVersion"] = json!(seen.resource_version);
@@ -226,9 +238,10 @@ mod tests {
     fn a_token_is_written_as_data_with_the_state_it_was_decided_on() {
         let seen = Version { uid: "u1".to_owned(), resource_version: "7".to_owned() };
         let owner = Owner::new("main", "alice");
-        let body = body("team-a", Some(&seen), &owner, Some(&Secret::new("abc")));
+        let body = body("team-a", Some((&seen, 3)), &owner, Some(&Secret::new("abc")));
         assert_eq!(body["data"], json!({ "AUTH_TOKEN": "YWJj" }));
         assert_eq!((&body["metadata"]["uid"], &body["metadata"]["resourceVersion"]), (&json!("u1"), &json!("7")));
+        assert_eq!(body["metadata"]["annotations"][EPOCH_ANNOTATION], json!("3"));
         assert!(body.get("stringData").is_none());
     }
 

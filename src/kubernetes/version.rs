@@ -24,6 +24,14 @@ impl Version {
         }
     }
 
+    /// Whether this state was there before that one, as far as can be told: servers count up, though they do not promise to.
+    pub fn is_before(&self, other: &Self) -> bool {
+        match (self.resource_version.parse::<u64>(), other.resource_version.parse::<u64>()) {
+            (Ok(this), Ok(that)) => this < that,
+            _ => false,
+        }
+    }
+
     /// What a deletion demands.
     pub(super) fn preconditions(&self) -> Value {
         json!({ "uid": self.uid, "resourceVersion": self.resource_version })

@@ -5,7 +5,8 @@ use aws_lc_rs::encoding::AsDer;
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::KeySize;
 use aws_lc_rs::signature::{
-    ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair, RSA_PKCS1_SHA256, RsaKeyPair,
+    ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, ED25519, EcdsaKeyPair, Ed25519KeyPair, KeyPair,
+    RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_SHA256, RsaKeyPair, UnparsedPublicKey, VerificationAlgorithm,
 };
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -162,6 +163,20 @@ impl SigningKey {
     /// The compact JWS of an access token (RFC 9068) over `claims`; `None` if the library does not sign.
     pub(super) fn sign(&self, claims: &[u8]) -> Option<String> {
         self.sign_under(&self.head, claims)
+    }
+
+    /// The claims of an access token as it signs them, if this key signed them.
+    pub(super) fn open(&self, token: &str) -> Option<Vec<u8>> {
+        let (message, signature) = token.rsplit_once('.')?;
+        let claims = token.strip_prefix(self.head.as_str())?.split('.').next()?;
+        let signature = URL_SAFE_NO_PAD.decode(signature).ok()?;
+        let (algorithm, public): (&'static dyn VerificationAlgorithm, &[u8]) = match &self.pair {
+            Pair::Es256(pair) => (&ECDSA_P256_SHA256_FIXED, pair.public_key().as_ref()),
+            Pair::EdDsa(pair) => (&ED25519, pair.public_key().as_ref()),
+            Pair::Rs256(pair) => (&RSA_PKCS1_2048_8192_SHA256, pair.public_key().as_ref()),
+        };
+        UnparsedPublicKey::new(algorithm, public).verify(message.as_bytes(), &signature).ok()?;
+        URL_SAFE_NO_PAD.decode(claims).ok()
     }
 
     /// The compact JWS of a security event token (RFC 8417 §2.3), likewise.

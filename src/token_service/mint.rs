@@ -136,24 +136,7 @@ pub fn mint(config: &config::TokenService, key: &SigningKey, grant: &Grant<'_>, 
     aws_lc_rs::rand::fill(&mut random).map_err(|_| failed())?;
     let issued = now.unix_seconds() - BACK_DATED;
     let expires = issued + i64::try_from(config.lifetime.as_secs()).unwrap_or(0);
-    let claims = Claims {
-        iss: &config.issuer,
-        sub: grant.subject,
-        aud: &grant.template.audience,
-        exp: expires,
-        nbf: issued,
-        iat: issued,
-        jti: &URL_SAFE_NO_PAD.encode(random),
-        namespace: grant.namespace,
-        namespace_kind: grant.kind,
-        orig_iss: grant.original_issuer,
-        email: grant.email,
-        preferred_username: grant.username,
-        azp: grant.authorized_party,
-        epoch: grant.epoch,
-        roles: chosen(grant.roles, &grant.template.roles),
-        groups: chosen(grant.groups, &grant.template.groups),
-    };
+    let claims = Claims::new(config, grant, (issued, expires), &URL_SAFE_NO_PAD.encode(random));
     let claims = serde_json::to_vec(&claims).map_err(|_| failed())?;
     let token = key.sign(&claims).ok_or_else(failed)?;
     let mut header = HeaderValue::try_from(format!("Bearer {token}")).map_err(|_| failed())?;
@@ -166,6 +149,34 @@ pub fn mint(config: &config::TokenService, key: &SigningKey, grant: &Grant<'_>, 
         minted_ms: now.monotonic_ms,
         header,
     })
+}
+
+impl<'a> Claims<'a> {
+    fn new(config: &'a config::TokenService, grant: &Grant<'a>, (issued, expires): (i64, i64), jti: &'a str) -> Self {
+        Self {
+            iss: &config.issuer,
+            sub: grant.subject,
+            aud: &grant.template.audience,
+            exp: expires,
+            nbf: issued,
+            iat: issued,
+            jti,
+            namespace: grant.namespace,
+            namespace_kind: grant.kind,
+            orig_iss: grant.original_issuer,
+            email: grant.email,
+            preferred_username: grant.username,
+            azp: grant.authorized_party,
+            epoch: grant.epoch,
+            roles: chosen(grant.roles, &grant.template.roles),
+            groups: chosen(grant.groups, &grant.template.groups),
+        }
+    }
+}
+
+/// The claims of a token for `grant`, with times and an id that are none.
+pub(super) fn outline(config: &config::TokenService, grant: &Grant<'_>) -> Option<Vec<u8>> {
+    serde_json::to_vec(&Claims::new(config, grant, (0, 0), "")).ok()
 }
 
 /// Those of `held` that one of `patterns` names; a pattern that ends in `*` matches any ending. A route that asks for none gets no

@@ -5,10 +5,12 @@ pub mod mint;
 pub mod obtained;
 pub mod publish;
 mod rotation;
+mod said;
 
 pub use keys::{KeyError, SigningKey};
 pub use mint::{Grant, MintError, Minted, NamespaceKind};
 pub use rotation::KeyRing;
+pub use said::Said;
 
 use crate::base::clock::{Clock, Now};
 use crate::config;

@@ -18,6 +18,8 @@ async fn a_namespace_is_made_with_our_mark_and_known_by_it() {
     let namespaces = Namespaces::new(cluster);
     let Ensured::Ours(made) = namespaces.ensure("alice", &alice()).await.unwrap() else { panic!("not ours") };
     assert!(made.mark.is_of(&alice()) && !made.is_terminating);
+    let labels = &stored(&server, "alice").unwrap()["metadata"]["labels"];
+    assert_eq!(labels["pod-security.kubernetes.io/enforce"], "baseline");
     assert_eq!(namespaces.ensure("alice", &alice()).await, Ok(Ensured::Ours(made)));
     assert_eq!(server.requests(&Method::POST, "/namespaces").len(), 1);
 }
@@ -83,37 +85,46 @@ async fn a_namespace_that_lost_its_mark_or_was_made_anew_since_is_not_deleted() 
 }
 
 #[tokio::test]
-async fn the_fence_of_a_namespace_is_put_up_put_right_and_else_left_alone() {
+async fn what_stands_in_a_namespace_is_made_put_right_and_else_left_alone() {
     let (server, cluster) = start().await;
-    grants::ensure(&cluster, "team-a", &alice()).await.unwrap();
-    let role = |server: &ApiServer| server.get(RBAC, "roles", Some("team-a"), "postern-user").unwrap();
-    let made = role(&server);
-    assert_eq!(made["rules"], grants::user_rules());
-    grants::ensure(&cluster, "team-a", &alice()).await.unwrap();
-    assert_eq!(role(&server), made);
+    let binding = |server: &ApiServer| server.get(RBAC, "rolebindings", Some("team-a"), "postern-user").unwrap();
+    assert_eq!(grants::ensure(&cluster, "team-a").await, Ok(true));
+    let made = binding(&server);
+    assert_eq!(made["roleRef"]["kind"], "ClusterRole");
+    assert_eq!(made["subjects"][0]["namespace"], "team-a");
+    let account = server.get("api/v1", "serviceaccounts", Some("team-a"), "postern-user").unwrap();
+    assert_eq!(account["automountServiceAccountToken"], false);
+    let writes = server.requests(&Method::PATCH, "").len();
+    assert_eq!(grants::ensure(&cluster, "team-a").await, Ok(false));
+    assert_eq!(server.requests(&Method::PATCH, "").len(), writes);
 
     let mut wider = made.clone();
-    wider["rules"] = json!([{ "apiGroups": ["*"], "resources": ["*"], "verbs": ["*"] }]);
-    server.put(RBAC, "roles", Some("team-a"), &wider);
-    grants::ensure(&cluster, "team-a", &alice()).await.unwrap();
-    assert_eq!(role(&server)["rules"], grants::user_rules());
+    wider["subjects"] = json!([{ "kind": "Group", "name": "system:authenticated" }]);
+    server.put(RBAC, "rolebindings", Some("team-a"), &wider);
+    assert_eq!(grants::ensure(&cluster, "team-a").await, Ok(true));
+    assert_eq!(binding(&server)["subjects"], made["subjects"]);
+}
 
-    let reader = server.get(RBAC, "roles", Some("team-a"), "postern-token-reader").unwrap();
-    let only =
-        json!([{ "apiGroups": [""], "resources": ["secrets"], "resourceNames": ["access-token"], "verbs": ["get"] }]);
-    assert_eq!(reader["rules"], only);
-    let binding = server.get(RBAC, "rolebindings", Some("team-a"), "postern-user").unwrap();
-    assert_eq!(binding["subjects"][0]["namespace"], "team-a");
-    assert!(server.get("api/v1", "serviceaccounts", Some("team-a"), "postern-user").is_some());
+#[tokio::test]
+async fn what_a_users_tokens_are_bound_to_is_made_once_and_deleted() {
+    let (server, cluster) = start().await;
+    let session = |server: &ApiServer| server.get("api/v1", "secrets", Some("team-a"), "postern-session");
+    assert_eq!(grants::open_session(&cluster, "team-a").await, Ok(true));
+    let made = session(&server).unwrap();
+    assert_eq!(grants::open_session(&cluster, "team-a").await, Ok(false));
+    assert_eq!(session(&server), Some(made));
+    grants::close_session(&cluster, "team-a").await.unwrap();
+    grants::close_session(&cluster, "team-a").await.unwrap();
+    assert_eq!(session(&server), None);
 }
 
 #[tokio::test]
 async fn what_is_missing_in_our_rights_is_said() {
     let (server, cluster) = start().await;
-    server.fail(None, "/roles/", Fault::Status(403, None), 1);
-    let error = grants::ensure(&cluster, "team-a", &alice()).await.unwrap_err();
+    server.fail(None, "/rolebindings/", Fault::Status(403, None), 1);
+    let error = grants::ensure(&cluster, "team-a").await.unwrap_err();
     assert!(
-        matches!(&error, KubernetesError::Forbidden { what, .. } if what == "roles/team-a/postern-user"),
+        matches!(&error, KubernetesError::Forbidden { what, .. } if what == "rolebindings/team-a/postern-user"),
         "{error}"
     );
 }

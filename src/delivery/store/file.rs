@@ -3,7 +3,8 @@
 //! Keys are names as they are, values are JSON: a member that this version does not know is passed over. What cannot be read is an
 //! error; nothing is ever begun anew in its place.
 
-use super::record::Record;
+use super::{Kept, REMOVALS_KEPT_MS, StoreError, Write};
+use crate::delivery::record::Record;
 use crate::users::UserId;
 use redb::backends::{FileBackend, InMemoryBackend};
 use redb::{Database, ReadableDatabase, ReadableTable, StorageError, TableDefinition};
@@ -26,59 +27,22 @@ const FORMAT_KEY: &str = "format";
 /// The whole is in memory anyway.
 const PAGE_CACHE: usize = 4 * 1024 * 1024;
 
-/// Removals are remembered for so long: longer than they are counted.
-const REMOVALS_KEPT_MS: u64 = 7 * 24 * 60 * 60 * 1000;
-
-/// Why the store cannot be used.
-#[derive(Debug, thiserror::Error)]
-#[error("`{}` cannot be used", .path.display())]
-pub struct StoreError {
-    path: PathBuf,
-    #[source]
-    source: Box<redb::Error>,
-}
-
-/// What the file held.
-#[derive(Debug, Default)]
-pub struct Kept {
-    /// Users.
-    pub records: Vec<(UserId, Record)>,
-    /// When users were removed, in milliseconds since 1970.
-    pub removals: Vec<u64>,
-}
-
-/// One thing to be stored.
-#[derive(Debug, Clone)]
-pub enum Write {
-    /// What is known of a user.
-    Put(UserId, Box<Record>),
-    /// What was a user's is removed, at this time, in milliseconds since 1970.
-    Removed {
-        /// Whose.
-        user: UserId,
-        /// When.
-        unix_ms: u64,
-        /// What of them is still known; `None`: nothing.
-        left: Option<Box<Record>>,
-    },
-}
-
 /// The file, held by this process alone.
 #[derive(Debug)]
-pub struct Store {
+pub struct FileStore {
     /// `None`: in memory.
     path: Option<PathBuf>,
     /// `None` after a failure: it is opened again by the next write.
     database: Option<Database>,
 }
 
-impl Store {
+impl FileStore {
     /// Opens the file, or makes it with its folder, and reads all of it.
     ///
     /// # Errors
     /// [`StoreError`] names it.
     pub fn open(path: &Path) -> Result<(Self, Kept), StoreError> {
-        let failed = |source: redb::Error| StoreError { path: path.to_owned(), source: Box::new(source) };
+        let failed = |source: redb::Error| StoreError::File { path: path.to_owned(), source: Box::new(source) };
         let database = open(path).map_err(failed)?;
         begin(&database).map_err(failed)?;
         let kept = read(&database).map_err(failed)?;
@@ -90,7 +54,7 @@ impl Store {
     /// # Errors
     /// None that is known.
     pub fn in_memory() -> Result<Self, StoreError> {
-        let failed = |source: redb::Error| StoreError { path: PathBuf::new(), source: Box::new(source) };
+        let failed = |source: redb::Error| StoreError::File { path: PathBuf::new(), source: Box::new(source) };
         let database =
             Database::builder().create_with_backend(InMemoryBackend::new()).map_err(|error| failed(error.into()))?;
         begin(&database).map_err(failed)?;
@@ -110,7 +74,7 @@ impl Store {
             self.database = None;
         }
         let path = self.path.clone().unwrap_or_default();
-        outcome.map_err(|source| StoreError { path, source: Box::new(source) })
+        outcome.map_err(|source| StoreError::File { path, source: Box::new(source) })
     }
 
     fn try_commit(&mut self, writes: &[Write]) -> Result<(), redb::Error> {
@@ -177,10 +141,10 @@ fn write(database: &Database, writes: &[Write]) -> Result<(), redb::Error> {
         let mut removals = transaction.open_table(REMOVALS)?;
         for write in writes {
             match write {
-                Write::Put(user, record) => {
+                Write::Put { user, record, .. } => {
                     records.insert((&**user.issuer(), &**user.subject()), &*json(record)?)?;
                 }
-                Write::Removed { user, unix_ms, left } => {
+                Write::Removed { user, unix_ms, left, .. } => {
                     let key = (&**user.issuer(), &**user.subject());
                     match left {
                         Some(record) => drop(records.insert(key, &*json(record)?)?),
@@ -199,29 +163,21 @@ fn write(database: &Database, writes: &[Write]) -> Result<(), redb::Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::delivery::record::Written;
 
     fn user(subject: &str) -> UserId {
         UserId::new("main", subject).unwrap()
     }
 
     fn record() -> Record {
-        let written = Written { expires: 7, key: "k".into(), epoch: 3, claims: "c".into(), token: "t".into() };
-        Record {
-            namespace: Some("alice".into()),
-            has_signed_in: true,
-            written: Some(written),
-            read_unix_ms: 5,
-            ..Record::default()
-        }
+        Record { namespace: Some("alice".into()), has_signed_in: true, read_unix_ms: 5, ..Record::default() }
     }
 
     fn put(subject: &str) -> Write {
-        Write::Put(user(subject), Box::new(record()))
+        Write::Put { user: user(subject), record: Box::new(record()), base: None }
     }
 
     fn removed(subject: &str, unix_ms: u64, left: Option<Record>) -> Write {
-        Write::Removed { user: user(subject), unix_ms, left: left.map(Box::new) }
+        Write::Removed { user: user(subject), unix_ms, left: left.map(Box::new), base: None }
     }
 
     #[test]
@@ -230,13 +186,13 @@ mod tests {
         let path = folder.path().join("state/delivery.redb");
         let odd = "f:1:a/../b\n\0\"";
         {
-            let (mut store, kept) = Store::open(&path).unwrap();
+            let (mut store, kept) = FileStore::open(&path).unwrap();
             assert!(kept.records.is_empty());
             store.commit(&[put("1"), put(odd), put("gone"), put("kept")]).unwrap();
             let left = Record { is_offboarded: true, ..record() };
             store.commit(&[removed("gone", 1000, None), removed("kept", 1001, Some(left))]).unwrap();
         }
-        let (_store, kept) = Store::open(&path).unwrap();
+        let (_store, kept) = FileStore::open(&path).unwrap();
         let found: Vec<_> = kept.records.iter().map(|(user, record)| (&**user.subject(), record.clone())).collect();
         let left = Record { is_offboarded: true, ..record() };
         assert_eq!(found, [("1", record()), (odd, record()), ("kept", left)]);
@@ -249,19 +205,20 @@ mod tests {
     fn what_another_version_wrote_is_not_begun_anew() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("delivery.redb");
-        drop(Store::open(&path).unwrap());
+        drop(FileStore::open(&path).unwrap());
         let database = Database::open(&path).unwrap();
         let transaction = database.begin_write().unwrap();
         transaction.open_table(META).unwrap().insert(FORMAT_KEY, 9).unwrap();
         transaction.commit().unwrap();
         drop(database);
-        let error = Store::open(&path).unwrap_err();
-        assert!(error.source.to_string().contains("format 9"), "{error:?}");
+        let error = FileStore::open(&path).unwrap_err();
+        let source = std::error::Error::source(&error).unwrap();
+        assert!(source.to_string().contains("format 9"), "{error:?}");
     }
 
     #[test]
     fn old_removals_are_forgotten() {
-        let mut store = Store::in_memory().unwrap();
+        let mut store = FileStore::in_memory().unwrap();
         store.commit(&[removed("1", 1000, None), removed("2", 1000 + REMOVALS_KEPT_MS, None)]).unwrap();
         let kept = read(store.database.as_ref().unwrap()).unwrap();
         assert_eq!(kept.removals, [1000 + REMOVALS_KEPT_MS]);
