@@ -223,7 +223,8 @@ impl<R: Roster> Delivery<R> {
         let Some(id) = book.names.owner(namespace).cloned() else { return };
         let is_whole = book.followed.is_whole;
         let Some(entry) = book.users.get_mut(&id) else { return };
-        let is_meant = entry.is_removing || entry.user.record.is_offboarded || matches!(entry.user.live.seen, Seen::Absent);
+        let is_meant =
+            entry.is_removing || entry.user.record.is_offboarded || matches!(entry.user.live.seen, Seen::Absent);
         if is_whole && !is_meant {
             tracing::warn!(user = %id, namespace, "a user's Secret was deleted by others");
             entry.tampered_ms = Some(now.monotonic_ms);

@@ -162,12 +162,7 @@ impl UserSecrets {
     }
 
     /// Removes a namespace that has the whole mark of this user, as it is right before; or only what tokens lie in.
-    pub(super) async fn remove(
-        &self,
-        user: &UserId,
-        namespace: &str,
-        keeps_namespace: bool,
-    ) -> Result<(), SinkError> {
+    pub(super) async fn remove(&self, user: &UserId, namespace: &str, keeps_namespace: bool) -> Result<(), SinkError> {
         for _ in 0..LOOKS {
             let Some(seen) = self.namespaces.read(namespace).await? else { return Ok(()) };
             if !seen.mark.is_of(&owner(user)) {

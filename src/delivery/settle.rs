@@ -69,13 +69,7 @@ impl<R: Roster> Delivery<R> {
         }
     }
 
-    pub(super) fn take_up_settled(
-        &self,
-        book: &mut Book,
-        id: &UserId,
-        settled: Result<Settled, SinkError>,
-        now: Now,
-    ) {
+    pub(super) fn take_up_settled(&self, book: &mut Book, id: &UserId, settled: Result<Settled, SinkError>, now: Now) {
         book.settles = book.settles.saturating_sub(1);
         let Some(entry) = book.users.get_mut(id) else { return };
         entry.is_settling = false;

@@ -63,7 +63,9 @@ impl<R: Roster> Delivery<R> {
         while users.len() < FENCED_AT_ONCE
             && let Some(id) = book.lane(Lane::Fill).users.pop_front()
         {
-            let Some(entry) = book.users.get_mut(&id).filter(|entry| entry.queued == Some(Lane::Fill)) else { continue };
+            let Some(entry) = book.users.get_mut(&id).filter(|entry| entry.queued == Some(Lane::Fill)) else {
+                continue;
+            };
             let claims = self.outline(&id, &entry.user, turn.service);
             if can_wait(&entry.user, &self.world(&id, &book.issuer, turn, &claims))
                 && !book.pace.take(turn.now.monotonic_ms)
@@ -219,7 +221,8 @@ impl<R: Roster> Delivery<R> {
                     let wait_ms = error.retry_after().map_or(0, |wait| u64::try_from(wait.as_millis()).unwrap_or(0));
                     book.calm_until_ms = book.calm_until_ms.max(now.monotonic_ms + wait_ms.min(60_000));
                     let failures = &mut entry.user.live.failures;
-                    failures.write_after_ms = failures.write_after_ms.max(now.monotonic_ms + wait_ms.min(LONGEST_CALM_MS));
+                    failures.write_after_ms =
+                        failures.write_after_ms.max(now.monotonic_ms + wait_ms.min(LONGEST_CALM_MS));
                     Err(error.to_string())
                 }
             };
@@ -281,14 +284,15 @@ impl<R: Roster> Delivery<R> {
             (Seen::Token(held), Some(namespace)) => held.said.as_ref().and_then(|said| {
                 let is_theirs = said.claims == self.outline(id, user, service);
                 is_theirs.then(|| {
-                Arc::new(KeptToken {
-                    token: held.token.clone(),
-                    expires: held.expires,
-                    epoch: said.epoch,
-                    namespace: namespace.clone(),
-                    roles: user.record.facts.roles.clone(),
-                    groups: user.record.facts.groups.clone(),
-                })})
+                    Arc::new(KeptToken {
+                        token: held.token.clone(),
+                        expires: held.expires,
+                        epoch: said.epoch,
+                        namespace: namespace.clone(),
+                        roles: user.record.facts.roles.clone(),
+                        groups: user.record.facts.groups.clone(),
+                    })
+                })
             }),
             _ => None,
         };

@@ -179,7 +179,11 @@ impl Replica {
                 "what is known about users cannot be shared with other replicas; what is decided here holds here, and is kept"
             );
         } else {
-            tracing::debug!(index, error = error as &dyn std::error::Error, "what is known about users cannot be shared");
+            tracing::debug!(
+                index,
+                error = error as &dyn std::error::Error,
+                "what is known about users cannot be shared"
+            );
         }
         failing.insert(index);
     }

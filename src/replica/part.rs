@@ -152,11 +152,8 @@ impl Replica {
 
     fn take(&self, index: usize, mirror: &mut Mirror, shard: Option<Shard>) -> Result<(), ReplicaError> {
         let version = shard.as_ref().map(|shard| shard.version().clone());
-        let values: HashMap<String, Vec<u8>> = shard
-            .iter()
-            .flat_map(Shard::pairs)
-            .map(|(key, value)| (key.to_owned(), value.to_vec()))
-            .collect();
+        let values: HashMap<String, Vec<u8>> =
+            shard.iter().flat_map(Shard::pairs).map(|(key, value)| (key.to_owned(), value.to_vec())).collect();
         let is_news = |(key, value): &(&String, &Vec<u8>)| mirror.values.get(*key) != Some(*value);
         let news = values.iter().filter(is_news).map(|(key, value)| (key.clone(), value.clone()));
         let (noted, changed): (Vec<_>, Vec<_>) = news.partition(|(key, _)| is_note(key));

@@ -136,7 +136,8 @@ pub fn mint(config: &config::TokenService, key: &SigningKey, grant: &Grant<'_>, 
     aws_lc_rs::rand::fill(&mut random).map_err(|_| failed())?;
     let issued = now.unix_seconds() - BACK_DATED;
     let expires = issued + i64::try_from(config.lifetime.as_secs()).unwrap_or(0);
-    let claims = Claims::new(config, grant, (issued, expires), &URL_SAFE_NO_PAD.encode(random));
+    let jti = URL_SAFE_NO_PAD.encode(random);
+    let claims = Claims::new(config, grant, (issued, expires), &jti);
     let claims = serde_json::to_vec(&claims).map_err(|_| failed())?;
     let token = key.sign(&claims).ok_or_else(failed)?;
     let mut header = HeaderValue::try_from(format!("Bearer {token}")).map_err(|_| failed())?;

@@ -16,7 +16,11 @@ pub(super) enum Write {
     Accept(TokenKey),
     Issuer(Arc<str>, IssuerRecord),
     Cluster(ClusterRecord),
-    Position { issuer: Arc<str>, feed: Arc<str>, at_ms: u64 },
+    Position {
+        issuer: Arc<str>,
+        feed: Arc<str>,
+        at_ms: u64,
+    },
     /// What is decided from now on is to be shared.
     Sharing,
     /// It is not, and what was not shared yet is not known any more.

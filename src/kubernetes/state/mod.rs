@@ -167,19 +167,6 @@ impl State {
         self.read_shard(index).await
     }
 
-    /// The same as [`Self::watch`], a watch for each part: all that is allowed to who may read these Secrets by their names.
-    ///
-    /// # Errors
-    /// None that can happen.
-    pub fn watches(&self) -> Result<Vec<Watch<Shard>>, KubernetesError> {
-        let one = |index| {
-            let target = Target::list("api/v1", Some(self.cluster.namespace()), "secrets")?;
-            let selector = format!("fieldSelector=metadata.name%3D{}", self.shard_name(index));
-            Ok(Watch::new(&self.cluster, target, selector))
-        };
-        (0..self.writers.len()).map(one).collect()
-    }
-
     async fn write(&self, index: usize, mut decide: impl FnMut(&Shard) -> Entries) -> Result<(), KubernetesError> {
         let _alone = self.writers[index].lock().await;
         for attempt in 0..ATTEMPTS {

@@ -153,9 +153,11 @@ fn step() -> impl Strategy<Value = Step> {
         Just(IssuerCause::Deleted),
         Just(IssuerCause::NotBefore)
     ];
-    let moment = (any::<bool>(), time()).prop_map(|(is_exact, ms)| {
-        if is_exact { IssuerTime::At(ms) } else { IssuerTime::Within(ms) }
-    });
+    let moment = (any::<bool>(), time()).prop_map(
+        |(is_exact, ms)| {
+            if is_exact { IssuerTime::At(ms) } else { IssuerTime::Within(ms) }
+        },
+    );
     prop_oneof![
         2 => (cause, moment).prop_map(|(cause, time)| Step::Issuer(cause, time)),
         1 => Just(Step::Operator),

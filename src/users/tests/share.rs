@@ -115,8 +115,7 @@ fn what_was_decided_and_not_shared_is_shared_after_a_crash() {
     a.push(&mut carrier);
     a.users.lift(&user("alice"), enabled()).unwrap();
     a.users.block(&user("al/ice\0"), Proof::Operator(act())).unwrap();
-    let revocation =
-        Revocation { issuer: "main".into(), tokens: Tokens::Id(long.clone()), act: act(), until_ms: None };
+    let revocation = Revocation { issuer: "main".into(), tokens: Tokens::Id(long.clone()), act: act(), until_ms: None };
     a.users.revoke(revocation).unwrap();
     a.reopen();
     assert_eq!(a.users.unshared_len(), 3);

@@ -10,6 +10,7 @@ use postern::base::http_client::HttpError;
 use postern::delivery::Roster;
 use postern::identity::{Links, News};
 use postern::issuer::keycloak::{Answer, IssuerSpan, KeycloakError, Listed, Person, User, UserState, UsersPage};
+use postern::replica::Replica;
 use postern::users::{IssuerCause, IssuerTime, Lift, Proof, State, UserId, Users};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -127,6 +128,7 @@ pub(crate) struct Follower {
     pub(crate) realm: Realm,
     pub(crate) users: Arc<Users>,
     pub(crate) links: Arc<Links>,
+    pub(crate) shared: Arc<Replica>,
     /// How many happenings it has seen. What a process left is where another begins.
     pub(crate) position: Arc<AtomicUsize>,
 }
@@ -190,6 +192,9 @@ impl Follower {
             Kind::Changed => self.tell(News::Changed(id)),
             Kind::SignedIn { session } => {
                 self.users.signed_in(&id, Some(&session), time_ms).unwrap();
+                if self.realm.world().lock().unwrap().slots[self.realm.line.slot].role == Role::Gateway {
+                    self.shared.note_sign_in(&id);
+                }
                 self.tell(News::SignedIn(id));
             }
         }

@@ -14,7 +14,6 @@ mod oracle;
 mod people;
 mod replica;
 mod scenario;
-mod toy;
 mod wire;
 mod world;
 

@@ -1,19 +1,23 @@
 //! A replica: the real code on a simulated way to the cluster and to Keycloak, started, killed, paused.
 
 use super::keycloak::{Follower, Realm};
-use super::toy;
+use super::scenario::config;
 use super::wire::Line;
-use super::world::{EPOCH, Role, Shared};
+use super::world::{EPOCH, ISSUER, Role, Shared};
 use postern::base::clock::Clock;
-use postern::identity::Links;
+use postern::delivery::counts::Counts;
+use postern::delivery::{self, Delivery, Fence, InCluster, Leads, Parts, Settings};
+use postern::identity::{self, Links, News};
 use postern::kubernetes::lease::{Elector, Terms};
 use postern::kubernetes::state::State;
 use postern::telemetry::audit_log::Audit;
+use postern::telemetry::metrics::Metrics;
 use postern::token_service::TokenService;
 use postern::users::Users;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
 /// Of how many Secrets the shared state is: fewer than in earnest, so that each is written by several.
@@ -65,11 +69,15 @@ impl Replica {
                 Elector::new(line.cluster(), name, &identity, Terms::default(), clock.clone()).unwrap();
             line.leadership.set(leadership.clone()).unwrap();
             tasks.push(tokio::spawn(elector.run(std::future::pending())));
-            let toy = toy::Toy::new(line.cluster(), &users, &links, leadership, realm.clone(), &common.tokens, &shared);
-            tasks.push(tokio::spawn(toy.run()));
+            let beside =
+                InCluster { cluster: line.cluster(), leads: Leads::Elected(leadership), fence: Some(fence(&shared)) };
+            let parts = parts(&line, &users, &links, realm.clone(), common);
+            let delivery = Delivery::in_cluster(settings(), parts, beside).unwrap();
+            tasks.push(tokio::spawn(delivery.run()));
+            tasks.push(tokio::spawn(hear_sign_ins(Arc::clone(&shared), Arc::clone(&links))));
         }
         let (follower, ticker) = (Arc::clone(&users), Arc::clone(&users));
-        let follower = Follower { realm, users: follower, links, position: Arc::clone(&position) };
+        let follower = Follower { realm, users: follower, links, shared, position: Arc::clone(&position) };
         tasks.push(tokio::spawn(follower.run()));
         tasks.push(tokio::spawn(tick(ticker)));
         let mut guard = world.lock().unwrap();
@@ -91,6 +99,46 @@ impl Replica {
         std::fs::copy(&self.path, &path).unwrap();
         self.line.world.lock().unwrap().slots[self.line.slot].line = None;
         Remains { path, position: self.position.load(Ordering::Relaxed) }
+    }
+}
+
+fn settings() -> Settings {
+    let config = config();
+    Settings::new(config.delivery.as_ref().unwrap(), &config.issuers[0])
+}
+
+/// All that is known against users is read before one of them is let in.
+fn fence(shared: &Arc<postern::replica::Replica>) -> Fence {
+    let shared = Arc::clone(shared);
+    Box::new(move |users| {
+        let shared = Arc::clone(&shared);
+        Box::pin(async move { shared.refresh(&users).await.map_err(|error| error.to_string()) })
+    })
+}
+
+fn parts(line: &Arc<Line>, users: &Arc<Users>, links: &Arc<Links>, roster: Realm, common: &Common) -> Parts<Realm> {
+    let (clock, tokens) = (line.clock.clone(), Arc::clone(&common.tokens));
+    let shared = identity::Shared {
+        users: Arc::clone(users),
+        links: Arc::clone(links),
+        clock: clock.clone(),
+        control: Handle::current(),
+    };
+    Parts {
+        roster,
+        link: links.of(ISSUER, 10_000),
+        token_service: Arc::new(move || Arc::clone(&tokens)),
+        shared,
+        sink: delivery::secrets(line.cluster()),
+        counts: Counts::new(&Metrics::new(), clock),
+    }
+}
+
+/// Sign-ins that gateways saw.
+async fn hear_sign_ins(shared: Arc<postern::replica::Replica>, links: Arc<Links>) {
+    let mut sign_ins = shared.sign_ins();
+    while let Some(user) = sign_ins.recv().await {
+        links.bulletin().tell(|| Some(News::SignedIn(user)));
     }
 }
 
