@@ -77,8 +77,11 @@ impl Directory {
                 self.known.write().unwrap_or_else(PoisonError::into_inner).synced.insert(index);
                 return;
             }
-            // What was known is known still: who leads stores it again.
-            Change::Gone(_) => return,
+            // Somebody deleted it. What was known is known still, and is stored again by who leads.
+            Change::Gone(_) => {
+                self.known.write().unwrap_or_else(PoisonError::into_inner).parts.remove(&index);
+                return;
+            }
             Change::Interrupted(error) => {
                 tracing::warn!(%error, "users' namespaces cannot be followed: what is known may be behind");
                 return;

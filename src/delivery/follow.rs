@@ -2,7 +2,7 @@
 //!
 //! Every replica follows all of it, so one that takes over has nothing to load.
 
-use super::book::Book;
+use super::book::{Book, Entry};
 use super::home::{LOOK_EVERY_MS, Place};
 use super::record::{Record, Seen, User, gist_of};
 use super::secrets::{found, owner};
@@ -208,8 +208,7 @@ impl<R: Roster> Delivery<R> {
         let was_ours = entry.user.live.stand.as_ref().is_some_and(|stand| stand.flaw.is_none());
         if is_whole && was_ours && !is_ours {
             tracing::warn!(user = %id, namespace = secret.namespace, how = flaw(&told), "a user's Secret was changed by others");
-            entry.tampered_ms = Some(now.monotonic_ms);
-            self.counts.tampered();
+            self.note_tampered(entry, now);
         }
         self.see(&id, entry, told, &(self.token_service)(), now);
         let home = &mut entry.user.live.home;
@@ -217,6 +216,13 @@ impl<R: Roster> Delivery<R> {
             settle_later(&mut entry.user, &id, now);
         }
         book.wake(&id);
+    }
+
+    /// What others did breaks no promise of ours: until it is put right nothing is promised.
+    fn note_tampered(&self, entry: &mut Entry, now: Now) {
+        entry.tampered_ms = Some(now.monotonic_ms);
+        entry.user.live.is_promised = false;
+        self.counts.tampered();
     }
 
     fn take_up_lost_secret(&self, book: &mut Book, namespace: &str, now: Now) {
@@ -227,8 +233,7 @@ impl<R: Roster> Delivery<R> {
             entry.is_removing || entry.user.record.is_offboarded || matches!(entry.user.live.seen, Seen::Absent);
         if is_whole && !is_meant {
             tracing::warn!(user = %id, namespace, "a user's Secret was deleted by others");
-            entry.tampered_ms = Some(now.monotonic_ms);
-            self.counts.tampered();
+            self.note_tampered(entry, now);
         }
         entry.user.live.stand = None;
         self.see(&id, entry, Found::stateless(Content::Absent), &(self.token_service)(), now);

@@ -4,8 +4,9 @@
 use crate::base::clock::Now;
 use crate::base::secret::Secret;
 use crate::delivery::plan::{Act, World, plan};
-use crate::delivery::record::{Facts, Failures, Held, Live, Record, Seen, User, Written};
+use crate::delivery::record::{Facts, Failures, Held, Live, Record, Seen, User};
 use crate::delivery::reserve::{CEILING_MS, FLOOR_MS, OUTAGE_MS, PERIOD_MS};
+use crate::token_service::Said;
 use crate::users::State;
 use proptest::prelude::*;
 use std::sync::Arc;
@@ -145,8 +146,8 @@ impl Story {
 
     /// As it is found after a restart.
     fn found(&self, ends_ms: u64, held: &Held) -> Arc<Held> {
-        let (token, digest) = (held.token.clone(), held.digest.clone());
-        Arc::new(Held { token, digest, expires: 0, ends_ms, learned_ms: self.now_ms })
+        let (token, digest, said) = (held.token.clone(), held.digest.clone(), held.said.clone());
+        Arc::new(Held { token, digest, said, expires: 0, ends_ms, learned_ms: self.now_ms })
     }
 
     /// A second goes by; what was begun ends.
@@ -210,25 +211,24 @@ impl Story {
             silent_ms: Some(self.now_ms - self.heard_ms),
             allow_for_ms: self.allow_for_ms,
             phase_ms: self.phase_ms,
+            leads: true,
         };
         let planned = plan(&self.user, &world);
         self.next_ms = planned.next_ms.unwrap_or(u64::MAX);
         match planned.act {
             Act::Rest => {}
+            Act::Look | Act::Settle => panic!("there is no cluster"),
             Act::Read if self.reading.is_some() => {}
             Act::Read => self.reading = Some(self.now_ms),
-            Act::Empty => {
-                self.user.record.written = None;
-                self.writing = Some(None);
-            }
+            Act::Empty => self.writing = Some(None),
             Act::Fill => {
                 assert!(!self.has(Fault::Clock), "minted by a clock that is not right");
                 self.serial += 1;
                 let digest = self.serial.to_string();
                 let (key, epoch) = (self.key.to_string(), self.epoch);
-                self.user.record.written = Some(Written { expires: 0, key, epoch, claims, token: digest.clone() });
+                let said = Some(Said { key, expires: 0, epoch, claims });
                 let (ends_ms, learned_ms) = (self.now_ms + CEILING_MS - 10_000, self.now_ms);
-                let held = Held { token: Secret::new(digest.clone()), digest, expires: 0, ends_ms, learned_ms };
+                let held = Held { token: Secret::new(digest.clone()), digest, said, expires: 0, ends_ms, learned_ms };
                 self.writing = Some(Some(Arc::new(held)));
             }
         }

@@ -1,5 +1,10 @@
+//! The plan, histories of it, and the loop over a directory in memory.
+
+mod cluster;
 mod gone;
 mod histories;
+mod placed;
 mod plan;
+mod replicas;
 mod run;
 mod stage;

@@ -3,8 +3,9 @@
 use crate::base::clock::{Clock, Now};
 use crate::base::secret::Secret;
 use crate::delivery::plan::{Act, Plan, World, plan};
-use crate::delivery::record::{Facts, Held, Live, Record, Seen, User, Written};
+use crate::delivery::record::{Facts, Held, Live, Record, Seen, User};
 use crate::delivery::reserve::{CEILING_MS, PERIOD_MS, REFILL_MS};
+use crate::token_service::Said;
 use crate::users::State;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +19,7 @@ pub(super) fn now() -> Now {
     clock.now()
 }
 
-fn world() -> World<'static> {
+pub(super) fn world() -> World<'static> {
     World {
         now: now(),
         state: State::Active,
@@ -30,32 +31,44 @@ fn world() -> World<'static> {
         silent_ms: Some(1_000),
         allow_for_ms: 5 * MINUTE,
         phase_ms: 0,
+        leads: true,
     }
 }
 
+fn said() -> Said {
+    Said { key: "key".into(), expires: 0, epoch: 3, claims: "claims".into() }
+}
+
 /// Somebody who signed in, with a token that has so much left.
-fn user(left_ms: u64) -> User {
+pub(super) fn user(left_ms: u64) -> User {
     let now_ms = now().monotonic_ms;
     let ends_ms = now_ms + left_ms;
     let held = Held {
         token: Secret::new("token"),
         digest: "digest".into(),
+        said: Some(said()),
         expires: 0,
         ends_ms,
         learned_ms: ends_ms.saturating_sub(CEILING_MS - 10_000),
     };
-    let written = Written { expires: 0, key: "key".into(), epoch: 3, claims: "claims".into(), token: "digest".into() };
     let facts = Facts { username: "alice".into(), enabled: true, ..Facts::default() };
     let record = Record {
         facts,
         read_unix_ms: 1,
         namespace: Some("alice".into()),
         has_signed_in: true,
-        written: Some(written),
         ..Record::default()
     };
     let live = Live { seen: Seen::Token(Arc::new(held)), read_ms: Some(now_ms - 20 * MINUTE), ..Live::default() };
     User { record, live }
+}
+
+/// Has the token that is there say something else.
+fn resay(user: &mut User, said: Option<Said>) {
+    let Seen::Token(held) = &user.live.seen else { panic!("no token") };
+    let (token, digest, expires) = (held.token.clone(), held.digest.clone(), held.expires);
+    let (ends_ms, learned_ms) = (held.ends_ms, held.learned_ms);
+    user.live.seen = Seen::Token(Arc::new(Held { token, digest, said, expires, ends_ms, learned_ms }));
 }
 
 #[track_caller]
@@ -90,8 +103,8 @@ fn what_says_something_else_than_it_should_is_written_anew() {
         |_, world| world.epoch = 4,
         |_, world| world.claims = "other",
         |_, world| world.keys = &["new"],
-        |user, _| user.record.written = None,
-        |user, _| user.record.written.as_mut().unwrap().token = "another".into(),
+        |user, _| resay(user, None),
+        |user, _| resay(user, Some(Said { claims: "another's".into(), ..said() })),
     ];
     for change in changes {
         check(change, 29 * MINUTE, Act::Read);

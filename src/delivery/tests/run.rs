@@ -198,3 +198,13 @@ async fn after_a_restart_what_is_there_stays_until_its_time() {
     stage.pass(3600).await;
     assert!(stage.left("alice") > 1070 && stage.read("bob").as_deref() == Some(""));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_job_that_breaks_off_leaves_nobody_without_a_token_for_ever() {
+    let stage = Stage::new(&["alice", "bob"]).await;
+    stage.realm().breaks = true;
+    stage.sign_in("alice").await;
+    stage.sign_in("bob").await;
+    stage.pass(25).await;
+    assert!(stage.left("alice") > 1700 && stage.left("bob") > 1700);
+}

@@ -15,7 +15,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
@@ -49,6 +49,8 @@ pub(super) struct Realm {
     pub(super) ahead_ms: i64,
     /// Persons asked about.
     pub(super) reads: usize,
+    /// The next that is asked about makes a panic.
+    pub(super) breaks: bool,
 }
 
 #[derive(Clone)]
@@ -59,7 +61,7 @@ pub(super) struct Fake {
 
 impl Fake {
     fn answer<T>(&self, value: impl FnOnce(&mut Realm) -> T) -> Result<Answer<T>, KeycloakError> {
-        let mut realm = self.realm.lock().unwrap();
+        let mut realm = self.realm.lock().unwrap_or_else(PoisonError::into_inner);
         if realm.is_down {
             return Err(HttpError::Status { url: "http://kc".into(), status: 503 }.into());
         }
@@ -70,6 +72,21 @@ impl Fake {
     fn span(&self, ahead_ms: i64) -> IssuerSpan {
         let now_ms = self.clock.now().unix_ms.saturating_add_signed(ahead_ms);
         IssuerSpan { earliest_ms: now_ms, latest_ms: now_ms + 999 }
+    }
+}
+
+impl Fake {
+    /// A directory of these users.
+    pub(super) fn new(clock: &Clock, names: &[&str]) -> Self {
+        let fake = Self { clock: clock.clone(), realm: Arc::default() };
+        for name in names {
+            fake.realm().users.insert(format!("id-{name}"), person(name));
+        }
+        fake
+    }
+
+    pub(super) fn realm(&self) -> MutexGuard<'_, Realm> {
+        self.realm.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -93,6 +110,7 @@ impl Roster for Fake {
     async fn person(&self, id: &str) -> Result<Answer<Option<Person>>, KeycloakError> {
         self.answer(|realm| {
             realm.reads += 1;
+            assert!(!std::mem::take(&mut realm.breaks), "a read that breaks off");
             realm.users.get(id).cloned()
         })
     }
@@ -102,7 +120,7 @@ impl Roster for Fake {
     }
 
     fn time(&self) -> Option<IssuerSpan> {
-        Some(self.span(self.realm.lock().unwrap().ahead_ms))
+        Some(self.span(self.realm().ahead_ms))
     }
 }
 
@@ -142,10 +160,7 @@ impl Stage {
     /// A running delivery in files, for these users.
     pub(super) async fn new(names: &[&str]) -> Self {
         let clock = Clock::of_runtime(START);
-        let fake = Fake { clock: clock.clone(), realm: Arc::default() };
-        for name in names {
-            fake.realm.lock().unwrap().users.insert(format!("id-{name}"), person(name));
-        }
+        let fake = Fake::new(&clock, names);
         let users = Users::in_memory(clock.clone());
         let service = TokenService::ephemeral(config().token_service, clock.clone()).unwrap();
         let stage = Self::with(clock, fake, users, Arc::new(tempfile::tempdir().unwrap()), Arc::new(service));
@@ -200,7 +215,7 @@ impl Stage {
     }
 
     pub(super) fn realm(&self) -> MutexGuard<'_, Realm> {
-        self.fake.realm.lock().unwrap()
+        self.fake.realm()
     }
 
     pub(super) fn add(&self, name: &str) {

@@ -82,6 +82,14 @@ impl Leadership {
     }
 }
 
+#[cfg(test)]
+impl Leadership {
+    /// One that is given and taken away by hand.
+    pub(crate) fn of(terms: watch::Receiver<Option<Term>>) -> Self {
+        Self(terms)
+    }
+}
+
 /// What tells one renewal from the next. A change of the object that is no renewal, by whomever, prolongs nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Renewal {

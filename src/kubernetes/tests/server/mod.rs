@@ -26,6 +26,8 @@ pub(crate) enum Fault {
     Lost,
     /// Not answered and not done.
     Closed,
+    /// Done, but not before it is let go.
+    Held(Arc<tokio::sync::Notify>),
 }
 
 struct Ordered {
@@ -173,13 +175,17 @@ async fn answer(
             _ => inner.next_fault(&head.method, &at),
         }
     };
-    match fault {
+    let fault = match fault {
         Some(Fault::Status(status, after)) => return Ok(failure(status, after)),
         Some(Fault::Body(text)) => return Ok(Response::new(Feed::whole(text.as_bytes().to_vec()))),
         Some(Fault::Cut(status)) => return Ok(cut(status)),
         Some(Fault::Closed) => return Err(io::Error::other("closed")),
-        Some(Fault::Lost) | None => {}
-    }
+        Some(Fault::Held(gate)) => {
+            gate.notified().await;
+            None
+        }
+        fault @ (Some(Fault::Lost) | None) => fault,
+    };
     let answered = memory.answer(&head.method, &at, &body);
     if matches!(fault, Some(Fault::Lost)) {
         return Err(io::Error::other("lost"));
