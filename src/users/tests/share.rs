@@ -63,7 +63,7 @@ fn audited(replica: &Replica) -> usize {
     std::fs::read_to_string(replica.folder.path().join("audit.log")).unwrap_or_default().lines().count()
 }
 
-fn kinds(decisions: &mut tokio::sync::broadcast::Receiver<Arc<Decision>>) -> Vec<Kind> {
+fn kinds(decisions: &mut broadcast::Receiver<Arc<Decision>>) -> Vec<Kind> {
     std::iter::from_fn(|| decisions.try_recv().ok()).map(|decision| decision.kind).collect()
 }
 
