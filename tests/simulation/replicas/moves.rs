@@ -2,7 +2,7 @@
 
 use super::people::Standing;
 use super::scenario::Driver;
-use super::world::{ISSUER, Ms, Role, Weather, World};
+use super::world::{ISSUER, Ms, Weather, World};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use postern::users::{Act, Lift, Proof, UserId};
@@ -296,7 +296,7 @@ impl World {
     /// Somebody else takes the Lease away, or deletes it.
     fn act_lease(&mut self) {
         let now = self.now();
-        self.crisp_since = now;
+        (self.crisp_since, self.lease_edited) = (now, Some(now));
         let (group, kind, name) = ("apis/coordination.k8s.io/v1", "leases", "postern-token-service");
         let Some(mut lease) = self.memory.get(group, kind, Some("postern"), name) else { return };
         if self.random.chance(30) {
@@ -356,10 +356,5 @@ impl World {
         let person = self.people.get_mut(&id).unwrap();
         (person.edited, person.is_settled) = (Some(now), false);
         self.look_at(&namespace, None);
-    }
-
-    /// Whether a replica of that role runs.
-    pub(crate) fn has(&self, role: Role) -> bool {
-        self.slots.iter().any(|slot| slot.role == role && slot.runs())
     }
 }

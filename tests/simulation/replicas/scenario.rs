@@ -103,7 +103,10 @@ impl Driver {
             has_ambushes: random.chance(50),
             has_edits: random.chance(50),
             has_operators: random.chance(40),
-            lasts: random.between(15, 45) * 60_000,
+            lasts: match random.below(10) {
+                0 => random.between(30, 60) * 60_000,
+                _ => random.between(6, 24) * 60_000,
+            },
         };
         guard.log(|| format!("{plan:?}"));
         let count = guard.slots.len();

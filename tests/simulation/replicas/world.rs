@@ -41,6 +41,8 @@ pub(crate) struct World {
     pub(crate) readers: BTreeMap<String, Reader>,
     /// Since when nothing at all is wrong.
     pub(crate) crisp_since: Ms,
+    /// When somebody else took the Lease away last.
+    pub(crate) lease_edited: Option<Ms>,
     /// The next fill finds its writer paused before it is sent.
     pub(crate) is_ambushed: bool,
     /// Somebody's write that was caught so.
@@ -153,11 +155,6 @@ impl Slot {
     pub(crate) fn is_well(&self) -> bool {
         self.line.is_some() && !*self.frozen.borrow() && !*self.is_stalled.borrow()
     }
-
-    /// Up, and not paused.
-    pub(crate) fn runs(&self) -> bool {
-        self.line.is_some() && !*self.frozen.borrow()
-    }
 }
 
 impl World {
@@ -177,6 +174,7 @@ impl World {
             slots,
             readers: BTreeMap::new(),
             crisp_since: 0,
+            lease_edited: None,
             is_ambushed: false,
             caught: None,
             failure: None,
