@@ -310,7 +310,8 @@ async fn what_is_recorded_is_followed_and_outlives_the_deletion_of_where_it_lies
     for index in 0..16 {
         site.server.remove("api/v1", "secrets", Some("postern"), &format!("postern-delivery-{index}"));
     }
-    let lies = || (0..16).any(|index| site.object("secrets", "postern", &format!("postern-delivery-{index}")).is_some());
+    let lies =
+        || (0..16).any(|index| site.object("secrets", "postern", &format!("postern-delivery-{index}")).is_some());
     site.until("it is stored again", lies).await;
     assert_eq!(directory.user_of("alice"), Some(id("id-alice")));
     task.abort();
