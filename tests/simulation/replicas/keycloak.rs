@@ -227,7 +227,9 @@ impl Follower {
                 self.users.block(&id, proof).unwrap();
             }
         }
-        for id in self.users.blocked_by_issuer(ISSUER) {
+        let mut blocked = self.users.blocked_by_issuer(ISSUER);
+        blocked.sort();
+        for id in blocked {
             if !disabled.contains(&id.subject().to_string()) {
                 self.look(&id, None).await;
             }
@@ -238,7 +240,9 @@ impl Follower {
     }
 
     async fn look_for_sign_ins(&self) -> bool {
-        for view in self.users.list().into_iter().filter(|view| view.state == State::AwaitingSignIn) {
+        let mut awaited = self.users.list();
+        awaited.sort_by(|one, other| one.user.cmp(&other.user));
+        for view in awaited.into_iter().filter(|view| view.state == State::AwaitingSignIn) {
             let subject = view.user.subject().to_string();
             let Ok(found) =
                 self.realm.ask(|world| world.people.get(&subject).and_then(|person| person.session.clone())).await

@@ -43,14 +43,6 @@ impl Feed {
         let _ = feeder.send(bytes.into());
         feed
     }
-
-    /// `first`, and then the end of the connection.
-    pub(crate) fn cut(first: Bytes) -> Self {
-        let (feeder, feed) = Self::channel();
-        let _ = feeder.send(first);
-        tokio::spawn(feeder.cut());
-        feed
-    }
 }
 
 impl Body for Feed {

@@ -208,7 +208,10 @@ impl Inner {
 
 /// An answer that breaks off in its body.
 fn cut(status: u16) -> Response<Feed> {
-    let mut response = Response::new(Feed::cut(Bytes::from_static(b"{\"kind\":\"Stat")));
+    let (feeder, feed) = Feed::channel();
+    let _ = feeder.send(Bytes::from_static(b"{\"kind\":\"Stat"));
+    tokio::spawn(feeder.cut());
+    let mut response = Response::new(feed);
     *response.status_mut() = StatusCode::from_u16(status).unwrap();
     response
 }
