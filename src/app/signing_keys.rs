@@ -206,8 +206,7 @@ mod tests {
     #[tokio::test]
     async fn replicas_that_rotate_at_once_make_one_key_and_never_sign_with_one_that_is_not_shared() {
         let (server, clock) = (ApiServer::start().await, Clock::manual(1_800_000_000));
-        let mut replicas =
-            [Replica::start(&server, &clock, true).await, Replica::start(&server, &clock, true).await];
+        let mut replicas = [Replica::start(&server, &clock, true).await, Replica::start(&server, &clock, true).await];
         let mut seen = std::collections::BTreeSet::new();
         for round in 0..120 {
             if round % 10 == 9 {

@@ -10,7 +10,7 @@ use crate::identity::{KeptToken, NoToken};
 use crate::kubernetes::Version;
 use crate::users::UserId;
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;
 use tokio::sync::oneshot;
@@ -21,7 +21,7 @@ pub(super) type Waiter = oneshot::Sender<Result<Arc<KeptToken>, NoToken>>;
 /// All of it. Times are of the monotonic clock, in milliseconds.
 #[derive(Debug, Default)]
 pub(super) struct Book {
-    pub(super) users: HashMap<UserId, Entry>,
+    pub(super) users: BTreeMap<UserId, Entry>,
     due: BinaryHeap<Reverse<(u64, UserId)>>,
     pub(super) names: Names,
     /// When users were removed, in milliseconds since 1970.
@@ -29,7 +29,7 @@ pub(super) struct Book {
     pub(super) is_removing: bool,
     /// Why nobody is removed.
     pub(super) held: Option<TooMany>,
-    pub(super) waiters: HashMap<UserId, Vec<Waiter>>,
+    pub(super) waiters: BTreeMap<UserId, Vec<Waiter>>,
     pub(super) to_read: VecDeque<UserId>,
     pub(super) reads: usize,
     pub(super) to_look: VecDeque<UserId>,
@@ -90,7 +90,7 @@ pub(super) struct Entry {
 #[derive(Debug, Default)]
 pub(super) struct Followed {
     /// Parts of the state of which everything was told.
-    pub(super) parts: HashSet<usize>,
+    pub(super) parts: BTreeSet<usize>,
     pub(super) secrets: bool,
     pub(super) namespaces: bool,
     /// A watch broke off, and users' Secrets were not told anew since.
@@ -100,7 +100,7 @@ pub(super) struct Followed {
     /// And all that stands in the cluster.
     pub(super) is_whole: bool,
     /// Whose records lie in which part.
-    pub(super) users: HashMap<usize, HashSet<UserId>>,
+    pub(super) users: BTreeMap<usize, BTreeSet<UserId>>,
 }
 
 /// Two ways to the place where tokens are written: whoever is to have none never waits for those who are to have one.

@@ -13,7 +13,7 @@ use crate::base::clock::Now;
 use crate::kubernetes::state::{Shard, State};
 use crate::kubernetes::{Change, Cluster, KubernetesError, Namespace, UserSecret, Watch, Watched};
 use crate::users::UserId;
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
@@ -119,7 +119,7 @@ impl<R: Roster> Delivery<R> {
     fn take_up_part(&self, book: &mut Book, index: usize, change: Change<Shard>) {
         match change {
             Change::Seen(part) => {
-                let mut users = HashSet::new();
+                let mut users = BTreeSet::new();
                 for (key, value) in part.pairs() {
                     if key == REMOVALS {
                         book.removals = removals(value);

@@ -199,6 +199,10 @@ fn fill(user: &User, world: &World<'_>) -> Plan {
 /// A refill never overrides what others have set: that is taken out before.
 fn write(user: &User, world: &World<'_>) -> Plan {
     let flaw = user.live.stand.as_ref().and_then(|stand| stand.flaw);
+    // Somebody emptied it who knows of a block that is not known here yet.
+    if flaw.is_none() && user.live.stand.as_ref().is_some_and(|stand| stand.epoch > world.epoch) {
+        return Plan { act: Act::Rest, next_ms: Some(world.now.monotonic_ms + AGAIN_MS) };
+    }
     let act = if matches!(flaw, Some(Flaw::Held | Flaw::Fixed)) { Act::Empty } else { Act::Fill };
     at(act, user.live.failures.write_after_ms, world.now)
 }

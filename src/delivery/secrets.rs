@@ -57,6 +57,8 @@ pub fn found(secret: &UserSecret, owner: &Owner) -> Found {
         _ if secret.is_fixed => Some(Flaw::Fixed),
         Standing::Ours => None,
         Standing::Stripped => Some(Flaw::Unmarked),
+        // To write what stands there already takes nothing from whoever wrote it.
+        Standing::Edited { .. } if matches!(content, Content::Empty) => Some(Flaw::Fixed),
         Standing::Edited { .. } | Standing::Another(_) | Standing::Foreign => Some(Flaw::Held),
     };
     let stand = Stand { version: secret.version.clone(), epoch: secret.epoch, flaw };

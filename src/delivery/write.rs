@@ -10,14 +10,14 @@ use super::jobs::{Job, Jobs};
 use super::plan::{Act, Why, can_wait};
 use super::record::{Seen, User};
 use super::run::{Done, Turn};
-use super::sink::{Flaw, Found, Order, SinkError, Stand, Wrote};
-use super::{Delivery, Roster};
+use super::sink::{Flaw, Found, Order, SinkError, Wrote};
+use super::{Asked, Delivery, Roster};
 use crate::base::clock::Now;
 use crate::base::secret::Secret;
 use crate::identity::KeptToken;
 use crate::kubernetes::Version;
 use crate::token_service::{CredentialCache, TokenService};
-use crate::users::UserId;
+use crate::users::{State, UserId};
 use std::sync::Arc;
 
 /// Files written by one job: whoever is blocked meanwhile waits for it.
@@ -32,6 +32,9 @@ const FENCED_AT_ONCE: usize = 64;
 
 /// However long a server asks to be left alone, who is blocked is seen to after this.
 const LONGEST_CALM_MS: u64 = 2_000;
+
+/// What cannot be done now is looked at again after this.
+const AGAIN_MS: u64 = 1_000;
 
 /// What came of an order.
 pub(super) type Written = (Order, Result<Wrote, SinkError>);
@@ -123,7 +126,10 @@ impl<R: Roster> Delivery<R> {
                 && let Some(id) = book.next_of(lane)
             {
                 match self.order(book, &id, lane, turn) {
-                    Some(order) => orders.push(order),
+                    Some(order) => {
+                        let doubt = self.doubt(book, &order, lane, turn);
+                        orders.push((order, doubt));
+                    }
                     None => book.wake(&id),
                 }
             }
@@ -131,12 +137,19 @@ impl<R: Roster> Delivery<R> {
                 return;
             }
             book.lane(lane).running += 1;
-            let ids = orders.iter().map(|order| order.id.clone()).collect();
+            let ids = orders.iter().map(|(order, _)| order.id.clone()).collect();
             let (sink, leads, clock) = (self.sink.clone(), self.leads.clone(), self.clock.clone());
+            let users = Arc::clone(&self.users);
             jobs.spawn(Job::Write(lane, ids), async move {
                 let mut written: Vec<Written> = Vec::new();
-                for order in orders {
-                    let outcome = if lane == Lane::Fill && !leads.is_leader(clock.now()) {
+                for (order, doubt) in orders {
+                    let is_known = match doubt {
+                        Some(asked) => asked.await.is_ok() && users.standing(&order.id, clock.now()).0 != State::Active,
+                        None => true,
+                    };
+                    let outcome = if !is_known {
+                        Err(SinkError::NotNow("another replica knows better"))
+                    } else if lane == Lane::Fill && !leads.is_leader(clock.now()) {
                         Err(SinkError::NotNow("this replica does not lead any more"))
                     } else {
                         sink.write(&order).await
@@ -146,6 +159,22 @@ impl<R: Roster> Delivery<R> {
                 Done::Written { lane, written }
             });
         }
+    }
+
+    /// Whoever filled a Secret in an epoch that is not below ours knew of every block that we know of, and perhaps of a sign-in that we
+    /// do not know of yet: what all know is asked before it is emptied. A block that is news here is in a higher epoch, and waits for
+    /// nothing.
+    fn doubt(&self, book: &Book, order: &Order, lane: Lane, turn: &Turn<'_>) -> Option<Asked> {
+        let entry = book.users.get(&order.id)?;
+        let is_as_new = match &entry.user.live.seen {
+            Seen::Token(held) => held.said.as_ref().is_some_and(|said| said.epoch >= order.epoch),
+            Seen::Unknown | Seen::Absent | Seen::Empty | Seen::Foreign => false,
+        };
+        let state = self.users.standing(&order.id, turn.now).0;
+        // Who leads read for itself what the issuer says.
+        let is_own = turn.leads && state == State::Active;
+        let fence = self.fence.as_ref().filter(|_| lane == Lane::Empty && is_as_new && !is_own)?;
+        Some(fence(vec![order.id.clone()]))
     }
 
     fn order(&self, book: &mut Book, id: &UserId, lane: Lane, turn: &Turn<'_>) -> Option<Order> {
@@ -161,12 +190,8 @@ impl<R: Roster> Delivery<R> {
         let (token, on) = match (lane, plan.act) {
             (Lane::Empty, Act::Empty) => {
                 let is_empty = matches!(entry.user.live.seen, Seen::Empty);
-                let on = match (why, on) {
-                    // What others own too is not ours alone by writing the same: it must go first.
-                    (None, Some(stand)) if is_empty => Some(Stand { flaw: Some(Flaw::Fixed), ..stand }),
-                    (_, on) => on.filter(|stand| !is_empty || stand.epoch < epoch),
-                };
-                (None, on)
+                let must_go = |flaw| matches!(flaw, Some(Flaw::Held | Flaw::Fixed));
+                (None, on.filter(|stand| !is_empty || stand.epoch < epoch || must_go(stand.flaw)))
             }
             // What was seen before the fence, or the fence says nothing.
             (Lane::Fill, Act::Fill) if !is_shared || fence == on.as_ref().map(|stand| stand.version.clone()) => {
@@ -221,7 +246,11 @@ impl<R: Roster> Delivery<R> {
                     self.see(&order.id, entry, found, &service, now);
                     Ok(false)
                 }
-                Err(SinkError::NotNow(_)) => Ok(false),
+                Err(SinkError::NotNow(_)) => {
+                    let failures = &mut entry.user.live.failures;
+                    failures.write_after_ms = failures.write_after_ms.max(now.monotonic_ms + AGAIN_MS);
+                    Ok(false)
+                }
                 Err(error) => {
                     let wait_ms = error.retry_after().map_or(0, |wait| u64::try_from(wait.as_millis()).unwrap_or(0));
                     book.calm_until_ms = book.calm_until_ms.max(now.monotonic_ms + wait_ms.min(60_000));

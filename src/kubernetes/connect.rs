@@ -38,7 +38,8 @@ pub struct Cluster {
 }
 
 struct Inner {
-    access: Access,
+    /// `None`: what we were given is all there is.
+    access: Option<Access>,
     client: ArcSwap<Client>,
     renewed: Mutex<Option<Instant>>,
 }
@@ -51,9 +52,19 @@ impl Cluster {
     /// verification of the server off, or one that speaks clear text to another host.
     pub async fn connect(access: Access) -> Result<Self, KubernetesError> {
         let config = load(&access).await?;
-        let namespace = config.default_namespace.as_str().into();
-        let client = ArcSwap::from_pointee(client(config)?);
-        Ok(Self { inner: Arc::new(Inner { access, client, renewed: Mutex::new(None) }), namespace })
+        Ok(Self::of(Some(access), client(config)?))
+    }
+
+    /// A connection over a client that somebody made, whose default namespace is Postern's own: for tests whose API server is in
+    /// memory. Refused credentials are not read again.
+    pub fn over(client: Client) -> Self {
+        Self::of(None, client)
+    }
+
+    fn of(access: Option<Access>, client: Client) -> Self {
+        let namespace = client.default_namespace().into();
+        let client = ArcSwap::from_pointee(client);
+        Self { inner: Arc::new(Inner { access, client, renewed: Mutex::new(None) }), namespace }
     }
 
     /// The same connection, with another namespace as Postern's own.
@@ -73,6 +84,7 @@ impl Cluster {
 
     /// Reads the credentials again after they were refused. Whether it makes sense to ask again.
     pub(super) async fn renew(&self) -> bool {
+        let Some(access) = &self.inner.access else { return false };
         {
             let mut renewed = self.inner.renewed.lock().unwrap_or_else(PoisonError::into_inner);
             if renewed.is_some_and(|at| at.elapsed() < RENEW_EVERY) {
@@ -80,7 +92,7 @@ impl Cluster {
             }
             *renewed = Some(Instant::now());
         }
-        let fresh = match load(&self.inner.access).await {
+        let fresh = match load(access).await {
             Ok(config) => client(config),
             Err(error) => Err(error),
         };

@@ -1,7 +1,7 @@
 //! How an object stands that others may edit too, by its mark and by what the server noted of who set which field.
 
 use super::call::MANAGER;
-use super::mark::{ISSUER_ANNOTATION, Mark, Owner, SUBJECT_ANNOTATION, USER_LABEL};
+use super::mark::{EPOCH_ANNOTATION, ISSUER_ANNOTATION, Mark, Owner, SUBJECT_ANNOTATION, USER_LABEL};
 use super::secrets::TOKEN_KEY;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::Value;
@@ -68,6 +68,7 @@ fn sets_token(set: &Value) -> bool {
 
 fn sets_mark(set: &Value) -> bool {
     has(set, &["f:metadata", "f:labels", &format!("f:{USER_LABEL}")])
+        || has(set, &["f:metadata", "f:annotations", &format!("f:{EPOCH_ANNOTATION}")])
         || has(set, &["f:metadata", "f:annotations", &format!("f:{ISSUER_ANNOTATION}")])
         || has(set, &["f:metadata", "f:annotations", &format!("f:{SUBJECT_ANNOTATION}")])
 }
@@ -106,6 +107,10 @@ mod tests {
         assert_eq!(check(Some(&alice()), json!([ours, sets("helm", "Update", "f:mine")])), Standing::Ours);
         let edited = check(Some(&alice()), json!([sets("kubectl-edit", "Update", "f:AUTH_TOKEN")]));
         assert_eq!(edited, Standing::Edited { by: vec!["kubectl-edit".to_owned()] });
+        let epoch = json!({ "f:metadata": { "f:annotations": { "f:postern.dev/epoch": {} } } });
+        let noted = json!({ "manager": "kubectl-annotate", "operation": "Update", "fieldsV1": epoch });
+        let edited = check(Some(&alice()), json!([ours, noted]));
+        assert_eq!(edited, Standing::Edited { by: vec!["kubectl-annotate".to_owned()] });
     }
 
     #[test]

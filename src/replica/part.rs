@@ -6,7 +6,7 @@ use crate::base::clock::Now;
 use crate::kubernetes::state::{Edit, Shard};
 use crate::kubernetes::{Change, Version, Watch, Watched};
 use crate::users::ShareError;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -40,7 +40,7 @@ struct Mirror {
     is_loaded: bool,
     /// `None`: written since it was read.
     version: Option<Version>,
-    values: HashMap<String, Vec<u8>>,
+    values: BTreeMap<String, Vec<u8>>,
     /// Keys that concern nobody any more.
     over: BTreeSet<String>,
 }
@@ -151,7 +151,7 @@ impl Replica {
 
     fn take(&self, index: usize, mirror: &mut Mirror, shard: Option<Shard>) -> Result<(), ReplicaError> {
         let version = shard.as_ref().map(|shard| shard.version().clone());
-        let values: HashMap<String, Vec<u8>> =
+        let values: BTreeMap<String, Vec<u8>> =
             shard.iter().flat_map(Shard::pairs).map(|(key, value)| (key.to_owned(), value.to_vec())).collect();
         let is_news = |(key, value): &(&String, &Vec<u8>)| mirror.values.get(*key) != Some(*value);
         let news = values.iter().filter(is_news).map(|(key, value)| (key.clone(), value.clone()));
@@ -205,7 +205,7 @@ impl Replica {
             return Ok(false);
         }
         let now = self.clock.now();
-        let mut put: HashMap<String, Option<Vec<u8>>> = HashMap::new();
+        let mut put: BTreeMap<String, Option<Vec<u8>>> = BTreeMap::new();
         let (mut conflicts, mut failed) = (BTreeSet::new(), None);
         let done = self.state.update_many(&keys, |key, found| {
             let (edit, after) = match self.edit(key, found, &mut conflicts, now) {

@@ -14,7 +14,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use tokio::sync::watch;
@@ -210,7 +210,7 @@ pub(super) struct Stored {
 }
 
 /// The outbox, by the keys as they are shared.
-pub(super) type Outbox = HashMap<String, Unshared>;
+pub(super) type Outbox = BTreeMap<String, Unshared>;
 
 /// Whether what is decided is shared.
 #[derive(Debug, Default)]
@@ -333,7 +333,7 @@ impl Users {
 
     /// How many they are.
     pub fn unshared_len(&self) -> usize {
-        self.memory().outbox().map_or(0, HashMap::len)
+        self.memory().outbox().map_or(0, BTreeMap::len)
     }
 
     /// Moves whenever there is something to be shared.

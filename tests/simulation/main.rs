@@ -17,13 +17,13 @@ mod moves;
 mod oracle;
 mod process;
 mod random;
+mod replicas;
 mod scenario;
+mod seeds;
 mod world;
 
 use scenario::{Outcome, run};
 use std::io::Write as _;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 use world::Counts;
 
 /// How many seeds are played.
@@ -45,29 +45,13 @@ fn the_bound_and_the_sticky_block_hold_whatever_happens() {
         assert_eq!(failure, None, "seed {seed}");
         return;
     }
-    let seeds = if std::env::var_os("POSTERN_FULL").is_some() { SEEDS_FULL } else { SEEDS };
-    let (next, failed, sum) = (AtomicU64::new(0), AtomicU64::new(0), Mutex::new(Counts::default()));
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(4);
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                loop {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= seeds {
-                        return;
-                    }
-                    let outcome = std::panic::catch_unwind(|| run(seed, false));
-                    failed.fetch_add(u64::from(!is_well(seed, outcome, &sum)), Ordering::Relaxed);
-                }
-            });
-        }
+    let count = if std::env::var_os("POSTERN_FULL").is_some() { SEEDS_FULL } else { SEEDS };
+    let sum = seeds::play("POSTERN_SEED", count, Counts::add, |seed| {
+        let Outcome { failure, last_lines, counts } = run(seed, false);
+        (failure.map(|failure| last_lines + &failure), counts)
     });
-    let (failed, sum) = (failed.into_inner(), sum.into_inner().unwrap());
-    say(&format!("{seeds} seeds: {sum:?}"));
-    say(&format!("{} passed, {failed} failed, 0 skipped", seeds - failed));
-    assert_eq!(failed, 0, "seeds failed; `POSTERN_SEED=n` plays one again");
-    let enough = [sum.must_be_out, sum.must_be_in, sum.proofs_asked, sum.decisions].map(|count| count > seeds);
-    assert_eq!((enough, sum.crashes > seeds / 4), ([true; 4], true), "too little happens: {sum:?}");
+    let enough = [sum.must_be_out, sum.must_be_in, sum.proofs_asked, sum.decisions].map(|happened| happened > count);
+    assert_eq!((enough, sum.crashes > count / 4), ([true; 4], true), "too little happens: {sum:?}");
 }
 
 #[test]
@@ -75,17 +59,4 @@ fn a_seed_plays_the_same_each_time() {
     for seed in [1, 2, 3] {
         assert_eq!(run(seed, false).counts, run(seed, false).counts, "seed {seed}");
     }
-}
-
-/// Adds up what happened, and says what failed.
-fn is_well(seed: u64, outcome: std::thread::Result<Outcome>, sum: &Mutex<Counts>) -> bool {
-    let Ok(Outcome { failure, last_lines, counts }) = outcome else {
-        say(&format!("seed {seed} panicked"));
-        return false;
-    };
-    sum.lock().unwrap_or_else(PoisonError::into_inner).add(counts);
-    if let Some(failure) = &failure {
-        say(&format!("{last_lines}seed {seed}: {failure}"));
-    }
-    failure.is_none()
 }

@@ -180,7 +180,7 @@ pub(crate) struct Floor {
 }
 
 impl Counts {
-    pub(crate) fn add(&mut self, other: Self) {
+    pub(crate) fn add(&mut self, other: &Self) {
         self.judgements += other.judgements;
         self.proofs_asked += other.proofs_asked;
         self.must_be_out += other.must_be_out;

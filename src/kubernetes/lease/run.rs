@@ -62,10 +62,12 @@ impl Elector {
         let mut stop = pin!(stop);
         loop {
             let pause = tokio::select! {
+                biased;
                 () = &mut stop => break,
                 pause = self.turn() => pause,
             };
             tokio::select! {
+                biased;
                 () = &mut stop => break,
                 () = tokio::time::sleep(pause) => {}
             }

@@ -2,6 +2,7 @@
 
 mod credentials;
 mod lease;
+mod memory;
 mod namespaces;
 mod secrets;
 mod state;

@@ -19,7 +19,7 @@ use lines::Lines;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -115,7 +115,7 @@ pub struct Watch<T> {
     /// Which of them, as a query.
     selector: String,
     /// What was told, and in which state.
-    known: HashMap<String, Version>,
+    known: BTreeMap<String, Version>,
     /// From where to watch on; `None`: list first.
     position: Option<String>,
     is_behind: bool,
@@ -180,7 +180,7 @@ impl<T: Watched> Watch<T> {
             cluster: cluster.clone(),
             target,
             selector,
-            known: HashMap::new(),
+            known: BTreeMap::new(),
             position: None,
             is_behind: true,
             failures: 0,
@@ -192,6 +192,7 @@ impl<T: Watched> Watch<T> {
     pub async fn run(mut self, to: mpsc::Sender<Change<T>>) {
         loop {
             let halt = tokio::select! {
+                biased;
                 () = to.closed() => return,
                 turn = self.turn(&to) => turn,
             };
@@ -211,6 +212,7 @@ impl<T: Watched> Watch<T> {
             let pause = (FIRST_PAUSE * 2u32.saturating_pow(self.failures.min(16))).min(LONGEST_PAUSE);
             self.failures = self.failures.saturating_add(1);
             tokio::select! {
+                biased;
                 () = to.closed() => return,
                 () = tokio::time::sleep(pause.max(wait.unwrap_or_default().min(LONGEST_WAIT))) => {}
             }

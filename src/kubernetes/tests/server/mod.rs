@@ -1,27 +1,18 @@
-//! A fake API server on a real socket: only the wire. Objects with resource versions and field owners, watches that can be dropped,
-//! and faults that a test orders.
+//! A fake API server on a real socket: what [`Memory`] answers, and faults that a test orders.
 
-mod apply;
-mod body;
-mod route;
-mod store;
-mod watching;
-
+use super::memory::body::Feed;
+use super::memory::{Memory, failure};
 use crate::kubernetes::{Access, Cluster};
-use body::Feed;
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use route::Route;
 use serde_json::{Value, json};
 use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use store::Store;
-use tokio::sync::watch;
 
 /// What happens to a request instead of an answer.
 #[derive(Debug, Clone)]
@@ -47,8 +38,8 @@ struct Ordered {
     left: usize,
 }
 
-pub(super) struct Inner {
-    pub(super) store: Store,
+#[derive(Default)]
+struct Inner {
     faults: Vec<Ordered>,
     requests: Vec<(Method, String)>,
     token: Option<String>,
@@ -56,9 +47,8 @@ pub(super) struct Inner {
 
 /// The server; it ends when it is dropped.
 pub(crate) struct ApiServer {
+    memory: Arc<Memory>,
     inner: Arc<Mutex<Inner>>,
-    /// Told of each change, and counted up to drop all watches.
-    changes: watch::Sender<u64>,
     directory: tempfile::TempDir,
     task: tokio::task::JoinHandle<()>,
 }
@@ -73,17 +63,14 @@ impl ApiServer {
     pub(crate) async fn start() -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let inner = Inner { store: Store::default(), faults: Vec::new(), requests: Vec::new(), token: None };
-        let inner = Arc::new(Mutex::new(inner));
-        let (changes, changed) = watch::channel(0);
-        let (served, drops) = (Arc::clone(&inner), changes.clone());
+        let (memory, inner) = (Memory::new(), Arc::<Mutex<Inner>>::default());
+        let served = (Arc::clone(&memory), Arc::clone(&inner));
         let task = tokio::spawn(async move {
             let mut connections = tokio::task::JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
-                let (inner, changes, drops) = (Arc::clone(&served), changed.clone(), drops.clone());
+                let (memory, inner) = served.clone();
                 connections.spawn(async move {
-                    let service =
-                        service_fn(move |request| answer(Arc::clone(&inner), drops.clone(), changes.clone(), request));
+                    let service = service_fn(move |request| answer(Arc::clone(&memory), Arc::clone(&inner), request));
                     let _ = hyper::server::conn::http1::Builder::new()
                         .serve_connection(TokioIo::new(stream), service)
                         .await;
@@ -99,11 +86,7 @@ impl ApiServer {
         });
         std::fs::write(directory.path().join("kubeconfig"), kubeconfig.to_string()).unwrap();
         std::fs::write(directory.path().join("token"), "first").unwrap();
-        let server = Self { inner, changes, directory, task };
-        for name in ["postern", "team-a", "team-b"] {
-            server.put("api/v1", "namespaces", None, &json!({ "metadata": { "name": name } }));
-        }
-        server
+        Self { memory, inner, directory, task }
     }
 
     /// Ends it, and every connection to it.
@@ -145,51 +128,40 @@ impl ApiServer {
         wanted.map(|(_, at)| at.clone()).collect()
     }
 
-    /// Makes or overwrites an object as somebody else does, with a tool that calls itself `kubectl-edit`.
+    /// [`Memory::put`].
     pub(crate) fn put(&self, group: &str, kind: &str, namespace: Option<&str>, object: &Value) -> Value {
-        let name = object["metadata"]["name"].as_str().unwrap();
-        let route = Route::object(group, kind, namespace, name);
-        let written = self.inner.lock().unwrap().store.overwrite(&route, object, "kubectl-edit");
-        self.wake();
-        written
+        self.memory.put(group, kind, namespace, object)
     }
 
-    /// An object as it is.
+    /// [`Memory::get`].
     pub(crate) fn get(&self, group: &str, kind: &str, namespace: Option<&str>, name: &str) -> Option<Value> {
-        self.inner.lock().unwrap().store.get(&Route::object(group, kind, namespace, name))
+        self.memory.get(group, kind, namespace, name)
     }
 
-    /// Deletes an object as somebody else does.
+    /// [`Memory::remove`].
     pub(crate) fn remove(&self, group: &str, kind: &str, namespace: Option<&str>, name: &str) {
-        self.inner.lock().unwrap().store.remove(&Route::object(group, kind, namespace, name));
-        self.wake();
+        self.memory.remove(group, kind, namespace, name);
     }
 
-    /// Forgets all events until now: a watch from before gets 410.
+    /// [`Memory::compact`].
     pub(crate) fn compact(&self) {
-        self.inner.lock().unwrap().store.compact();
+        self.memory.compact();
     }
 
-    /// Tells all watches how far they are.
+    /// [`Memory::bookmark`].
     pub(crate) fn bookmark(&self) {
-        self.inner.lock().unwrap().store.bookmark();
-        self.wake();
+        self.memory.bookmark();
     }
 
-    /// Cuts all open watches off.
+    /// [`Memory::drop_watches`].
     pub(crate) fn drop_watches(&self) {
-        self.changes.send_modify(|drops| *drops += 1);
-    }
-
-    fn wake(&self) {
-        self.changes.send_modify(|_| {});
+        self.memory.drop_watches();
     }
 }
 
 async fn answer(
+    memory: Arc<Memory>,
     inner: Arc<Mutex<Inner>>,
-    wake: watch::Sender<u64>,
-    changes: watch::Receiver<u64>,
     request: Request<Incoming>,
 ) -> io::Result<Response<Feed>> {
     let (head, body) = request.into_parts();
@@ -215,19 +187,11 @@ async fn answer(
         }
         fault @ (Some(Fault::Lost) | None) => fault,
     };
-    let route = Route::parse(head.uri.path());
-    if head.method == Method::GET && at.contains("watch=true") {
-        return Ok(watching::open(inner, changes, &route, &at));
-    }
-    let answered = {
-        let mut inner = inner.lock().unwrap();
-        inner.store.handle(&head.method, &route, &at, &body)
-    };
-    wake.send_modify(|_| {});
+    let answered = memory.answer(&head.method, &at, &body);
     if matches!(fault, Some(Fault::Lost)) {
         return Err(io::Error::other("lost"));
     }
-    Ok(answered.unwrap_or_else(|(status, told)| json_answer(status, &told)))
+    Ok(answered)
 }
 
 impl Inner {
@@ -243,27 +207,12 @@ impl Inner {
     }
 }
 
-pub(super) fn json_answer(status: u16, value: &Value) -> Response<Feed> {
-    let mut response = Response::new(Feed::whole(value.to_string().into_bytes()));
-    *response.status_mut() = StatusCode::from_u16(status).unwrap();
-    response
-}
-
-pub(super) fn status(code: u16, reason: &str, details: &Value) -> Value {
-    json!({ "kind": "Status", "status": "Failure", "code": code, "reason": reason, "message": reason, "details": details })
-}
-
-fn failure(code: u16, after: Option<u64>) -> Response<Feed> {
-    let mut response = json_answer(code, &status(code, "", &json!({})));
-    if let Some(after) = after {
-        response.headers_mut().insert("retry-after", after.into());
-    }
-    response
-}
-
 /// An answer that breaks off in its body.
 fn cut(status: u16) -> Response<Feed> {
-    let mut response = Response::new(Feed::cut(Bytes::from_static(b"{\"kind\":\"Stat")));
+    let (feeder, feed) = Feed::channel();
+    let _ = feeder.send(Bytes::from_static(b"{\"kind\":\"Stat"));
+    tokio::spawn(feeder.cut());
+    let mut response = Response::new(feed);
     *response.status_mut() = StatusCode::from_u16(status).unwrap();
     response
 }

@@ -2,16 +2,16 @@
 
 /// An object or a collection of them.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(in super::super) struct Route {
-    pub(super) group: String,
-    pub(super) kind: String,
-    pub(super) namespace: Option<String>,
-    pub(super) name: Option<String>,
-    pub(super) subresource: Option<String>,
+pub(crate) struct Route {
+    pub(crate) group: String,
+    pub(crate) kind: String,
+    pub(crate) namespace: Option<String>,
+    pub(crate) name: Option<String>,
+    pub(crate) subresource: Option<String>,
 }
 
 impl Route {
-    pub(super) fn object(group: &str, kind: &str, namespace: Option<&str>, name: &str) -> Self {
+    pub(crate) fn object(group: &str, kind: &str, namespace: Option<&str>, name: &str) -> Self {
         Self {
             group: group.to_owned(),
             kind: kind.to_owned(),
@@ -21,7 +21,7 @@ impl Route {
         }
     }
 
-    pub(super) fn parse(path: &str) -> Self {
+    pub(crate) fn parse(path: &str) -> Self {
         let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
         let (group, rest) = parts.split_at(if parts[0] == "api" { 2 } else { 3 });
         let (namespace, rest) = match rest {
@@ -33,13 +33,13 @@ impl Route {
     }
 
     /// Whether an object belongs to this collection.
-    pub(super) fn holds(&self, object: &Self) -> bool {
+    pub(crate) fn holds(&self, object: &Self) -> bool {
         self.group == object.group
             && self.kind == object.kind
             && (self.namespace.is_none() || self.namespace == object.namespace)
     }
 
-    pub(super) fn of_item(&self, name: &str) -> Self {
+    pub(crate) fn of_item(&self, name: &str) -> Self {
         Self { name: Some(name.to_owned()), ..self.clone() }
     }
 }

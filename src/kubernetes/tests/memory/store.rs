@@ -10,35 +10,35 @@ use std::collections::BTreeMap;
 
 /// An object and who set which of its fields.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Stored {
-    pub(super) object: Value,
-    pub(super) owners: Owners,
+pub(crate) struct Stored {
+    pub(crate) object: Value,
+    pub(crate) owners: Owners,
 }
 
 /// Something that a watch tells.
 #[derive(Debug, Clone)]
-pub(super) struct Event {
-    pub(super) version: u64,
-    pub(super) kind: &'static str,
-    pub(super) route: Option<Route>,
-    pub(super) object: Value,
+pub(crate) struct Event {
+    pub(crate) version: u64,
+    pub(crate) kind: &'static str,
+    pub(crate) route: Option<Route>,
+    pub(crate) object: Value,
     /// The object before, which may have been among the selected.
-    pub(super) before: Option<Value>,
+    pub(crate) before: Option<Value>,
 }
 
 #[derive(Default)]
-pub(in super::super) struct Store {
+pub(crate) struct Store {
     objects: BTreeMap<Route, Stored>,
-    pub(super) events: Vec<Event>,
+    events: Vec<Event>,
     version: u64,
-    pub(super) compacted: u64,
+    pub(crate) compacted: u64,
 }
 
 /// An answer, or a status to answer with.
-pub(super) type Answer = Result<Response<Feed>, (u16, Value)>;
+pub(crate) type Answer = Result<Response<Feed>, (u16, Value)>;
 
 impl Store {
-    pub(super) fn handle(&mut self, method: &Method, route: &Route, at: &str, body: &[u8]) -> Answer {
+    pub(crate) fn handle(&mut self, method: &Method, route: &Route, at: &str, body: &[u8]) -> Answer {
         let sent: Value = serde_json::from_slice(body).unwrap_or_default();
         let manager = query(at, "fieldManager").unwrap_or("unknown");
         let missing = || (404, status(404, "NotFound", &json!({})));
@@ -91,16 +91,16 @@ impl Store {
         }
     }
 
-    pub(super) fn get(&self, route: &Route) -> Option<Value> {
+    pub(crate) fn get(&self, route: &Route) -> Option<Value> {
         self.objects.get(route).map(|found| found.object.clone())
     }
 
-    pub(super) fn stored(&self, route: &Route) -> Option<Stored> {
+    pub(crate) fn stored(&self, route: &Route) -> Option<Stored> {
         self.objects.get(route).cloned()
     }
 
     /// Puts an object as a whole; what changes is the manager's by update.
-    pub(super) fn overwrite(&mut self, route: &Route, object: &Value, manager: &str) -> Value {
+    pub(crate) fn overwrite(&mut self, route: &Route, object: &Value, manager: &str) -> Value {
         let mut stored = self.stored(route).unwrap_or_default();
         own_changes(&mut stored, object, manager);
         stored.object = object.clone();
@@ -108,7 +108,7 @@ impl Store {
     }
 
     /// Stores an object under a new version, and tells.
-    pub(super) fn keep(&mut self, route: &Route, mut stored: Stored) -> Value {
+    pub(crate) fn keep(&mut self, route: &Route, mut stored: Stored) -> Value {
         let before = self.get(route);
         self.version += 1;
         let meta = &mut stored.object["metadata"];
@@ -134,7 +134,11 @@ impl Store {
         object
     }
 
-    pub(super) fn remove(&mut self, route: &Route) {
+    pub(crate) fn remove(&mut self, route: &Route) {
+        if route.kind == "namespaces" {
+            let within: Vec<_> = self.objects.keys().filter(|object| object.namespace == route.name).cloned().collect();
+            within.iter().for_each(|object| self.remove(object));
+        }
         let Some(mut stored) = self.objects.remove(route) else { return };
         self.version += 1;
         let before = Some(stored.object.clone());
@@ -143,11 +147,20 @@ impl Store {
         self.events.push(Event { version: self.version, kind: "DELETED", route, object: stored.object, before });
     }
 
-    pub(super) fn compact(&mut self) {
+    pub(crate) fn compact(&mut self) {
         self.compacted = self.version;
     }
 
-    pub(super) fn bookmark(&mut self) {
+    pub(crate) fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// What happened after a version.
+    pub(crate) fn since(&self, version: u64) -> &[Event] {
+        &self.events[self.events.partition_point(|event| event.version <= version)..]
+    }
+
+    pub(crate) fn bookmark(&mut self) {
         self.version += 1;
         let object = json!({ "kind": "any", "metadata": { "resourceVersion": self.version.to_string() } });
         self.events.push(Event { version: self.version, kind: "BOOKMARK", route: None, object, before: None });
@@ -165,13 +178,13 @@ impl Store {
 }
 
 /// A parameter of the query, as it stands there.
-pub(super) fn query<'a>(at: &'a str, name: &str) -> Option<&'a str> {
+pub(crate) fn query<'a>(at: &'a str, name: &str) -> Option<&'a str> {
     let (_, query) = at.split_once('?')?;
     query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))
 }
 
 /// Whether the selectors of a request select an object.
-pub(super) fn is_selected(object: &Value, at: &str) -> bool {
+pub(crate) fn is_selected(object: &Value, at: &str) -> bool {
     let decode = |text: &str| text.replace("%3D", "=").replace("%2F", "/");
     let meta = &object["metadata"];
     let by_field = query(at, "fieldSelector")

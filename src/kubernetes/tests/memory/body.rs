@@ -8,22 +8,22 @@ use std::task::{Context, Poll};
 use tokio::sync::mpsc;
 
 /// A body that is fed.
-pub(in super::super) struct Feed(mpsc::UnboundedReceiver<io::Result<Bytes>>);
+pub(crate) struct Feed(mpsc::UnboundedReceiver<io::Result<Bytes>>);
 
 /// Who feeds it.
-pub(super) struct Feeder(mpsc::UnboundedSender<io::Result<Bytes>>);
+pub(crate) struct Feeder(mpsc::UnboundedSender<io::Result<Bytes>>);
 
 impl Feeder {
-    pub(super) fn send(&self, bytes: Bytes) -> Result<(), mpsc::error::SendError<io::Result<Bytes>>> {
+    pub(crate) fn send(&self, bytes: Bytes) -> Result<(), mpsc::error::SendError<io::Result<Bytes>>> {
         self.0.send(Ok(bytes))
     }
 
-    pub(super) async fn closed(&self) {
+    pub(crate) async fn closed(&self) {
         self.0.closed().await;
     }
 
     /// Ends the connection after what was sent.
-    pub(super) async fn cut(self) {
+    pub(crate) async fn cut(self) {
         // Later: what is not flushed when a body fails is not sent at all.
         for _ in 0..10 {
             tokio::task::yield_now().await;
@@ -33,22 +33,14 @@ impl Feeder {
 }
 
 impl Feed {
-    pub(super) fn channel() -> (Feeder, Self) {
+    pub(crate) fn channel() -> (Feeder, Self) {
         let (sender, receiver) = mpsc::unbounded_channel();
         (Feeder(sender), Self(receiver))
     }
 
-    pub(super) fn whole(bytes: Vec<u8>) -> Self {
+    pub(crate) fn whole(bytes: Vec<u8>) -> Self {
         let (feeder, feed) = Self::channel();
         let _ = feeder.send(bytes.into());
-        feed
-    }
-
-    /// `first`, and then the end of the connection.
-    pub(super) fn cut(first: Bytes) -> Self {
-        let (feeder, feed) = Self::channel();
-        let _ = feeder.send(first);
-        tokio::spawn(feeder.cut());
         feed
     }
 }

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 type Owner = (String, &'static str);
 
 /// Field owners, by the path of the field.
-pub(super) type Owners = BTreeMap<Vec<String>, BTreeSet<Owner>>;
+pub(crate) type Owners = BTreeMap<Vec<String>, BTreeSet<Owner>>;
 
 /// Maps whose entries are owned one by one; everything else is owned as a whole.
 const MAPS: &[&[&str]] = &[&["data"], &["metadata", "labels"], &["metadata", "annotations"]];
@@ -33,7 +33,7 @@ fn leaves(object: &Value) -> BTreeMap<Vec<String>, Value> {
 }
 
 /// An overwrite: fields that change become the manager's alone, fields that go have no owner.
-pub(super) fn own_changes(stored: &mut Stored, object: &Value, manager: &str) {
+pub(crate) fn own_changes(stored: &mut Stored, object: &Value, manager: &str) {
     let (old, new) = (leaves(&stored.object), leaves(object));
     for (path, value) in &new {
         if old.get(path) != Some(value) {
@@ -43,7 +43,7 @@ pub(super) fn own_changes(stored: &mut Stored, object: &Value, manager: &str) {
     stored.owners.retain(|path, _| new.contains_key(path));
 }
 
-pub(super) fn managed_fields(owners: &Owners) -> Value {
+pub(crate) fn managed_fields(owners: &Owners) -> Value {
     let mut entries: BTreeMap<&Owner, Value> = BTreeMap::new();
     for (path, by) in owners {
         for owner in by {
@@ -72,7 +72,7 @@ fn set(object: &mut Value, path: &[String], value: Option<&Value>) {
 }
 
 impl Store {
-    pub(super) fn apply(&mut self, route: &Route, sent: &Value, manager: &str, force: bool) -> Answer {
+    pub(crate) fn apply(&mut self, route: &Route, sent: &Value, manager: &str, force: bool) -> Answer {
         let me: Owner = (manager.to_owned(), "Apply");
         let meta = &sent["metadata"];
         let found = self.stored(route);

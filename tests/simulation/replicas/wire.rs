@@ -1,0 +1,259 @@
+//! How replicas reach the API server: late, not at all, or with answers that are lost; and what can be seen on the way.
+
+use super::memory::body::{Feed, Feeder};
+use super::memory::failure;
+use super::world::{Caught, Role, Shared, Weather, World};
+use bytes::Bytes;
+use http::{Method, Request, Response};
+use http_body_util::BodyExt;
+use kube::Client;
+use kube::client::Body;
+use postern::base::clock::Clock;
+use postern::kubernetes::Cluster;
+use postern::kubernetes::lease::Leadership;
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+use tokio::sync::{oneshot, watch};
+use tower_service::Service;
+
+/// The way of one replica, from its start to its death.
+pub(crate) struct Line {
+    pub(crate) world: Shared,
+    pub(crate) slot: usize,
+    pub(crate) number: u32,
+    pub(crate) clock: Clock,
+    pub(crate) leadership: OnceLock<Leadership>,
+    pub(crate) is_dead: AtomicBool,
+    frozen: watch::Receiver<bool>,
+    is_stalled: watch::Receiver<bool>,
+}
+
+/// What becomes of a request.
+struct Fate {
+    there: u64,
+    back: u64,
+    kind: FateKind,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum FateKind {
+    Done,
+    /// Done, and the answer is lost.
+    Lost,
+    /// Answered with this status, not done.
+    Status(u16),
+    Refused,
+    /// Neither done nor answered.
+    Swallowed,
+}
+
+/// A request, read.
+struct Asked {
+    method: Method,
+    at: String,
+    body: Bytes,
+}
+
+impl Line {
+    pub(crate) fn new(world: &Shared, slot: usize, clock: Clock) -> Arc<Self> {
+        let mut guard = world.lock().unwrap();
+        guard.slots[slot].incarnation += 1;
+        let place = &guard.slots[slot];
+        let (frozen, is_stalled) = (place.frozen.subscribe(), place.is_stalled.subscribe());
+        let number = place.incarnation;
+        drop(guard);
+        let (leadership, is_dead) = (OnceLock::new(), AtomicBool::new(false));
+        Arc::new(Self { world: Arc::clone(world), slot, number, clock, leadership, is_dead, frozen, is_stalled })
+    }
+
+    pub(crate) fn cluster(self: &Arc<Self>) -> Cluster {
+        Cluster::over(Client::new(Wire(Arc::clone(self)), "postern"))
+    }
+
+    /// Waits while the replica is paused; for ever once it is dead.
+    pub(crate) async fn thaw(&self) {
+        let _ = self.frozen.clone().wait_for(|is_frozen| !is_frozen).await;
+        if self.is_dead.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Whether it believes to lead.
+    pub(crate) fn leads(&self) -> bool {
+        self.leadership.get().is_some_and(|leadership| leadership.is_leader(self.clock.now()))
+    }
+
+    async fn carry(self: Arc<Self>, asked: Asked, answer: oneshot::Sender<io::Result<Response<Feed>>>) {
+        let namespace = namespace_of(&asked);
+        let was_paused = *self.frozen.borrow();
+        // What was sent before a process was killed is done.
+        self.thaw().await;
+        let fate = self.world.lock().unwrap().fate();
+        sleep(fate.there).await;
+        let result = match fate.kind {
+            FateKind::Swallowed => return,
+            FateKind::Refused => Err(io::Error::other("connection refused")),
+            FateKind::Status(status) => Ok(failure(status, None)),
+            FateKind::Done | FateKind::Lost => {
+                let memory = Arc::clone(&self.world.lock().unwrap().memory);
+                let response = memory.answer(&asked.method, &asked.at, &asked.body);
+                if let Some(namespace) = namespace {
+                    let mut world = self.world.lock().unwrap();
+                    world.look_at(&namespace, Some(self.slot));
+                    world.counts.late_writes += u64::from(was_paused);
+                    if asked.method == Method::PATCH && response.status() == 409 {
+                        world.counts.conflicts += 1;
+                        let slot = self.slot;
+                        world.log(|| format!("  {slot}: conflict in {namespace}"));
+                    }
+                }
+                if fate.kind == FateKind::Lost { Err(io::Error::other("connection reset")) } else { Ok(response) }
+            }
+        };
+        sleep(fate.back).await;
+        self.thaw().await;
+        let _ = answer.send(result.map(|response| self.passed_on(&asked, response)));
+    }
+
+    /// The events of a watch take the way too.
+    fn passed_on(self: &Arc<Self>, asked: &Asked, response: Response<Feed>) -> Response<Feed> {
+        if !asked.at.contains("watch=true") || response.status() != 200 {
+            return response;
+        }
+        let (feed, passed) = Feed::channel();
+        let (head, body) = response.into_parts();
+        let asked_s = asked.at.split("timeoutSeconds=").nth(1).and_then(|text| text.split('&').next());
+        let lasts = Duration::from_secs(asked_s.and_then(|text| text.parse().ok()).unwrap_or(60));
+        let line = Arc::clone(self);
+        tokio::spawn(async move {
+            tokio::select! {
+                biased;
+                () = feed.closed() => {}
+                () = line.pump(body, &feed) => feed.cut().await,
+                () = tokio::time::sleep(lasts) => {}
+            }
+        });
+        Response::from_parts(head, passed)
+    }
+
+    async fn pump(&self, mut body: Feed, feed: &Feeder) {
+        while let Some(Ok(frame)) = body.frame().await {
+            let Ok(data) = frame.into_data() else { continue };
+            let delay = self.world.lock().unwrap().delay();
+            sleep(delay).await;
+            let _ = self.is_stalled.clone().wait_for(|is_stalled| !is_stalled).await;
+            self.thaw().await;
+            if feed.send(data).is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Looks at what is sent at the moment at which it is.
+    fn inspect(&self, asked: &Asked) {
+        let mut world = self.world.lock().unwrap();
+        world.counts.requests += 1;
+        let Some(namespace) = namespace_of(asked).filter(|_| is_fill(asked)) else { return };
+        if !self.leads() {
+            let (slot, number) = (self.slot, self.number);
+            world.fail(format!("replica {slot}.{number} fills {namespace} and does not lead by its own reckoning"));
+        }
+        if world.slots[self.slot].role == Role::Gateway {
+            world.fail(format!("a gateway fills {namespace}"));
+        }
+        if std::mem::take(&mut world.is_ambushed) {
+            let slot = self.slot;
+            world.log(|| format!("{slot} is paused right before it fills {namespace}"));
+            world.counts.ambushes += 1;
+            world.slots[slot].frozen.send_replace(true);
+            world.caught = Some(Caught { slot, namespace });
+        }
+    }
+}
+
+impl World {
+    fn delay(&mut self) -> u64 {
+        match self.api {
+            Weather::Slow => self.luck.between(50, 1_500),
+            _ => self.luck.between(1, 15),
+        }
+    }
+
+    fn fate(&mut self) -> Fate {
+        let (there, back) = (self.delay(), self.delay());
+        let fate = |kind| Fate { there, back, kind };
+        match self.api {
+            Weather::Down => fate(FateKind::Refused),
+            Weather::Hanging if self.luck.chance(30) => {
+                Fate { there: self.luck.between(5_000, 40_000), back, kind: FateKind::Lost }
+            }
+            Weather::Hanging => fate(FateKind::Swallowed),
+            Weather::Flaky(percent) if self.luck.chance(percent) => {
+                let status = self.luck.pick(&[500, 503, 429, 504]);
+                fate(self.luck.pick(&[
+                    FateKind::Lost,
+                    FateKind::Refused,
+                    FateKind::Status(status),
+                    FateKind::Swallowed,
+                ]))
+            }
+            Weather::Fair | Weather::Slow | Weather::Flaky(_) => fate(FateKind::Done),
+        }
+    }
+}
+
+/// Whose token a request is about.
+fn namespace_of(asked: &Asked) -> Option<String> {
+    let rest = asked.at.strip_prefix("/api/v1/namespaces/")?;
+    let (namespace, rest) = rest.split_once('/')?;
+    let is_write = asked.method != Method::GET && rest.starts_with("secrets/access-token");
+    is_write.then(|| namespace.to_owned())
+}
+
+fn is_fill(asked: &Asked) -> bool {
+    let body: serde_json::Value = serde_json::from_slice(&asked.body).unwrap_or_default();
+    body["data"]["AUTH_TOKEN"].as_str().is_some_and(|text| !text.is_empty())
+}
+
+pub(crate) async fn sleep(ms: u64) {
+    if ms > 0 {
+        tokio::time::sleep(Duration::from_millis(ms)).await;
+    }
+}
+
+/// What a client of Kubernetes sends its requests to.
+struct Wire(Arc<Line>);
+
+type Answering = Pin<Box<dyn Future<Output = io::Result<Response<Feed>>> + Send>>;
+
+impl Service<Request<Body>> for Wire {
+    type Response = Response<Feed>;
+    type Error = io::Error;
+    type Future = Answering;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Answering {
+        let (head, body) = request.into_parts();
+        // It is all there.
+        let read = pin!(body.collect()).poll(&mut Context::from_waker(Waker::noop()));
+        let Poll::Ready(Ok(body)) = read else { panic!("a body that is not there") };
+        let asked = Asked { method: head.method, at: head.uri.to_string(), body: body.to_bytes() };
+        self.0.inspect(&asked);
+        let (answer, answered) = oneshot::channel();
+        // Whoever asked may give up: what is on its way arrives nevertheless.
+        tokio::spawn(Arc::clone(&self.0).carry(asked, answer));
+        Box::pin(async move {
+            match answered.await {
+                Ok(answer) => answer,
+                Err(_) => std::future::pending().await,
+            }
+        })
+    }
+}
