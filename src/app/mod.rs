@@ -114,7 +114,8 @@ impl Gateway {
         let surroundings = surroundings(&config, shared, &metrics, audit.clone())?;
         let pipeline = pipeline(&config, (verifier, token_service), &surroundings, joined.as_ref(), &metrics, None)?;
         let pipeline = Arc::new(ArcSwap::from_pointee(pipeline));
-        let delivery = deliveries::start(&config, &pipeline, &surroundings, &metrics, joined.as_ref().zip(replica.as_ref()))?;
+        let delivery =
+            deliveries::start(&config, &pipeline, &surroundings, &metrics, joined.as_ref().zip(replica.as_ref()))?;
         observe::register(&metrics, &pipeline, &users, &watches);
         let tls = config.server.tls.as_ref().map(ServerTls::load).transpose()?;
         let count = config.server.workers.or_else(|| std::thread::available_parallelism().ok()).map_or(1, usize::from);
