@@ -125,8 +125,7 @@ impl Gateway {
         let operator = operators::bind(config.operator.as_ref())?;
         let operator_address = operator.as_ref().and_then(|(listener, _)| listener.local_addr().ok());
         let webhook = webhook::open(config.webhook.as_ref(), &clock)?;
-        let phase = watch::Sender::new(Phase::Serve);
-        let cluster = config.cluster;
+        let (phase, cluster) = (watch::Sender::new(Phase::Serve), config.cluster);
 
         let mut gateway = Self {
             addresses,

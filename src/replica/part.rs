@@ -141,11 +141,10 @@ impl Replica {
         let shard = self.state.read_part(index).await?;
         self.take(index, &mut mirror, shard)?;
         part.confirmed_ms.store(self.clock.now().monotonic_ms + 1, Ordering::Relaxed);
-        if !std::mem::replace(&mut mirror.is_loaded, true) {
-            if self.loaded.fetch_add(1, Ordering::AcqRel) + 1 == self.parts.len() {
-                self.users.loaded();
-                tracing::info!("what other replicas know about users was read");
-            }
+        let is_first = !std::mem::replace(&mut mirror.is_loaded, true);
+        if is_first && self.loaded.fetch_add(1, Ordering::AcqRel) + 1 == self.parts.len() {
+            self.users.loaded();
+            tracing::info!("what other replicas know about users was read");
         }
         Ok(())
     }

@@ -10,7 +10,8 @@ use super::terms::{Cause, State};
 
 /// What is known about one user.
 pub(super) fn user(base: &Record, found: &Record, mine: &Record) -> Record {
-    if mine == base {
+    // With an epoch of their own each may have voided what the other one did not know of, even if they look alike.
+    if mine == base || (mine == found && mine.epoch == base.epoch) {
         return found.clone();
     }
     if found == base {
@@ -75,6 +76,12 @@ fn decided_there(base: &Record, found: &Record, mine: &Record) -> Record {
     merged.seen_ms = found.seen_ms.max(mine.seen_ms).min(merged.threshold_ms);
     merged.changed_ms = found.changed_ms.max(mine.changed_ms);
     settle(&mut merged, base, found, mine);
+    // A block that adds nothing leaves a trace nevertheless, so that a lift by who does not know of it does not hold.
+    let by_operator = mine.by_operator.is_some() && has_news_of_operator(base, mine);
+    let by_issuer = mine.by_issuer.is_some() && has_news_of_issuer(base, mine);
+    let is_hidden = (by_operator && found.by_operator.is_some() && found.by_operator != mine.by_operator)
+        || (by_issuer && proof(&merged) == proof(found) && proof(found) != proof(mine));
+    merged.epoch += u64::from(is_hidden);
     merged
 }
 
@@ -83,8 +90,11 @@ fn has_news_of_operator(base: &Record, mine: &Record) -> bool {
     mine.by_operator != base.by_operator || mine.epoch > base.epoch
 }
 
+fn proof(record: &Record) -> (Option<Cause>, u64, u64, Option<Shown>) {
+    (record.by_issuer, record.threshold_ms, record.seen_ms, record.shown)
+}
+
 fn has_news_of_issuer(base: &Record, mine: &Record) -> bool {
-    let proof = |record: &Record| (record.by_issuer, record.threshold_ms, record.seen_ms, record.shown);
     mine.epoch > base.epoch || proof(mine) != proof(base)
 }
 
@@ -106,10 +116,14 @@ fn settle(merged: &mut Record, base: &Record, found: &Record, mine: &Record) {
         let threshold_ms = merged.threshold_ms;
         merged.sessions.retain(|session| session.began_ms >= threshold_ms);
     }
-    // What was made for an active user dies with an epoch. Nothing is made for others.
+    // What was made for an active user dies with an epoch. Where `found` is known the user may have signed in by now, and something
+    // was made that does not know of who was shut out here. But for those blocked alike: all heard of the same, as is usual.
     let is_active = |record: &Record| record.state(0) == State::Active;
-    let is_shut_out = |record: &Record| u64::from(is_active(record) && !is_active(merged));
-    let mut epoch = (found.epoch + is_shut_out(found)).max(mine.epoch + is_shut_out(mine));
+    let is_shut_out = |record: &Record| is_active(record) && !is_active(merged);
+    let is_the_same = is_blocked(found) && against(found) == against(mine);
+    let is_newly_out = is_blocked(merged) && !is_blocked(found) || mine.epoch > base.epoch && !is_the_same;
+    let beyond_found = found.epoch + u64::from(is_newly_out || is_shut_out(found));
+    let mut epoch = beyond_found.max(mine.epoch + u64::from(is_shut_out(mine)));
     let both = mine.epoch > base.epoch && found.epoch > base.epoch;
     if both && is_active(merged) {
         // Each voided only what it knew of.
