@@ -200,9 +200,12 @@ impl<R: Roster> Delivery<R> {
 
 /// A token that was there once is to be there until something is against the user.
 fn note_promise(user: &mut User, why: Option<Why>) {
+    let is_flawed = user.live.stand.as_ref().is_some_and(|stand| stand.flaw.is_some());
     match &user.live.seen {
         _ if why.is_some() => user.live.is_promised = false,
-        Seen::Token(held) if held.said.is_some() => user.live.is_promised = true,
+        Seen::Token(held) if held.said.is_some() && user.live.home.is_placed() && !is_flawed => {
+            user.live.is_promised = true;
+        }
         _ => {}
     }
 }

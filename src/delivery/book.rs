@@ -93,6 +93,8 @@ pub(super) struct Followed {
     pub(super) parts: HashSet<usize>,
     pub(super) secrets: bool,
     pub(super) namespaces: bool,
+    /// A watch broke off, and users' Secrets were not told anew since.
+    pub(super) is_behind: bool,
     /// All records were told once.
     pub(super) is_restored: bool,
     /// And all that stands in the cluster.

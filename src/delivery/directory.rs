@@ -147,8 +147,7 @@ mod tests {
     fn a_namespace_that_two_users_are_said_to_have_is_nobodys() {
         let directory = Directory::default();
         let user = |subject: &str| UserId::new("main", subject).unwrap();
-        let record =
-            |name: &str| Some(Arc::new(Record { namespace: Some(name.to_owned()), ..Record::default() }));
+        let record = |name: &str| Some(Arc::new(Record { namespace: Some(name.to_owned()), ..Record::default() }));
         directory.known.write().unwrap().put(&user("1"), record("alice"));
         assert_eq!(directory.user_of("alice"), Some(user("1")));
         directory.known.write().unwrap().put(&user("2"), record("alice"));

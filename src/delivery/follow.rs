@@ -86,12 +86,15 @@ impl<R: Roster> Delivery<R> {
             Event::Part(index, change) => self.take_up_part(book, index, change),
             Event::Secret(Change::Seen(secret)) => self.take_up_secret(book, &secret, now),
             Event::Secret(Change::Gone(namespace)) => self.take_up_lost_secret(book, &namespace, now),
-            Event::Secret(Change::Synced) => book.followed.secrets = true,
+            Event::Secret(Change::Synced) => {
+                (book.followed.secrets, book.followed.is_behind) = (true, false);
+            }
             Event::Namespace(Change::Seen(namespace)) => take_up_namespace(book, &namespace, now),
             Event::Namespace(Change::Gone(name)) => disturb(book, &name, Place::Unready),
             Event::Namespace(Change::Synced) => book.followed.namespaces = true,
-            Event::Secret(Change::Interrupted(error)) => tell_interrupted("users' Secrets", &error),
-            Event::Namespace(Change::Interrupted(error)) => tell_interrupted("users' namespaces", &error),
+            Event::Secret(Change::Interrupted(error)) | Event::Namespace(Change::Interrupted(error)) => {
+                tell_interrupted(book, &error);
+            }
         }
         let followed = &book.followed;
         if followed.is_restored && !followed.is_whole && followed.secrets && followed.namespaces {
@@ -138,7 +141,7 @@ impl<R: Roster> Delivery<R> {
                 book.followed.parts.insert(index);
                 book.followed.is_restored |= book.followed.parts.len() == usize::from(SHARDS);
             }
-            Change::Interrupted(error) => tell_interrupted("what is known of users", &error),
+            Change::Interrupted(error) => tell_interrupted(book, &error),
         }
     }
 
@@ -206,15 +209,14 @@ impl<R: Roster> Delivery<R> {
         let told = found(secret, &owner(&id));
         let is_ours = told.stand.as_ref().is_none_or(|stand| stand.flaw.is_none());
         let was_ours = entry.user.live.stand.as_ref().is_some_and(|stand| stand.flaw.is_none());
+        if is_whole && !is_ours {
+            entry.user.live.is_promised = false;
+        }
         if is_whole && was_ours && !is_ours {
             tracing::warn!(user = %id, namespace = secret.namespace, how = flaw(&told), "a user's Secret was changed by others");
             self.note_tampered(entry, now);
         }
         self.see(&id, entry, told, &(self.token_service)(), now);
-        let home = &mut entry.user.live.home;
-        if home.place == Place::Unready && !entry.is_settling && !book.leads {
-            settle_later(&mut entry.user, &id, now);
-        }
         book.wake(&id);
     }
 
@@ -229,7 +231,8 @@ impl<R: Roster> Delivery<R> {
         let Some(id) = book.names.owner(namespace).cloned() else { return };
         let is_whole = book.followed.is_whole;
         let Some(entry) = book.users.get_mut(&id) else { return };
-        let is_meant = entry.is_removing || entry.user.record.is_offboarded || matches!(entry.user.live.seen, Seen::Absent);
+        let is_meant =
+            entry.is_removing || entry.user.record.is_offboarded || matches!(entry.user.live.seen, Seen::Absent);
         if is_whole && !is_meant {
             tracing::warn!(user = %id, namespace, "a user's Secret was deleted by others");
             self.note_tampered(entry, now);
@@ -308,6 +311,9 @@ fn flaw(found: &Found) -> &'static str {
     }
 }
 
-fn tell_interrupted(what: &str, error: &KubernetesError) {
-    tracing::warn!(%error, "{what} cannot be followed: what is known may be behind");
+/// Said once, until all is told again.
+fn tell_interrupted(book: &mut Book, error: &KubernetesError) {
+    if !std::mem::replace(&mut book.followed.is_behind, true) {
+        tracing::warn!(%error, "the cluster cannot be followed: what is known of Secrets and namespaces may be behind");
+    }
 }

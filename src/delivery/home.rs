@@ -64,6 +64,11 @@ impl Home {
         Self { place: Place::Unready, ..Self::default() }
     }
 
+    /// Whether there is a place for a token.
+    pub fn is_placed(&self) -> bool {
+        matches!(self.place, Place::Elsewhere | Place::Ready)
+    }
+
     /// Whether it is to be looked at now, and made or put right: when its time has come, and when its user is back.
     pub fn is_due(&self, record: &Record, wants_session: bool, now: Now) -> bool {
         let is_back = wants_session && self.session == Session::Closed;

@@ -17,6 +17,7 @@ mod follow;
 mod hear;
 pub mod home;
 mod jobs;
+mod keep;
 pub mod leads;
 pub mod names;
 pub mod offboard;
@@ -156,7 +157,9 @@ pub enum DeliveryError {
 pub fn sink(files: Option<&Path>, issuer: &str) -> Result<Sink, DeliveryError> {
     let Some(path) = files else { return Ok(Sink::Memory(Arc::new(Memory::default()))) };
     let opened = Files::open(path, issuer);
-    opened.map(|files| Sink::Files(Arc::new(files))).map_err(|source| DeliveryError::Folder { path: path.display().to_string(), source })
+    opened
+        .map(|files| Sink::Files(Arc::new(files)))
+        .map_err(|source| DeliveryError::Folder { path: path.display().to_string(), source })
 }
 
 /// Tokens in Secrets of a cluster.

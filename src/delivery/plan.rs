@@ -173,8 +173,7 @@ fn fill(user: &User, world: &World<'_>) -> Plan {
         }
     }
     // There is no place for it: whoever makes one, or sees that there is one, says so.
-    let is_placeless = !matches!(home.place, Place::Elsewhere | Place::Ready);
-    if is_placeless || (home.place == Place::Ready && matches!(user.live.seen, Seen::Absent)) {
+    if !home.is_placed() || (home.place == Place::Ready && matches!(user.live.seen, Seen::Absent)) {
         return Plan { act: Act::Rest, next_ms: Some(home.look_ms.max(home.after_ms).max(now_ms + 1)) };
     }
     // Facts that may be wrong are never signed, nor anything by a clock that may be.

@@ -1,8 +1,8 @@
 //! What is known of one user: what is kept over a restart ([`Record`]), and what this process alone knows ([`Live`]).
 
+use super::home::Home;
 use super::names::NameProblem;
 use super::offboard::Gone;
-use super::home::Home;
 use super::sink::Stand;
 use crate::base::secret::Secret;
 use crate::token_service::{Grant, NamespaceKind, Said};

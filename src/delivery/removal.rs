@@ -1,10 +1,10 @@
 //! All users listed, now and then: who is new, who is gone; and the removal of what was theirs, under the guards of [`super::offboard`].
 
 use super::book::{Book, Lane};
-use super::offboard::{Gone, check_share, look_every};
-use super::leads::{Asked, Leads};
-use super::record::{Facts, Record, Seen};
 use super::jobs::{Job, Jobs};
+use super::leads::{Asked, Leads};
+use super::offboard::{Gone, check_share, look_every};
+use super::record::{Facts, Record, Seen};
 use super::run::Done;
 use super::sink::{Sink, SinkError};
 use super::store::{Store, Write};
@@ -133,9 +133,7 @@ impl<R: Roster> Delivery<R> {
         let known: Vec<_> = book.users.keys().cloned().collect();
         let (roster, ceiling) = (self.roster.load_full(), Arc::clone(self.link.ceiling()));
         let began_ms = self.clock.now().monotonic_ms;
-        jobs.spawn(Job::List, async move {
-            Done::Listed(Box::new(list(&*roster, &ceiling, known, began_ms).await))
-        });
+        jobs.spawn(Job::List, async move { Done::Listed(Box::new(list(&*roster, &ceiling, known, began_ms).await)) });
     }
 
     pub(super) fn take_up_list(&self, book: &mut Book, list: List, now: Now) {

@@ -81,7 +81,10 @@ impl UserSecrets {
         };
         let wrote = match &order.on {
             Some(stand) => self.write_on(stand, order, namespace).await,
-            None => self.read(&order.id, namespace).await.map(Wrote::Done),
+            None => self
+                .read(&order.id, namespace)
+                .await
+                .map(|found| if found.is_as(None) { Wrote::Done(found) } else { Wrote::Stale(found) }),
         };
         if order.closes {
             // Whatever became of the other.
@@ -162,12 +165,7 @@ impl UserSecrets {
     }
 
     /// Removes a namespace that has the whole mark of this user, as it is right before; or only what tokens lie in.
-    pub(super) async fn remove(
-        &self,
-        user: &UserId,
-        namespace: &str,
-        keeps_namespace: bool,
-    ) -> Result<(), SinkError> {
+    pub(super) async fn remove(&self, user: &UserId, namespace: &str, keeps_namespace: bool) -> Result<(), SinkError> {
         for _ in 0..LOOKS {
             let Some(seen) = self.namespaces.read(namespace).await? else { return Ok(()) };
             if !seen.mark.is_of(&owner(user)) {

@@ -69,13 +69,7 @@ impl<R: Roster> Delivery<R> {
         }
     }
 
-    pub(super) fn take_up_settled(
-        &self,
-        book: &mut Book,
-        id: &UserId,
-        settled: Result<Settled, SinkError>,
-        now: Now,
-    ) {
+    pub(super) fn take_up_settled(&self, book: &mut Book, id: &UserId, settled: Result<Settled, SinkError>, now: Now) {
         book.settles = book.settles.saturating_sub(1);
         let Some(entry) = book.users.get_mut(id) else { return };
         entry.is_settling = false;
@@ -108,6 +102,8 @@ impl<R: Roster> Delivery<R> {
         if was == Place::Ready {
             self.counts.repaired(repairs);
         }
+        // Where it is not ours to write nothing is promised.
+        entry.user.live.is_promised &= place == Place::Ready;
         let home = &mut entry.user.live.home;
         home.settle(place, now);
         if is_open {

@@ -10,7 +10,7 @@ use super::jobs::{Job, Jobs};
 use super::plan::{Act, Why, can_wait};
 use super::record::{Seen, User};
 use super::run::{Done, Turn};
-use super::sink::{Found, Order, SinkError, Wrote};
+use super::sink::{Flaw, Found, Order, SinkError, Stand, Wrote};
 use super::{Delivery, Roster};
 use crate::base::clock::Now;
 use crate::base::secret::Secret;
@@ -63,7 +63,9 @@ impl<R: Roster> Delivery<R> {
         while users.len() < FENCED_AT_ONCE
             && let Some(id) = book.lane(Lane::Fill).users.pop_front()
         {
-            let Some(entry) = book.users.get_mut(&id).filter(|entry| entry.queued == Some(Lane::Fill)) else { continue };
+            let Some(entry) = book.users.get_mut(&id).filter(|entry| entry.queued == Some(Lane::Fill)) else {
+                continue;
+            };
             let claims = self.outline(&id, &entry.user, turn.service);
             if can_wait(&entry.user, &self.world(&id, &book.issuer, turn, &claims))
                 && !book.pace.take(turn.now.monotonic_ms)
@@ -159,7 +161,12 @@ impl<R: Roster> Delivery<R> {
         let (token, on) = match (lane, plan.act) {
             (Lane::Empty, Act::Empty) => {
                 let is_empty = matches!(entry.user.live.seen, Seen::Empty);
-                (None, on.filter(|stand| !is_empty || stand.epoch < epoch))
+                let on = match (why, on) {
+                    // What others own too is not ours alone by writing the same: it must go first.
+                    (None, Some(stand)) if is_empty => Some(Stand { flaw: Some(Flaw::Fixed), ..stand }),
+                    (_, on) => on.filter(|stand| !is_empty || stand.epoch < epoch),
+                };
+                (None, on)
             }
             // What was seen before the fence, or the fence says nothing.
             (Lane::Fill, Act::Fill) if !is_shared || fence == on.as_ref().map(|stand| stand.version.clone()) => {
@@ -219,7 +226,8 @@ impl<R: Roster> Delivery<R> {
                     let wait_ms = error.retry_after().map_or(0, |wait| u64::try_from(wait.as_millis()).unwrap_or(0));
                     book.calm_until_ms = book.calm_until_ms.max(now.monotonic_ms + wait_ms.min(60_000));
                     let failures = &mut entry.user.live.failures;
-                    failures.write_after_ms = failures.write_after_ms.max(now.monotonic_ms + wait_ms.min(LONGEST_CALM_MS));
+                    failures.write_after_ms =
+                        failures.write_after_ms.max(now.monotonic_ms + wait_ms.min(LONGEST_CALM_MS));
                     Err(error.to_string())
                 }
             };
@@ -281,14 +289,15 @@ impl<R: Roster> Delivery<R> {
             (Seen::Token(held), Some(namespace)) => held.said.as_ref().and_then(|said| {
                 let is_theirs = said.claims == self.outline(id, user, service);
                 is_theirs.then(|| {
-                Arc::new(KeptToken {
-                    token: held.token.clone(),
-                    expires: held.expires,
-                    epoch: said.epoch,
-                    namespace: namespace.clone(),
-                    roles: user.record.facts.roles.clone(),
-                    groups: user.record.facts.groups.clone(),
-                })})
+                    Arc::new(KeptToken {
+                        token: held.token.clone(),
+                        expires: held.expires,
+                        epoch: said.epoch,
+                        namespace: namespace.clone(),
+                        roles: user.record.facts.roles.clone(),
+                        groups: user.record.facts.groups.clone(),
+                    })
+                })
             }),
             _ => None,
         };

@@ -190,7 +190,8 @@ impl Secrets {
                     Some(token) => written.holds(token),
                     None => written.content == Content::Empty,
                 };
-                let is_kept = is_kept && written.mark.is_of(aim.owner) && written.version.uid == aim.on.uid;
+                let is_same = written.version.uid == aim.on.uid && written.epoch == aim.epoch;
+                let is_kept = is_kept && is_same && written.mark.is_of(aim.owner);
                 if is_kept { Ok(Write::Done(written)) } else { Err(not_kept(&target)) }
             }
             Write::Stale => Ok(Write::Stale),

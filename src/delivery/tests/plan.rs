@@ -52,13 +52,8 @@ pub(super) fn user(left_ms: u64) -> User {
         learned_ms: ends_ms.saturating_sub(CEILING_MS - 10_000),
     };
     let facts = Facts { username: "alice".into(), enabled: true, ..Facts::default() };
-    let record = Record {
-        facts,
-        read_unix_ms: 1,
-        namespace: Some("alice".into()),
-        has_signed_in: true,
-        ..Record::default()
-    };
+    let record =
+        Record { facts, read_unix_ms: 1, namespace: Some("alice".into()), has_signed_in: true, ..Record::default() };
     let live = Live { seen: Seen::Token(Arc::new(held)), read_ms: Some(now_ms - 20 * MINUTE), ..Live::default() };
     User { record, live }
 }

@@ -136,6 +136,8 @@ async fn what_is_edited_stripped_fixed_or_deleted_is_put_right_at_once() {
         secret["metadata"].as_object_mut().unwrap().remove("labels");
         secret["metadata"].as_object_mut().unwrap().remove("annotations");
     });
+    // Somebody else's nothing, too.
+    site.edit("alice", |secret| secret["data"]["AUTH_TOKEN"] = json!(""));
     let has_mark = || site.secret("alice").is_some_and(|secret| !secret["metadata"]["labels"].is_null());
     site.until("the mark is back", || has_mark() && site.is_filled("alice")).await;
     site.edit("alice", |secret| secret["data"]["AUTH_TOKEN"] = json!("bm8="));
@@ -310,7 +312,8 @@ async fn what_is_recorded_is_followed_and_outlives_the_deletion_of_where_it_lies
     for index in 0..16 {
         site.server.remove("api/v1", "secrets", Some("postern"), &format!("postern-delivery-{index}"));
     }
-    let lies = || (0..16).any(|index| site.object("secrets", "postern", &format!("postern-delivery-{index}")).is_some());
+    let lies =
+        || (0..16).any(|index| site.object("secrets", "postern", &format!("postern-delivery-{index}")).is_some());
     site.until("it is stored again", lies).await;
     assert_eq!(directory.user_of("alice"), Some(id("id-alice")));
     task.abort();
