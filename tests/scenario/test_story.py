@@ -169,13 +169,13 @@ def test_the_token_from_before_the_block_stays_out(gateway, watch, told):
 
 
 def test_the_reader_found_what_is_promised_at_each_read(told):
-    time.sleep(2)
+    time.sleep(5)
     reads = told.reader.stop()
     assert len(reads) > 10 and told.reader.unanswered == 0
     assert all(read.status == 200 for read in reads)
     assert not (broken := outside(reads)), broken
     [(emptied, filled)] = told.emptied
     promised = [read for read in reads if told.filled < read.sent and (read.got < emptied or read.sent > filled)]
-    assert len(promised) > 5 and all(read.token for read in promised), [read for read in promised if not read.token]
+    assert len(promised) > 3 and all(read.token for read in promised), [read for read in promised if not read.token]
     blocked = [read for read in reads if emptied < read.sent and read.got < filled]
     assert len(blocked) > 2 and not any(read.token for read in blocked)

@@ -1,8 +1,8 @@
 //! Tokens of Postern's own that are kept ready for users: they pass while their user has no other token in use.
 
 use super::*;
-use crate::identity::KeptToken;
 use crate::identity::status::StatusError;
+use crate::identity::{KeptToken, Recorded};
 use crate::users::{Act, Proof, UserId};
 
 const BOUND: u64 = 30;
@@ -112,6 +112,35 @@ async fn it_does_not_pass_once_something_changed() {
     stage.shared.users.block(&user(), Proof::Operator(act)).unwrap();
     assert!(matches!(stage.confirm(&token).await, Err(StatusError::Refused(_))));
     stage.shared.links.bulletin().keep(&user(), None);
+    assert!(stage.confirm(&token).await.is_err());
+}
+
+#[tokio::test]
+async fn it_passes_where_another_process_keeps_it_and_records_what_it_says() {
+    let stage = Stage::new();
+    let token = stage.mint(&["reader".into()]);
+    stage.clock.advance(Duration::from_secs(1));
+    stage.hear();
+    let note = |namespace: &str, roles: &[&str]| {
+        let roles = roles.iter().map(ToString::to_string).collect();
+        let recorded = Recorded { namespace: namespace.into(), roles, groups: Vec::new() };
+        stage.shared.links.bulletin().note(&user(), Some(recorded));
+    };
+    assert_eq!(stage.confirm(&token).await, Err(StatusError::Unknown), "nothing is recorded");
+    note("alice", &["writer"]);
+    assert_eq!(stage.confirm(&token).await, Err(StatusError::Unknown), "a role is gone");
+    note("elsewhere", &["reader"]);
+    assert_eq!(stage.confirm(&token).await, Err(StatusError::Unknown), "another namespace");
+    note("alice", &["reader", "writer"]);
+    assert_eq!(stage.confirm(&token).await, Ok(Some("alice".into())));
+    stage.clock.advance(Duration::from_secs(BOUND + 1));
+    assert_eq!(stage.confirm(&token).await, Err(StatusError::Unknown), "the issuer is silent");
+    stage.hear();
+    assert!(stage.confirm(&token).await.is_ok());
+    let act = Act { by: "olga".into(), reason: "left".into() };
+    stage.shared.users.block(&user(), Proof::Operator(act)).unwrap();
+    assert!(matches!(stage.confirm(&token).await, Err(StatusError::Refused(_))));
+    stage.shared.links.bulletin().note(&user(), None);
     assert!(stage.confirm(&token).await.is_err());
 }
 
