@@ -6,6 +6,8 @@ use super::upkeep::{tick_users, upkeep};
 use super::workers::until_drain;
 use super::{Gateway, StartError};
 use crate::admin::{self, View};
+use crate::delivery::Delivery;
+use crate::issuer::keycloak::Keycloak;
 use crate::pipeline::Pipeline;
 use arc_swap::ArcSwap;
 use std::net::SocketAddr;
@@ -22,8 +24,8 @@ impl Gateway {
     ) -> Result<JoinHandle<()>, StartError> {
         let mut phase = self.phase.subscribe();
         let (pipeline, is_draining) = (Arc::clone(&self.pipeline), Arc::clone(&self.is_draining));
-        let joined = self.joined.clone();
-        let waits_for = Arc::new(move || waits_for(&pipeline, &is_draining, joined.as_ref()));
+        let (joined, delivery) = (self.joined.clone(), self.delivery.clone());
+        let waits_for = Arc::new(move || waits_for(&pipeline, &is_draining, (joined.as_ref(), delivery.as_deref())));
         let view = View { metrics: Arc::clone(&self.metrics), waits_for };
         let (pipeline, metrics) = (Arc::clone(&self.pipeline), Arc::clone(&self.metrics));
         let (users, counted) = (Arc::clone(&self.shared().users), Arc::clone(&self.metrics));
@@ -61,7 +63,7 @@ impl Gateway {
 pub(super) fn waits_for(
     pipeline: &ArcSwap<Pipeline>,
     is_draining: &AtomicBool,
-    joined: Option<&Joined>,
+    (joined, delivery): (Option<&Joined>, Option<&Delivery<Keycloak>>),
 ) -> Vec<String> {
     let pipeline = pipeline.load();
     let without_keys = pipeline.verifier().issuers().filter(|issuer| !issuer.is_ready());
@@ -72,6 +74,9 @@ pub(super) fn waits_for(
     missing.extend(joined.into_iter().flat_map(|joined| joined.waits.left()));
     if joined.is_some_and(|joined| !joined.replica.is_loaded()) {
         missing.push("what other replicas know about users".into());
+    }
+    if delivery.is_some_and(|delivery| !delivery.is_ready()) {
+        missing.push("what stands in users' namespaces".into());
     }
     if is_draining.load(Ordering::Relaxed) {
         missing.push("draining".into());

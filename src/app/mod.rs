@@ -181,7 +181,8 @@ impl Gateway {
 
     /// Whether all is there that requests need: every issuer's keys, and in a cluster what replicas share.
     pub fn is_ready(&self) -> bool {
-        control::waits_for(&self.pipeline, &self.is_draining, self.joined.as_ref()).is_empty()
+        let parts = (self.joined.as_ref(), self.delivery.as_deref());
+        control::waits_for(&self.pipeline, &self.is_draining, parts).is_empty()
     }
 
     /// Puts another configuration in force. Running requests end under the old one; listeners, admin and log stay as they are.

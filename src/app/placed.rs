@@ -36,7 +36,8 @@ pub(super) fn beside(joined: &Joined, shared: &Shared) -> Result<InCluster, Star
         let replica = Arc::clone(&replica);
         Box::pin(async move { replica.refresh(&users).await.map_err(|error| error.to_string()) })
     });
-    Ok(InCluster { cluster, leads: Leads::Elected(leadership), fence: Some(fence) })
+    let present = Arc::clone(&joined.present);
+    Ok(InCluster { cluster, leads: Leads::Elected(leadership), fence: Some(fence), present })
 }
 
 /// A pod's name, and something drawn: a restarted container does not take itself for its predecessor.

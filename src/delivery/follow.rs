@@ -11,7 +11,7 @@ use super::store::shared::{REMOVALS, SHARDS, removals, user_of};
 use super::{Delivery, Roster};
 use crate::base::clock::Now;
 use crate::kubernetes::state::{Shard, State};
-use crate::kubernetes::{Change, Cluster, KubernetesError, Namespace, UserSecret, Watch, Watched};
+use crate::kubernetes::{Change, Cluster, KubernetesError, Namespace, Present, UserSecret, Watch, Watched};
 use crate::users::UserId;
 use std::collections::BTreeSet;
 use tokio::sync::mpsc;
@@ -63,6 +63,15 @@ impl Follow {
     }
 }
 
+fn note_present(present: &Present, change: &Change<UserSecret>) {
+    match change {
+        Change::Seen(secret) => present.seen(&secret.namespace),
+        Change::Gone(namespace) => present.gone(namespace),
+        Change::Synced => present.set_known(true),
+        Change::Interrupted(_) => present.set_known(false),
+    }
+}
+
 fn tell<T: Watched + Sync>(
     tasks: &mut JoinSet<()>,
     watch: Watch<T>,
@@ -82,6 +91,9 @@ fn tell<T: Watched + Sync>(
 
 impl<R: Roster> Delivery<R> {
     pub(super) fn take_up_event(&self, book: &mut Book, event: Event, now: Now) {
+        if let (Some((_, present)), Event::Secret(change)) = (&self.cluster, &event) {
+            note_present(present, change);
+        }
         match event {
             Event::Part(index, change) => self.take_up_part(book, index, change),
             Event::Secret(Change::Seen(secret)) => self.take_up_secret(book, &secret, now),

@@ -48,7 +48,7 @@ pub use view::{Condition, Shown, ShownUser};
 use crate::base::clock::Clock;
 use crate::config::{self, NamespaceTemplate, WhenUnknown};
 use crate::identity::{Bulletin, Link, News, Shared};
-use crate::kubernetes::{Cluster, KubernetesError};
+use crate::kubernetes::{Cluster, KubernetesError, Present};
 use crate::token_service::TokenService;
 use crate::users::{Decision, Users};
 use arc_swap::ArcSwap;
@@ -126,6 +126,8 @@ pub struct InCluster {
     pub leads: Leads,
     /// Asks all replicas who is blocked; `None` where that is known here alone.
     pub fence: Option<Fence>,
+    /// Which namespaces have their Secret: told to whoever must say so at once.
+    pub present: Arc<Present>,
 }
 
 /// Why a delivery cannot begin.
@@ -182,7 +184,7 @@ pub struct Delivery<R> {
     leads: Leads,
     fence: Option<Fence>,
     /// What is followed; `None` where nobody else writes.
-    cluster: Option<Cluster>,
+    cluster: Option<(Cluster, Arc<Present>)>,
     counts: Arc<Counts>,
     /// Changed by the loop alone; others look.
     book: Mutex<Book>,
@@ -238,7 +240,7 @@ impl<R: Roster> Delivery<R> {
         let news = bulletin.listen().ok_or(DeliveryError::Another)?;
         let inbox = Inbox { decisions: users.subscribe(), news };
         let (leads, fence, cluster) = match beside {
-            Some(InCluster { cluster, leads, fence }) => (leads, fence, Some(cluster)),
+            Some(InCluster { cluster, leads, fence, present }) => (leads, fence, Some((cluster, present))),
             None => (Leads::Alone, None, None),
         };
         Ok(Arc::new(Self {

@@ -108,7 +108,7 @@ impl<R: Roster> Delivery<R> {
     }
 
     fn follow(&self) -> Result<Option<Follow>, crate::kubernetes::KubernetesError> {
-        let Some(cluster) = &self.cluster else { return Ok(None) };
+        let Some((cluster, _)) = &self.cluster else { return Ok(None) };
         let state = super::store::shared::state(cluster.clone())?;
         Follow::start(cluster, &state).map(Some)
     }

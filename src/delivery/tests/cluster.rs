@@ -86,7 +86,8 @@ impl Site {
             counts: Arc::clone(&counts),
         };
         let (term, terms) = watch::channel(None);
-        let beside = InCluster { cluster, leads: Leads::Elected(Leadership::of(terms)), fence };
+        let beside =
+            InCluster { cluster, leads: Leads::Elected(Leadership::of(terms)), fence, present: Arc::default() };
         let delivery = Delivery::in_cluster(settings, parts, beside).unwrap();
         let task = tokio::spawn(Arc::clone(&delivery).run());
         Replica { users, links, delivery, metrics, counts, clock: self.clock.clone(), term, task }

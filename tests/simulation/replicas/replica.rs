@@ -69,8 +69,8 @@ impl Replica {
                 Elector::new(line.cluster(), name, &identity, Terms::default(), clock.clone()).unwrap();
             line.leadership.set(leadership.clone()).unwrap();
             tasks.push(tokio::spawn(elector.run(std::future::pending())));
-            let beside =
-                InCluster { cluster: line.cluster(), leads: Leads::Elected(leadership), fence: Some(fence(&shared)) };
+            let (fence, present) = (Some(fence(&shared)), Arc::default());
+            let beside = InCluster { cluster: line.cluster(), leads: Leads::Elected(leadership), fence, present };
             let parts = parts(&line, &users, &links, realm.clone(), common);
             let delivery = Delivery::in_cluster(settings(), parts, beside).unwrap();
             tasks.push(tokio::spawn(delivery.run()));
