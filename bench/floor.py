@@ -308,7 +308,7 @@ def faults(stage, users, readers, score):
     for _ in range(5):
         stage.front.cut()
         time.sleep(0.5)
-    block("watches dropped, five times", LATE + 1)
+    block("watches dropped, five times")
     sign_in("watches dropped", 10)
 
     leader = stage.leader()
@@ -319,7 +319,7 @@ def faults(stage, users, readers, score):
 
     leader = stage.leader()
     leader.signal(signal.SIGSTOP)
-    block("leader paused", LATE + 1)
+    block("leader paused")
     sign_in("leader paused", 15 + 5)
     leader.signal(signal.SIGCONT)
 
