@@ -39,30 +39,6 @@ def test_an_operators_block_at_a_gateway_empties_the_secret_and_an_unblock_does_
     assert watch.filled(user.name, since)
 
 
-def test_the_cluster_is_closed_and_each_must_sign_in_again(keycloak, gateway, services, watch, operator):
-    users = [keycloak.new_user() for _ in range(3)]
-    for user in users:
-        watch.emptied(user.name)
-        gateway.admitted(keycloak.login(user))
-        watch.filled(user.name)
-    since = time.monotonic()
-    gateway.operate(operator, "cluster", "disable", "--reason", "a test")
-    try:
-        for user in users:
-            emptied = watch.emptied(user.name, since).at
-            figures.record("cluster closed, emptied", emptied - since)
-            assert emptied - since <= BOUND
-    finally:
-        # Their token is a user's too: operators come in by what the configuration names.
-        gateway.operate(operator, "cluster", "enable", "--reason", "a test")
-    time.sleep(2)
-    assert not any(watch.now(user.name) for user in users)
-    since = time.monotonic()
-    for user in users:
-        gateway.admitted(keycloak.login(user))
-        assert watch.filled(user.name, since)
-
-
 def test_a_session_that_ends_at_keycloak_leaves_the_secret(keycloak, gateway, watch):
     """A logout is about a session, not about the user."""
     user = keycloak.new_user()

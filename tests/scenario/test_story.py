@@ -37,7 +37,7 @@ def test_a_user_who_is_created_gets_a_namespace_with_an_empty_secret(keycloak, w
 
 
 def test_what_belongs_beside_it_is_there_too(admin, told):
-    for path in ("api/v1/namespaces/{}/secrets/postern-session", "api/v1/namespaces/{}/serviceaccounts/postern-user",
+    for path in ("api/v1/namespaces/{}/serviceaccounts/postern-user",
                  "apis/rbac.authorization.k8s.io/v1/namespaces/{}/rolebindings/postern-user"):  # fmt: skip
         path = "/" + path.format(told.home)
         web.eventually(f"{path} is there", lambda path=path: admin.get(path).status == 200, limit=10)
@@ -89,6 +89,12 @@ def test_the_secret_holds_what_is_promised(gateway, watch, told):
     assert claims["namespace"] == told.home and claims["namespace_kind"] == "own"
     assert claims["orig_iss"].endswith("/realms/demo") and "reader" in claims["roles"]
     assert MOST - 60 <= claims["exp"] - time.time() <= MOST
+
+
+def test_what_credentials_are_bound_to_is_there_once_the_user_is_in(admin, told):
+    """After the cluster was closed, as another test does, not before: then nobody is in without a new sign-in."""
+    path = f"/api/v1/namespaces/{told.home}/secrets/postern-session"
+    web.eventually("it is there", lambda: admin.get(path).status == 200, limit=10)
 
 
 def test_the_documented_command_reads_it(reading, told):
