@@ -215,7 +215,7 @@ impl<R: Roster> Delivery<R> {
         Self::with(settings, parts, store, Book::restore(kept, Names::new(None)), None)
     }
 
-    /// One of several replicas, likewise; its sink is [`secrets`] of the same cluster. What is known is kept in Secrets of Postern's own
+    /// One of several replicas, likewise; its sink is [`secrets()`] of the same cluster. What is known is kept in Secrets of Postern's own
     /// namespace. Nothing is asked of the cluster before it is run.
     ///
     /// # Errors
