@@ -6,6 +6,7 @@
 //! writer was paused.
 
 use super::book::{Book, Entry, Lane};
+use super::home::Place;
 use super::jobs::{Job, Jobs};
 use super::plan::{Act, Why, can_wait};
 use super::record::{Seen, User};
@@ -289,7 +290,7 @@ impl<R: Roster> Delivery<R> {
         }
         if found.stand.is_none() && order.on.is_some() {
             // It had to go, to be made anew.
-            entry.user.live.home.disturb(super::home::Place::Unready);
+            entry.user.live.home.disturb(Place::Unready);
             entry.user.live.stand = None;
         }
         self.see(&order.id, entry, found, service, now);
@@ -309,6 +310,10 @@ impl<R: Roster> Delivery<R> {
         }
         live.seen = live.seen.after(found.content, now, |token| service.ring().said(token));
         live.stand = found.stand;
+        if matches!(live.seen, Seen::Absent) && live.home.place == Place::Ready {
+            // It was deleted, and no watch has told of it.
+            live.home.disturb(Place::Unready);
+        }
         self.hand_out(id, &entry.user, service);
     }
 

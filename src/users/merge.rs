@@ -55,6 +55,9 @@ fn decided_here(base: &Record, found: &Record, mine: &Record) -> Record {
 
 /// Something against the user was changed elsewhere. What is against them here is joined to it, and no more.
 fn decided_there(base: &Record, found: &Record, mine: &Record) -> Record {
+    if is_behind(base, found, mine) {
+        return found.clone();
+    }
     let mut merged = found.clone();
     if mine.by_operator.is_some() && merged.by_operator.is_none() && has_news_of_operator(base, mine) {
         merged.by_operator.clone_from(&mine.by_operator);
@@ -83,6 +86,21 @@ fn decided_there(base: &Record, found: &Record, mine: &Record) -> Record {
         || (by_issuer && proof(&merged) == proof(found) && proof(found) != proof(mine));
     merged.epoch += u64::from(is_hidden);
     merged
+}
+
+/// Whether all that came to be against the user here is an event that is known there, with what came of it: told late, to a replica that
+/// was away. As in one place, where an event up to `seen_ms` is no news.
+fn is_behind(base: &Record, found: &Record, mine: &Record) -> bool {
+    let by_operator = mine.by_operator.is_some() && has_news_of_operator(base, mine);
+    let is_deleted = mine.by_issuer == Some(Cause::Deleted) && found.by_issuer != mine.by_issuer;
+    // It is the one thing that shut them out here, and no read showed it.
+    let is_event = mine.by_issuer.is_some() && mine.shown.is_none() && mine.epoch == base.epoch + 1;
+    is_event
+        && !(by_operator || is_deleted)
+        && mine.seen_ms > base.seen_ms
+        && mine.seen_ms <= found.seen_ms
+        && mine.threshold_ms <= found.threshold_ms
+        && mine.epoch <= found.epoch
 }
 
 fn has_news_of_operator(base: &Record, mine: &Record) -> bool {

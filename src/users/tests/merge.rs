@@ -101,12 +101,22 @@ fn heard(cause: IssuerCause, time: IssuerTime) -> usize {
     1_000 + usize::try_from(time).unwrap() * 8 + cause as usize
 }
 
+/// Whether what was [`heard`] is an event of before the last that is known.
+fn is_told_late(number: usize, record: &Record) -> bool {
+    let (time, cause) = ((number - 1_000) / 8, (number - 1_000) % 8);
+    let (ms, is_exact) = (time as u64 / 2, time % 2 == 1);
+    is_exact && cause != IssuerCause::Deleted as usize && ms.max(1) <= record.seen_ms
+}
+
 /// Holds a merge against all that has to hold of it.
 fn merged(base: &Record, found: &Known, mine: &Known) -> Result<Known, TestCaseError> {
     let record = merge::user(base, &found.record, &mine.record);
     let union = |a: &BTreeSet<usize>, b: &BTreeSet<usize>| -> BTreeSet<usize> { a.union(b).copied().collect() };
     let (issuer, operator) = (union(&found.issuer, &mine.issuer), union(&found.operator, &mine.operator));
-    let lifted = union(&found.lifted, &mine.lifted);
+    let mut lifted = union(&found.lifted, &mine.lifted);
+    if found.record.by_issuer.is_none() {
+        lifted.extend(mine.issuer.difference(&found.issuer).filter(|number| is_told_late(**number, &found.record)));
+    }
     prop_assert!(record.by_issuer.is_some() || issuer.is_subset(&lifted), "let in against the issuer");
     prop_assert!(record.by_operator.is_some() || operator.is_subset(&lifted), "let in against an operator");
     for one in [&found.record, &mine.record] {

@@ -143,7 +143,8 @@ impl World {
         let mut wrong = None;
         if person.standing == Standing::In {
             let left = reader.token.as_ref().map_or(0, |token| token.expires - unix_s);
-            let is_held = left >= FLOOR_S;
+            // What lay there before they signed in is void.
+            let is_held = left >= FLOOR_S && person.filled.is_some_and(|(filled, _)| filled >= person.since);
             if !is_held && (person.is_settled || now > begin + FILL_MS) {
                 wrong = Some(format!("{id} is in and finds {left} s"));
             }
