@@ -71,11 +71,11 @@ impl Replica {
 
     async fn work(&self, index: usize, mut changes: mpsc::Receiver<Change<Shard>>) {
         let part = &self.parts[index];
-        let mut outbox = self.users.outbox_moves();
         let mut due = Due::Read;
         let mut failures = 0_u32;
         loop {
-            outbox.mark_unchanged();
+            // What moved until now is looked at in this turn.
+            let mut outbox = self.users.outbox_moves();
             match self.turn(index, due).await {
                 Ok(()) => {
                     failures = 0;
@@ -100,7 +100,7 @@ impl Replica {
                     Some(change) => due = self.due_after(index, &change).await,
                     None => return,
                 },
-                _ = outbox.changed() => {}
+                _ = outbox.recv() => {}
                 () = part.wake.notified() => {}
                 () = tokio::time::sleep(self.until_confirmation(index)) => due = Due::Read,
             }

@@ -37,7 +37,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use store::Store;
-use tokio::sync::{broadcast, watch};
+use tokio::sync::broadcast;
 
 /// What is known against users. One a process; it outlives every reload of the configuration.
 #[derive(Debug)]
@@ -54,7 +54,7 @@ pub struct Users {
     /// What is shared was not read yet.
     is_unknown: AtomicBool,
     /// Counts what is to be shared.
-    outbox: watch::Sender<u64>,
+    outbox: broadcast::Sender<()>,
     /// When what waits was written, and when was looked for what is over, by the monotonic clock.
     flushed_ms: AtomicU64,
     swept_ms: AtomicU64,
@@ -95,7 +95,7 @@ impl Users {
             has_valid_until: AtomicBool::new(false),
             expired_for_ms: AtomicU64::new(u64::MAX),
             is_unknown: AtomicBool::new(false),
-            outbox: watch::channel(0).0,
+            outbox: broadcast::Sender::new(1),
             flushed_ms: AtomicU64::new(0),
             swept_ms: AtomicU64::new(0),
             decisions: broadcast::channel(LAG).0,

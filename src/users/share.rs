@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use tokio::sync::watch;
+use tokio::sync::broadcast;
 
 /// An id that is longer is named by its hash. Issuer and `sub` fit beside it into what any carrier takes for a key.
 const LONGEST_ID: usize = 256;
@@ -336,13 +336,14 @@ impl Users {
         self.memory().outbox().map_or(0, BTreeMap::len)
     }
 
-    /// Moves whenever there is something to be shared.
-    pub fn outbox_moves(&self) -> watch::Receiver<u64> {
+    /// Told whenever there is something more to be shared.
+    pub fn outbox_moves(&self) -> broadcast::Receiver<()> {
         self.outbox.subscribe()
     }
 
     pub(super) fn outbox_moved(&self) {
-        self.outbox.send_modify(|moves| *moves += 1);
+        // Nobody may share yet.
+        let _ = self.outbox.send(());
     }
 
     /// The keys under which lies all that says whether a user is in, and in which epoch.

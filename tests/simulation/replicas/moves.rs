@@ -132,7 +132,7 @@ impl Driver {
         let mut world = self.lock();
         world.counts.freezes += 1;
         world.log(|| format!("replica {slot} is paused"));
-        world.slots[slot].frozen.send_replace(true);
+        world.slots[slot].frozen.set(true);
         drop(world);
         self.seats[slot].frozen_until = Some(until);
     }
@@ -144,7 +144,7 @@ impl Driver {
         }
         let mut world = self.lock();
         world.log(|| format!("the watches of {slot} are told nothing"));
-        world.slots[slot].is_stalled.send_replace(true);
+        world.slots[slot].stalled.set(true);
         drop(world);
         self.seats[slot].stalled_until = Some(until);
     }
@@ -198,13 +198,13 @@ impl Driver {
         if self.seats[slot].frozen_until.take().is_some() {
             let mut world = self.lock();
             world.log(|| format!("replica {slot} goes on"));
-            world.slots[slot].frozen.send_replace(false);
+            world.slots[slot].frozen.set(false);
         }
     }
 
     fn stir(&mut self, slot: usize) {
         if self.seats[slot].stalled_until.take().is_some() {
-            self.lock().slots[slot].is_stalled.send_replace(false);
+            self.lock().slots[slot].stalled.set(false);
         }
     }
 

@@ -2,6 +2,7 @@
 
 use super::memory::body::{Feed, Feeder};
 use super::memory::failure;
+use super::switch::Switch;
 use super::world::{Caught, Role, Shared, Weather, World};
 use bytes::Bytes;
 use http::{Method, Request, Response};
@@ -17,7 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 use tower_service::Service;
 
 /// The way of one replica, from its start to its death.
@@ -28,8 +29,8 @@ pub(crate) struct Line {
     pub(crate) clock: Clock,
     pub(crate) leadership: OnceLock<Leadership>,
     pub(crate) is_dead: AtomicBool,
-    frozen: watch::Receiver<bool>,
-    is_stalled: watch::Receiver<bool>,
+    frozen: Arc<Switch>,
+    stalled: Arc<Switch>,
 }
 
 /// What becomes of a request.
@@ -63,11 +64,11 @@ impl Line {
         let mut guard = world.lock().unwrap();
         guard.slots[slot].incarnation += 1;
         let place = &guard.slots[slot];
-        let (frozen, is_stalled) = (place.frozen.subscribe(), place.is_stalled.subscribe());
+        let (frozen, stalled) = (Arc::clone(&place.frozen), Arc::clone(&place.stalled));
         let number = place.incarnation;
         drop(guard);
         let (leadership, is_dead) = (OnceLock::new(), AtomicBool::new(false));
-        Arc::new(Self { world: Arc::clone(world), slot, number, clock, leadership, is_dead, frozen, is_stalled })
+        Arc::new(Self { world: Arc::clone(world), slot, number, clock, leadership, is_dead, frozen, stalled })
     }
 
     pub(crate) fn cluster(self: &Arc<Self>) -> Cluster {
@@ -76,7 +77,7 @@ impl Line {
 
     /// Waits while the replica is paused; for ever once it is dead.
     pub(crate) async fn thaw(&self) {
-        let _ = self.frozen.clone().wait_for(|is_frozen| !is_frozen).await;
+        self.frozen.off().await;
         if self.is_dead.load(Ordering::Relaxed) {
             std::future::pending::<()>().await;
         }
@@ -89,7 +90,7 @@ impl Line {
 
     async fn carry(self: Arc<Self>, asked: Asked, answer: oneshot::Sender<io::Result<Response<Feed>>>) {
         let namespace = namespace_of(&asked);
-        let was_paused = *self.frozen.borrow();
+        let was_paused = self.frozen.is_on();
         // What was sent before a process was killed is done.
         self.thaw().await;
         let fate = self.world.lock().unwrap().fate();
@@ -145,7 +146,7 @@ impl Line {
             let Ok(data) = frame.into_data() else { continue };
             let delay = self.world.lock().unwrap().delay();
             sleep(delay).await;
-            let _ = self.is_stalled.clone().wait_for(|is_stalled| !is_stalled).await;
+            self.stalled.off().await;
             self.thaw().await;
             if feed.send(data).is_err() {
                 return;
@@ -169,7 +170,7 @@ impl Line {
             let slot = self.slot;
             world.log(|| format!("{slot} is paused right before it fills {namespace}"));
             world.counts.ambushes += 1;
-            world.slots[slot].frozen.send_replace(true);
+            world.slots[slot].frozen.set(true);
             world.caught = Some(Caught { slot, namespace });
         }
     }

@@ -3,11 +3,11 @@
 use super::memory::Memory;
 use super::oracle::Reader;
 use super::people::{Happening, Person};
+use super::switch::Switch;
 use super::wire::Line;
 use crate::random::Random;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
-use tokio::sync::watch;
 use tokio::time::Instant;
 
 /// Milliseconds since the simulation began: the one true time.
@@ -109,12 +109,12 @@ pub(crate) struct Slot {
     /// By how much its wall clock is ahead of the true time, in seconds.
     pub(crate) ahead_s: i64,
     /// Paused as a whole, as far as anybody else can see: nothing that it sends or is sent arrives.
-    pub(crate) frozen: watch::Sender<bool>,
+    pub(crate) frozen: Arc<Switch>,
     /// What is there of a replica.
     pub(crate) line: Option<Arc<Line>>,
     pub(crate) incarnation: u32,
     /// Its watches are told nothing, without a word.
-    pub(crate) is_stalled: watch::Sender<bool>,
+    pub(crate) stalled: Arc<Switch>,
     /// When an operator acted here last.
     pub(crate) acted: Option<Ms>,
 }
@@ -141,19 +141,11 @@ impl Counts {
 
 impl Slot {
     fn new(role: Role, ahead_s: i64) -> Self {
-        Self {
-            role,
-            ahead_s,
-            frozen: watch::Sender::new(false),
-            line: None,
-            incarnation: 0,
-            is_stalled: watch::Sender::new(false),
-            acted: None,
-        }
+        Self { role, ahead_s, frozen: Arc::default(), line: None, incarnation: 0, stalled: Arc::default(), acted: None }
     }
 
     pub(crate) fn is_well(&self) -> bool {
-        self.line.is_some() && !*self.frozen.borrow() && !*self.is_stalled.borrow()
+        self.line.is_some() && !self.frozen.is_on() && !self.stalled.is_on()
     }
 }
 

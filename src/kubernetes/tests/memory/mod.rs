@@ -13,15 +13,18 @@ use http::{Method, Response, StatusCode};
 use route::Route;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use store::Store;
-use tokio::sync::watch;
+use tokio::sync::broadcast;
 
 /// The objects, and who is told of them.
 pub(crate) struct Memory {
     store: Mutex<Store>,
-    /// Told of each change of a kind, and counted up to drop all watches of it.
-    changes: Mutex<BTreeMap<String, watch::Sender<u64>>>,
+    /// Told of each change of a kind. Those who wait are woken in their order, so that a simulation plays the same each time.
+    changes: Mutex<BTreeMap<String, broadcast::Sender<()>>>,
+    /// How often all watches were cut off.
+    drops: AtomicU64,
 }
 
 /// The namespaces that are there at first.
@@ -29,7 +32,7 @@ const NAMESPACES: [&str; 3] = ["postern", "team-a", "team-b"];
 
 impl Memory {
     pub(crate) fn new() -> Arc<Self> {
-        let memory = Self { store: Mutex::default(), changes: Mutex::default() };
+        let memory = Self { store: Mutex::default(), changes: Mutex::default(), drops: AtomicU64::new(0) };
         for name in NAMESPACES {
             memory.put("api/v1", "namespaces", None, &json!({ "metadata": { "name": name } }));
         }
@@ -74,7 +77,8 @@ impl Memory {
 
     /// Cuts all open watches off.
     pub(crate) fn drop_watches(&self) {
-        self.changes.lock().unwrap().values().for_each(|changes| changes.send_modify(|drops| *drops += 1));
+        self.drops.fetch_add(1, Ordering::Relaxed);
+        self.changes.lock().unwrap().values().for_each(|changes| drop(changes.send(())));
     }
 
     fn store(&self) -> MutexGuard<'_, Store> {
@@ -91,14 +95,14 @@ impl Memory {
         if has_changed {
             let all = self.changes.lock().unwrap();
             let told = all.iter().filter(|(told, _)| kind.is_none_or(|kind| kind == *told));
-            told.for_each(|(_, changes)| changes.send_modify(|_| {}));
+            told.for_each(|(_, changes)| drop(changes.send(())));
         }
         outcome
     }
 
-    fn changes_of(&self, kind: &str) -> watch::Receiver<u64> {
+    fn changes_of(&self, kind: &str) -> broadcast::Receiver<()> {
         let mut all = self.changes.lock().unwrap();
-        all.entry(kind.to_owned()).or_insert_with(|| watch::Sender::new(0)).subscribe()
+        all.entry(kind.to_owned()).or_insert_with(|| broadcast::Sender::new(1)).subscribe()
     }
 }
 

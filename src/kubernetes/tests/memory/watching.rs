@@ -7,7 +7,9 @@ use super::{Memory, failure};
 use bytes::Bytes;
 use http::Response;
 use serde_json::{Value, json};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
+use tokio::sync::broadcast::error::RecvError;
 
 /// A watch that is open.
 struct Open {
@@ -25,11 +27,13 @@ pub(crate) fn open(memory: Arc<Memory>, route: &Route, at: &str) -> Response<Fee
     }
     let (feed, body) = Feed::channel();
     let mut changes = memory.changes_of(&route.kind);
-    let opened = *changes.borrow_and_update();
+    let opened = memory.drops.load(Ordering::Relaxed);
     let mut open = Open { memory: Arc::downgrade(&memory), route: route.clone(), at: at.to_owned(), told };
     tokio::spawn(async move {
         loop {
-            let is_dropped = *changes.borrow_and_update() != opened;
+            let Some(memory) = open.memory.upgrade() else { return };
+            let is_dropped = memory.drops.load(Ordering::Relaxed) != opened;
+            drop(memory);
             if !open.tell(&feed) {
                 return;
             }
@@ -41,7 +45,7 @@ pub(crate) fn open(memory: Arc<Memory>, route: &Route, at: &str) -> Response<Fee
             tokio::select! {
                 biased;
                 () = feed.closed() => return,
-                changed = changes.changed() => if changed.is_err() { return },
+                changed = changes.recv() => if matches!(changed, Err(RecvError::Closed)) { return },
             }
         }
     });
