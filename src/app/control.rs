@@ -55,6 +55,18 @@ impl Gateway {
     }
 }
 
+impl Gateway {
+    /// Starts what looks after the upstreams in force, in place of what looked after those before.
+    pub(super) fn run_upstreams(&self) {
+        let pipeline = self.pipeline.load();
+        let mut tasks = self.upstream_tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        tasks.drain(..).for_each(|task| task.abort());
+        for upstream in pipeline.upstreams().filter(|upstream| upstream.needs_upkeep()) {
+            tasks.push(self.shared().control.spawn(Arc::clone(upstream).run()).abort_handle());
+        }
+    }
+}
+
 /// What is waited for before the gateway is ready.
 pub(super) fn waits_for(pipeline: &ArcSwap<Pipeline>, is_draining: &AtomicBool) -> Vec<String> {
     let pipeline = pipeline.load();

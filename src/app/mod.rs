@@ -63,6 +63,7 @@ pub struct Gateway {
     tls: Option<ServerTls>,
     config: Mutex<Config>,
     issuer_tasks: Mutex<HashMap<String, AbortHandle>>,
+    upstream_tasks: Mutex<Vec<AbortHandle>>,
     watches: Arc<Watches>,
     delivery: Option<Arc<Delivery<Keycloak>>>,
     audit: Audit,
@@ -129,6 +130,7 @@ impl Gateway {
             tls,
             config: Mutex::new(config),
             issuer_tasks: Mutex::default(),
+            upstream_tasks: Mutex::default(),
             watches,
             delivery,
             audit,
@@ -136,6 +138,7 @@ impl Gateway {
         };
         gateway.control = Some(gateway.start_control(runtime, admin)?);
         gateway.run_issuers();
+        gateway.run_upstreams();
         gateway.run_watches()?;
         gateway.set_valid_until(cluster)?;
         gateway.operators = operator.map(|(listener, config)| gateway.start_operators(listener, config)).transpose()?;
@@ -248,6 +251,7 @@ impl Gateway {
         *current = Config { server, admin, operator, webhook, log, state, ..config };
         drop(current);
         self.run_issuers();
+        self.run_upstreams();
         self.run_watches()?;
         self.set_valid_until(cluster)
     }

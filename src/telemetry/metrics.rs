@@ -3,6 +3,7 @@
 use super::credentials::{Credentials, RouteCredentials};
 use super::histogram::Histogram;
 use super::reason::Reason;
+use super::upstreams::{UpstreamMetrics, Upstreams};
 use http::StatusCode;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -41,6 +42,7 @@ pub struct Metrics {
     /// `postern_webhook_certificate_failures_total`: the webhook's certificates could not be read or renewed.
     pub webhook_certificate_failures: Counter,
     credentials: Credentials,
+    upstreams: Upstreams,
 }
 
 /// The handles of one route.
@@ -115,6 +117,7 @@ impl Metrics {
             webhook_reviews: Family::default(),
             webhook_certificate_failures: Counter::default(),
             credentials: Credentials::default(),
+            upstreams: Upstreams::default(),
         };
         registry.register("requests", "Requests answered, by route and class of status", metrics.requests.clone());
         registry.register("refusals", "Requests refused, by route and reason", metrics.refusals.clone());
@@ -151,6 +154,7 @@ impl Metrics {
         metrics.register_streams(&mut registry);
         metrics.register_webhook(&mut registry);
         metrics.credentials.register(&mut registry);
+        metrics.upstreams.register(&mut registry);
         // Both are there from the start, so that the first failure is an increase.
         for outcome in ["ok", "failed"] {
             drop(metrics.reloads.get_or_create(&OutcomeLabel { outcome }));
@@ -198,6 +202,11 @@ impl Metrics {
     /// What concerns credentials.
     pub fn credentials(&self) -> &Credentials {
         &self.credentials
+    }
+
+    /// The handles of one upstream.
+    pub fn upstream(&self, name: &str) -> UpstreamMetrics {
+        self.upstreams.of(name)
     }
 
     /// Counts one change of what is known against users.

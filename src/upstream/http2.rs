@@ -1,10 +1,12 @@
 //! HTTP/2 towards an upstream: hyper's client, one connection a worker that all its requests share.
 
 use crate::base::tick::Deadline;
-use crate::upstream::connect::{Spoken, Stream, connect};
+use crate::upstream::connect::{Spoken, connect};
+use crate::upstream::endpoint::Endpoint;
 use crate::upstream::patience::{Patience, Waiting};
-use crate::upstream::pool::Failed;
+use crate::upstream::pool::{Failed, Lease};
 use crate::upstream::request::{OutgoingRequest, Payload};
+use crate::upstream::stream::{Life, Stream, Term};
 use crate::upstream::{Answer, Body, BodyError, ConnectError, Failure, RequestBodyError, SendError, Upstream, fields};
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, TE};
@@ -44,6 +46,7 @@ pub(super) struct Shared {
 struct Current {
     connection: Http2,
     last_used: Instant,
+    term: Term,
 }
 
 /// A handle to a connection.
@@ -58,6 +61,13 @@ pub(super) struct Http2 {
 pub(super) enum Opened {
     Http1(Stream),
     Http2(Http2),
+}
+
+impl Current {
+    /// Whether it takes no more requests.
+    fn is_over(&self) -> bool {
+        self.connection.sender.is_closed() || self.term.is_over()
+    }
 }
 
 impl Shared {
@@ -82,24 +92,34 @@ impl Shared {
     /// The connection, if it takes requests.
     pub(super) fn current(&self, now: Instant) -> Option<Http2> {
         let mut current = self.current.borrow_mut();
-        if current.as_ref()?.connection.sender.is_closed() {
+        if current.as_ref()?.is_over() {
             *current = None;
         }
         let found = current.as_mut()?;
         found.last_used = now;
-        Some(found.connection.clone())
+        let connection = found.connection.clone();
+        if !found.term.count() {
+            *current = None;
+        }
+        Some(connection)
     }
 
     /// Lets go of a connection that is closed, or that had no new request for `max_idle`; it ends with its last stream.
     pub(super) fn sweep(&self, now: Instant, max_idle: Duration) {
         let mut current = self.current.borrow_mut();
-        if current.as_ref().is_some_and(|c| c.connection.sender.is_closed() || now - c.last_used >= max_idle) {
+        if current.as_ref().is_some_and(|c| c.is_over() || now - c.last_used >= max_idle) {
             *current = None;
         }
     }
 
     /// Opens a connection, or waits for one that another request is opening: fails with it too.
-    pub(super) async fn open(&self, upstream: &Upstream, now: Instant) -> Result<Opened, SendError> {
+    pub(super) async fn open(
+        &self,
+        upstream: &Upstream,
+        endpoint: &Endpoint,
+        life: Option<Box<Life>>,
+        now: Instant,
+    ) -> Result<Opened, SendError> {
         let failures = self.failures.get();
         let limit = upstream.config.connect_timeout;
         let Some(_turn) = Deadline::after(limit).bound(self.opening.lock()).await else {
@@ -111,11 +131,14 @@ impl Shared {
         if self.failures.get() != failures {
             return Err(SendError::Unreachable(ConnectError::Shared));
         }
-        let opened = match connect(upstream, false).await {
-            Ok((io, Spoken::Http2)) => self.adopt(io, now).await.map(Opened::Http2).map_err(SendError::Unreachable),
+        let opened = match connect(upstream, endpoint, false).await {
+            Ok((io, Spoken::Http2)) => {
+                let adopted = self.adopt(io.with(life), now).await;
+                adopted.map(Opened::Http2).map_err(SendError::Unreachable)
+            }
             Ok((io, Spoken::Http1)) => {
                 self.is_expected.set(false);
-                Ok(Opened::Http1(io))
+                Ok(Opened::Http1(io.with(life)))
             }
             Err(error) => Err(error),
         };
@@ -127,7 +150,7 @@ impl Shared {
 
     /// Starts HTTP/2 on a fresh connection and shares it.
     pub(super) async fn adopt(&self, io: Stream, now: Instant) -> Result<Http2, ConnectError> {
-        let is_tls = matches!(io, Stream::Tls(_));
+        let (is_tls, mut term) = (io.is_tls(), io.term());
         let (sender, connection) = Builder::new(LocalExecutor)
             .max_header_list_size(MAX_FIELD_LIST)
             .initial_stream_window_size(STREAM_WINDOW)
@@ -140,7 +163,8 @@ impl Shared {
         let connection = Http2 { sender, id: self.next_id.get(), is_tls };
         self.next_id.set(connection.id + 1);
         self.is_expected.set(true);
-        *self.current.borrow_mut() = Some(Current { connection: connection.clone(), last_used: now });
+        let current = Current { connection: connection.clone(), last_used: now, term };
+        *self.current.borrow_mut() = term.count().then_some(Current { term, ..current });
         Ok(connection)
     }
 
@@ -148,11 +172,11 @@ impl Shared {
     pub(super) async fn send(
         &self,
         mut connection: Http2,
+        lease: Lease,
         request: &OutgoingRequest<'_>,
         payload: Payload,
         answer_fields: &mut HeaderMap,
         patience: &mut Patience,
-        idle: Duration,
     ) -> Result<Answer, Failed> {
         let final_error = |error| Failed { error, before_answer: false };
         let watch = Rc::new(Watch::new(&payload));
@@ -168,7 +192,7 @@ impl Shared {
         .await;
         match outcome {
             Ok(Ok(response)) => {
-                let (parts, body) = from_hyper(response, watch, idle).into_parts();
+                let (parts, body) = from_hyper(response, watch, lease).into_parts();
                 *answer_fields = parts.headers;
                 Ok(Answer::Response { status: parts.status, body })
             }
@@ -232,7 +256,7 @@ fn lists_trailers(value: &HeaderValue) -> bool {
     value.as_bytes().split(|byte| *byte == b',').any(|member| member.trim_ascii().eq_ignore_ascii_case(b"trailers"))
 }
 
-fn from_hyper(response: Response<Incoming>, watch: Rc<Watch>, idle: Duration) -> Response<Body> {
+fn from_hyper(response: Response<Incoming>, watch: Rc<Watch>, lease: Lease) -> Response<Body> {
     let (mut parts, incoming) = response.into_parts();
     let foreign = |name: &http::HeaderName| fields::is_of_connection(name.as_str()) && name != CONTENT_LENGTH;
     let dropped: Vec<_> = parts.headers.keys().filter(|name| foreign(name)).cloned().collect();
@@ -242,7 +266,7 @@ fn from_hyper(response: Response<Incoming>, watch: Rc<Watch>, idle: Duration) ->
     let body = if incoming.is_end_stream() {
         Body::Empty
     } else {
-        Body::Http2(Box::new(Http2Body { incoming, watch, idle, waiting: None }))
+        Body::Http2(Box::new(Http2Body { incoming, watch, idle: lease.idle_timeout, waiting: None, _lease: lease }))
     };
     Response::from_parts(parts, body)
 }
@@ -254,6 +278,8 @@ pub struct Http2Body {
     watch: Rc<Watch>,
     idle: Duration,
     waiting: Option<(u64, Deadline)>,
+    /// It is under way as long as it lasts.
+    _lease: Lease,
 }
 
 impl Http2Body {

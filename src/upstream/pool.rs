@@ -1,19 +1,26 @@
 //! The connections of one worker, and how a request gets one.
 
+use crate::base::tick::Deadline;
 use crate::config::Protocol;
-use crate::upstream::connect::{Spoken, Stream, connect};
+use crate::upstream::connect::{Spoken, connect};
+use crate::upstream::endpoint::Endpoint;
+use crate::upstream::group::Group;
 use crate::upstream::http1;
 use crate::upstream::http2::{self, Http2};
+use crate::upstream::limits::Breaker;
 use crate::upstream::of_namespace::OfNamespaces;
 use crate::upstream::patience::Patience;
 use crate::upstream::request::{OutgoingRequest, Payload, RequestBody};
-use crate::upstream::{Answer, SendError, Upstream, UpstreamError};
+use crate::upstream::stream::{Life, Stream};
+use crate::upstream::{Answer, SendError, Upstream, UpstreamError, balance};
 use http::{HeaderMap, Method};
 use std::cell::{Cell, RefCell, RefMut};
 use std::collections::BTreeMap;
+use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tokio::time::Instant;
 
 /// How long a connection without a request is kept, to within the time between two sweeps.
@@ -28,7 +35,7 @@ const MAX_SPARE_CAPACITY: usize = 16 * 1024;
 #[derive(Debug, Clone)]
 pub struct Pools {
     worker: Rc<Worker>,
-    pools: Rc<RefCell<BTreeMap<u64, Rc<Pool>>>>,
+    groups: Rc<RefCell<BTreeMap<u64, Rc<Group>>>>,
     of_namespaces: Rc<RefCell<OfNamespaces>>,
 }
 
@@ -39,19 +46,32 @@ pub(super) struct Worker {
     now: Cell<Instant>,
     scratch: RefCell<Box<[u8]>>,
     spare: RefCell<Vec<Vec<u8>>>,
+    random: Cell<u64>,
 }
 
-/// The connections of one worker to one upstream.
+/// The connections of one worker to one endpoint.
 #[derive(Debug)]
 pub(super) struct Pool {
     pub(super) worker: Rc<Worker>,
+    pub(super) endpoint: Arc<Endpoint>,
     /// `idle_timeout` of the upstream.
     pub(super) idle_timeout: Duration,
     max_idle: usize,
     /// The last one used is the first to be used again; the others then grow old and are closed.
     idle: RefCell<Vec<Idle>>,
     http2: http2::Shared,
+    /// Requests that are under way.
+    active: Cell<u32>,
+    /// Of the upstream; none where nothing is limited.
+    breaker: Option<Arc<Breaker>>,
+    /// Requests that wait for a connection here, and what wakes them.
+    waiting: Cell<u32>,
+    freed: Notify,
 }
+
+/// A request that is under way, as long as it is.
+#[derive(Debug)]
+pub(super) struct Lease(Rc<Pool>);
 
 #[derive(Debug)]
 struct Idle {
@@ -87,8 +107,9 @@ impl Pools {
             now: Cell::new(Instant::now()),
             scratch: RefCell::new(vec![0; SCRATCH_SIZE].into_boxed_slice()),
             spare: RefCell::default(),
+            random: Cell::new(std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0)),
         };
-        Self { worker: Rc::new(worker), pools: Rc::default(), of_namespaces: Rc::default() }
+        Self { worker: Rc::new(worker), groups: Rc::default(), of_namespaces: Rc::default() }
     }
 
     /// Sends a request and waits for the head of its answer, `response_timeout` at most once it has been sent.
@@ -97,6 +118,8 @@ impl Pools {
     /// is at hand is sent once more, on a fresh connection; nothing else is sent twice. Dropping the future closes the
     /// connection. `answer_fields`, which must be empty, takes the fields of the answer, without those that concerned our
     /// connection to the upstream only, and without the length of a body, which says it itself.
+    ///
+    /// Where the upstream has several endpoints, or `retry`, what else is tried says [`balance`].
     ///
     /// # Errors
     /// No connection, no acceptable answer, or a body of the request that cannot be passed on.
@@ -109,32 +132,16 @@ impl Pools {
         response_timeout: Duration,
     ) -> Result<Answer, SendError> {
         let mut payload = Payload::new(body).map_err(SendError::RequestBody)?;
-        let pool = self.pool_of(upstream);
+        let Some(pool) = self.in_group(upstream, |group| group.pools.first().filter(|_| group.is_plain).cloned())
+        else {
+            let group = self.in_group(upstream, Rc::clone);
+            let sent = balance::send(&self.worker, upstream, group, request, payload, answer_fields, response_timeout);
+            // In a box, so that what is more than one try costs nobody else.
+            return Box::pin(sent).await;
+        };
         let mut patience = Patience::new(response_timeout, upstream.config.idle_timeout);
-        let mut may_repeat = is_idempotent(request.method) && payload.is_replayable();
-        let mut idle = pool.take(request, may_repeat);
-        loop {
-            let connection = match idle.take() {
-                Some(connection) => connection,
-                // In a box, because it is large and rare: the caller's future holds room for it otherwise.
-                None => Box::pin(pool.open(upstream, request.upgrade.is_some())).await?,
-            };
-            let payload = payload.take();
-            let (outcome, is_reused) = match connection {
-                Connection::Http1 { io, is_reused } => {
-                    (http1::send(io, &pool, request, payload, answer_fields, &mut patience).await, is_reused)
-                }
-                Connection::Http2 { connection, is_reused } => {
-                    let idle = pool.idle_timeout;
-                    let sent = pool.http2.send(connection, request, payload, answer_fields, &mut patience, idle);
-                    (Box::pin(sent).await, is_reused)
-                }
-            };
-            match outcome {
-                Err(failed) if failed.before_answer && is_reused && may_repeat => may_repeat = false,
-                outcome => return outcome.map_err(|failed| failed.error),
-            }
-        }
+        let sent = pool.send(upstream, request, &mut payload, answer_fields, &mut patience);
+        sent.await.map_err(|failed| failed.error)
     }
 
     /// Closes connections that have been idle for too long or that the upstream has closed. A worker calls it
@@ -142,11 +149,10 @@ impl Pools {
     pub fn sweep(&self) {
         let now = Instant::now();
         self.worker.now.set(now);
-        self.pools.borrow_mut().retain(|_, pool| {
-            pool.idle.borrow_mut().retain_mut(|idle| now - idle.since < MAX_IDLE && idle.io.is_quiet());
-            pool.http2.sweep(now, MAX_IDLE);
+        self.groups.borrow_mut().retain(|_, group| {
+            group.pools.iter().for_each(|pool| pool.sweep(now));
             // Those of a configuration that was replaced go when their last connection does.
-            Rc::strong_count(pool) > 1 || !pool.idle.borrow().is_empty() || pool.http2.is_open()
+            Rc::strong_count(group) > 1 || group.is_used()
         });
     }
 
@@ -163,34 +169,43 @@ impl Pools {
         let Some(upstream) = base.of_namespace(namespace)?.map(Arc::new) else { return Ok(None) };
         if let Some(dropped) = known.add(base.id, namespace, Arc::clone(&upstream)) {
             // Requests that are under way end first.
-            self.pools.borrow_mut().remove(&dropped.id);
+            self.groups.borrow_mut().remove(&dropped.id);
         }
         Ok(Some(upstream))
     }
 
     /// How many HTTP/1.1 connections are idle.
     pub fn idle_connections(&self) -> usize {
-        self.pools.borrow().values().map(|pool| pool.idle.borrow().len()).sum()
+        let groups = self.groups.borrow();
+        groups.values().flat_map(|group| &group.pools).map(|pool| pool.idle.borrow().len()).sum()
     }
 
-    fn pool_of(&self, upstream: &Upstream) -> Rc<Pool> {
-        self.pools
-            .borrow_mut()
-            .entry(upstream.id)
-            .or_insert_with(|| {
-                Rc::new(Pool {
-                    worker: self.worker.clone(),
-                    idle_timeout: upstream.config.idle_timeout,
-                    max_idle: upstream.config.max_idle_connections,
-                    idle: RefCell::default(),
-                    http2: http2::Shared::new(upstream.config.protocol == Protocol::Http2),
-                })
-            })
-            .clone()
+    /// Looks at the endpoints of an upstream as they are now.
+    fn in_group<T>(&self, upstream: &Upstream, look: impl FnOnce(&Rc<Group>) -> T) -> T {
+        let mut groups = self.groups.borrow_mut();
+        let group = groups.entry(upstream.id).or_insert_with(|| Rc::new(Group::new(upstream, &self.worker, None)));
+        if group.version != upstream.endpoints.version() {
+            *group = Rc::new(Group::new(upstream, &self.worker, Some(group)));
+        }
+        look(group)
     }
 }
 
 impl Worker {
+    /// The time, to within that between two sweeps.
+    pub(super) fn now(&self) -> Instant {
+        self.now.get()
+    }
+
+    /// Bits that spread load; nobody is kept from guessing them (splitmix64).
+    pub(super) fn random(&self) -> u64 {
+        self.random.set(self.random.get().wrapping_add(0x9e37_79b9_7f4a_7c15));
+        let mut bits = self.random.get();
+        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        bits ^ (bits >> 31)
+    }
+
     /// The buffer that answers are read into. Must not be held across an `await`.
     pub(super) fn scratch(&self) -> RefMut<'_, Box<[u8]>> {
         self.scratch.borrow_mut()
@@ -212,12 +227,103 @@ impl Worker {
 }
 
 impl Pool {
-    /// Keeps a connection whose last message is whole.
-    pub(super) fn keep(&self, io: Stream) {
+    pub(super) fn new(upstream: &Upstream, endpoint: Arc<Endpoint>, worker: &Rc<Worker>) -> Self {
+        let config = &*upstream.config;
+        Self {
+            worker: Rc::clone(worker),
+            endpoint,
+            idle_timeout: config.idle_timeout,
+            max_idle: config.max_idle_connections,
+            idle: RefCell::default(),
+            http2: http2::Shared::new(config.protocol == Protocol::Http2),
+            active: Cell::new(0),
+            breaker: upstream.shared.breaker.clone(),
+            waiting: Cell::new(0),
+            freed: Notify::new(),
+        }
+    }
+
+    /// One try, and one more where a connection broke that had been idle.
+    pub(super) async fn send(
+        self: &Rc<Self>,
+        upstream: &Upstream,
+        request: &OutgoingRequest<'_>,
+        payload: &mut Payload,
+        answer_fields: &mut HeaderMap,
+        patience: &mut Patience,
+    ) -> Result<Answer, Failed> {
+        let mut may_repeat = is_idempotent(request.method) && payload.is_replayable();
+        let mut idle = self.take(request, may_repeat);
+        loop {
+            let lease = self.lease()?;
+            let connection = match idle.take() {
+                Some(connection) => connection,
+                // In a box, because it is large and rare: the caller's future holds room for it otherwise.
+                None => Box::pin(self.open(upstream, request, may_repeat)).await?,
+            };
+            let payload = payload.take();
+            let (outcome, is_reused) = match connection {
+                Connection::Http1 { io, is_reused } => {
+                    (http1::send(io, lease, request, payload, answer_fields, patience).await, is_reused)
+                }
+                Connection::Http2 { connection, is_reused } => {
+                    let sent = self.http2.send(connection, lease, request, payload, answer_fields, patience);
+                    (Box::pin(sent).await, is_reused)
+                }
+            };
+            match outcome {
+                Err(failed) if failed.before_answer && is_reused && may_repeat => may_repeat = false,
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// Counts a request, if there may be one more.
+    fn lease(self: &Rc<Self>) -> Result<Lease, SendError> {
+        if let Some(breaker) = &self.breaker {
+            breaker.enter().map_err(SendError::Overloaded)?;
+        }
+        self.active.set(self.active.get() + 1);
+        Ok(Lease(Rc::clone(self)))
+    }
+
+    /// How many requests are under way.
+    pub(super) fn active(&self) -> u32 {
+        self.active.get()
+    }
+
+    /// Whether there is any connection that waits for requests.
+    pub(super) fn is_open(&self) -> bool {
+        !self.idle.borrow().is_empty() || self.http2.is_open()
+    }
+
+    /// Keeps a connection whose last message is whole, unless it is worn out.
+    pub(super) fn keep(&self, mut io: Stream) {
+        if !io.count() {
+            return;
+        }
+        if let Some(breaker) = &self.breaker
+            && breaker.is_waited_for()
+        {
+            if self.waiting.get() == 0 {
+                // Closed, so that somebody else may open one.
+                return;
+            }
+            self.freed.notify_one();
+        }
         let mut idle = self.idle.borrow_mut();
         if idle.len() < self.max_idle {
             idle.push(Idle { io, since: self.worker.now.get() });
         }
+    }
+
+    fn sweep(&self, now: Instant) {
+        let is_needed_elsewhere =
+            self.waiting.get() == 0 && self.breaker.as_ref().is_some_and(|breaker| breaker.is_waited_for());
+        self.idle.borrow_mut().retain_mut(|idle| {
+            !is_needed_elsewhere && now - idle.since < MAX_IDLE && !idle.io.is_over() && idle.io.is_quiet()
+        });
+        self.http2.sweep(now, MAX_IDLE);
     }
 
     /// A connection that is already open. One that has anything to say before it was asked is closed: it is the end of
@@ -236,21 +342,112 @@ impl Pool {
         }
     }
 
-    /// A fresh connection; if HTTP/2 is expected, one that other requests are opening or have just opened will do.
-    async fn open(&self, upstream: &Upstream, is_upgrade: bool) -> Result<Connection, SendError> {
+    /// A fresh connection; if HTTP/2 is expected, one that other requests are opening or have just opened will do, and at the
+    /// limit of connections one that another request is done with.
+    async fn open(
+        &self,
+        upstream: &Upstream,
+        request: &OutgoingRequest<'_>,
+        may_repeat: bool,
+    ) -> Result<Connection, SendError> {
+        let (config, is_upgrade) = (&*upstream.config, request.upgrade.is_some());
+        let life = |permit| Life::new(config, self.worker.random(), permit);
         if self.http2.is_expected() && !is_upgrade {
-            return match self.http2.open(upstream, self.worker.now.get()).await? {
+            let opened = self.http2.open(upstream, &self.endpoint, life(None), self.worker.now.get());
+            return match opened.await? {
                 http2::Opened::Http2(connection) => Ok(Connection::Http2 { connection, is_reused: false }),
                 http2::Opened::Http1(io) => Ok(Connection::Http1 { io, is_reused: false }),
             };
         }
-        match connect(upstream, is_upgrade).await? {
-            (io, Spoken::Http1) => Ok(Connection::Http1 { io, is_reused: false }),
-            (io, Spoken::Http2) => {
-                let connection = self.http2.adopt(io, self.worker.now.get()).await.map_err(SendError::Unreachable)?;
-                Ok(Connection::Http2 { connection, is_reused: false })
-            }
+        let permit = match self.permit(config.connect_timeout, request, may_repeat).await? {
+            Permit::Idle(connection) => return Ok(connection),
+            Permit::Fresh(permit) => permit,
+        };
+        let (io, spoken) = connect(upstream, &self.endpoint, is_upgrade).await?;
+        let io = io.with(life(permit));
+        if spoken == Spoken::Http1 {
+            return Ok(Connection::Http1 { io, is_reused: false });
         }
+        let connection = self.http2.adopt(io, self.worker.now.get()).await.map_err(SendError::Unreachable)?;
+        Ok(Connection::Http2 { connection, is_reused: false })
+    }
+
+    /// Waits until a connection may be opened or one is free, where their number is limited.
+    async fn permit(
+        &self,
+        limit: Duration,
+        request: &OutgoingRequest<'_>,
+        may_repeat: bool,
+    ) -> Result<Permit, SendError> {
+        let Some((breaker, connections)) = self.breaker.as_ref().and_then(|b| Some((b, b.connections.as_ref()?)))
+        else {
+            return Ok(Permit::Fresh(None));
+        };
+        if let Ok(permit) = Arc::clone(connections).try_acquire_owned() {
+            return Ok(Permit::Fresh(Some(permit)));
+        }
+        let _pending = breaker.wait().map_err(SendError::Overloaded)?;
+        let _here = Waiting::new(&self.waiting);
+        let waited = async {
+            let mut permit = std::pin::pin!(Arc::clone(connections).acquire_owned());
+            loop {
+                tokio::select! {
+                    // Fails only when the semaphore is closed, which nobody does.
+                    permit = &mut permit => return Permit::Fresh(permit.ok()),
+                    () = self.freed.notified() => {
+                        if let Some(connection) = self.take(request, may_repeat) {
+                            return Permit::Idle(connection);
+                        }
+                    }
+                }
+            }
+        };
+        Deadline::after(limit).bound(waited).await.ok_or_else(|| SendError::Overloaded(breaker.gave_up()))
+    }
+}
+
+/// What a request may go on with.
+enum Permit {
+    Idle(Connection),
+    Fresh(Option<OwnedSemaphorePermit>),
+}
+
+/// Counts those who wait in one place.
+struct Waiting<'a>(&'a Cell<u32>);
+
+impl<'a> Waiting<'a> {
+    fn new(count: &'a Cell<u32>) -> Self {
+        count.set(count.get() + 1);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
+impl Deref for Lease {
+    type Target = Pool;
+
+    fn deref(&self) -> &Pool {
+        &self.0
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.active.set(self.active.get() - 1);
+        if let Some(breaker) = &self.breaker {
+            breaker.leave();
+        }
+    }
+}
+
+impl From<SendError> for Failed {
+    fn from(error: SendError) -> Self {
+        Self { error, before_answer: false }
     }
 }
 

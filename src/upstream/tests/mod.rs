@@ -15,6 +15,7 @@ mod upload;
 
 use crate::base::tick::TICK;
 use crate::config;
+use crate::telemetry::upstreams::UpstreamMetrics;
 use crate::upstream::{Answer, OutgoingRequest, Pools, RequestBody, SendError, Upstream};
 use bytes::Bytes;
 use http::uri::PathAndQuery;
@@ -151,9 +152,8 @@ impl Fake {
     pub(super) fn upstream_with(&self, change: impl FnOnce(&mut config::Upstream)) -> Arc<Upstream> {
         let mut config = config::Upstream {
             name: "fake".to_owned(),
+            targets: vec![self.target()],
             is_tls: false,
-            host: "127.0.0.1".to_owned(),
-            port: self.port,
             audience: "fake".to_owned(),
             protocol: config::Protocol::Auto,
             tls: config::UpstreamTls::default(),
@@ -161,10 +161,26 @@ impl Fake {
             response_timeout: RESPONSE_TIMEOUT,
             idle_timeout: Duration::from_secs(300),
             max_idle_connections: 128,
+            max_connection_age: None,
+            max_requests_per_connection: None,
+            dns_refresh: Duration::from_secs(30),
+            health_check: None,
+            outlier_detection: None,
+            slow_start: Duration::ZERO,
+            retry: None,
+            circuit_breaker: config::CircuitBreaker::default(),
         };
         change(&mut config);
-        Arc::new(Upstream::new(Arc::new(config)).unwrap())
+        Arc::new(Upstream::new(Arc::new(config), UpstreamMetrics::default()).unwrap())
     }
+
+    pub(super) fn target(&self) -> config::Target {
+        at("127.0.0.1", self.port)
+    }
+}
+
+pub(super) fn at(host: &str, port: u16) -> config::Target {
+    config::Target::Host { host: host.to_owned(), port }
 }
 
 /// What a fake upstream has to tell the test.
