@@ -137,8 +137,7 @@ impl Gateway {
             writer: Some(writer),
         };
         gateway.control = Some(gateway.start_control(runtime, admin)?);
-        gateway.run_issuers();
-        gateway.run_upstreams();
+        gateway.run_loops();
         gateway.run_watches()?;
         gateway.set_valid_until(cluster)?;
         gateway.operators = operator.map(|(listener, config)| gateway.start_operators(listener, config)).transpose()?;
@@ -250,8 +249,7 @@ impl Gateway {
         let cluster = config.cluster;
         *current = Config { server, admin, operator, webhook, log, state, ..config };
         drop(current);
-        self.run_issuers();
-        self.run_upstreams();
+        self.run_loops();
         self.run_watches()?;
         self.set_valid_until(cluster)
     }

@@ -9,7 +9,8 @@ use crate::base::tick::{self, Deadline, TICK};
 use crate::upstream::connect::ConnectError;
 use crate::upstream::group::{Group, Tried};
 use crate::upstream::patience::Patience;
-use crate::upstream::pool::{Failed, Pool, Worker, is_idempotent};
+use crate::upstream::pool::{Failed, Pool, is_idempotent};
+use crate::upstream::pools::Worker;
 use crate::upstream::request::{OutgoingRequest, Payload};
 use crate::upstream::{Answer, SendError, Upstream, limits};
 use http::HeaderMap;
@@ -124,10 +125,8 @@ impl Tries<'_> {
     }
 
     fn next(&mut self, outcome: &Result<Answer, Failed>) -> Next {
-        let is_unsent = matches!(
-            outcome,
-            Err(Failed { error: SendError::Unreachable(_) | SendError::ConnectTimeout(_), .. })
-        );
+        let is_unsent =
+            matches!(outcome, Err(Failed { error: SendError::Unreachable(_) | SendError::ConnectTimeout(_), .. }));
         let untried = self.group.pick(self.worker, self.tried).is_some();
         if is_unsent && untried && self.spent() < self.upstream.config.connect_timeout {
             return Next::Failover;

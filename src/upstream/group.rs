@@ -3,7 +3,8 @@
 use crate::upstream::Upstream;
 use crate::upstream::endpoint::{FULL, State};
 use crate::upstream::endpoints::most_ejected;
-use crate::upstream::pool::{Pool, Worker};
+use crate::upstream::pool::Pool;
+use crate::upstream::pools::Worker;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -54,10 +55,7 @@ impl Group {
         let config = &*upstream.config;
         let ejects = config.outlier_detection.as_ref().is_some_and(|found| most_ejected(pools.len(), found) > 0);
         let is_watched = ejects || config.health_check.is_some();
-        let is_plain = pools.len() == 1
-            && !is_watched
-            && config.retry.is_none()
-            && upstream.shared.breaker.is_none();
+        let is_plain = pools.len() == 1 && !is_watched && config.retry.is_none() && upstream.shared.breaker.is_none();
         Self { version, is_plain, pools, slow_start: config.slow_start }
     }
 
@@ -102,9 +100,7 @@ impl Group {
 /// Two different numbers below `count` in random order, or twice the same if there is but one.
 fn two_of(count: usize, worker: &Worker) -> (usize, usize) {
     let random = worker.random();
-    let below = |random: u64, count: usize| {
-        usize::try_from(((random & 0xffff_ffff) * count as u64) >> 32).unwrap_or(0)
-    };
+    let below = |random: u64, count: usize| usize::try_from(((random & 0xffff_ffff) * count as u64) >> 32).unwrap_or(0);
     let (one, other) = (below(random, count), below(random >> 32, count.saturating_sub(1)));
     (one, if other >= one && count > 1 { other + 1 } else { other })
 }

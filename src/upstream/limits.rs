@@ -205,8 +205,7 @@ mod tests {
 
     #[test]
     fn what_is_over_a_limit_is_refused_and_leaves_no_trace() {
-        let limits =
-            CircuitBreaker { max_connections: Some(1), max_pending_requests: Some(1), max_requests: Some(2) };
+        let limits = CircuitBreaker { max_connections: Some(1), max_pending_requests: Some(1), max_requests: Some(2) };
         let breaker = Breaker::new(limits, UpstreamMetrics::default());
         for _ in 0..2 {
             assert_eq!((breaker.enter(), breaker.enter(), breaker.enter()), (Ok(()), Ok(()), Err(Limit::MaxRequests)));

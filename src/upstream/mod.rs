@@ -22,6 +22,7 @@ mod limits;
 mod of_namespace;
 mod patience;
 mod pool;
+mod pools;
 mod request;
 mod stream;
 #[cfg(test)]
@@ -39,7 +40,8 @@ pub use http1::{
 };
 pub use http2::Http2Body;
 pub use limits::Limit;
-pub use pool::{Pools, is_idempotent};
+pub use pool::is_idempotent;
+pub use pools::Pools;
 pub use request::{KeepTrailer, OutgoingRequest, RequestBody, RequestBodyError};
 pub use tunnel::{Upgraded, tunnel};
 

@@ -1,21 +1,19 @@
-//! The connections of one worker, and how a request gets one.
+//! The connections of one worker to one endpoint, and how a request gets one.
 
 use crate::base::tick::Deadline;
 use crate::config::Protocol;
 use crate::upstream::connect::{Spoken, connect};
 use crate::upstream::endpoint::Endpoint;
-use crate::upstream::group::Group;
 use crate::upstream::http1;
 use crate::upstream::http2::{self, Http2};
 use crate::upstream::limits::Breaker;
-use crate::upstream::of_namespace::OfNamespaces;
 use crate::upstream::patience::Patience;
-use crate::upstream::request::{OutgoingRequest, Payload, RequestBody};
+use crate::upstream::pools::Worker;
+use crate::upstream::request::{OutgoingRequest, Payload};
 use crate::upstream::stream::{Life, Stream};
-use crate::upstream::{Answer, SendError, Upstream, UpstreamError, balance};
+use crate::upstream::{Answer, SendError, Upstream};
 use http::{HeaderMap, Method};
-use std::cell::{Cell, RefCell, RefMut};
-use std::collections::BTreeMap;
+use std::cell::{Cell, RefCell};
 use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -25,29 +23,6 @@ use tokio::time::Instant;
 
 /// How long a connection without a request is kept, to within the time between two sweeps.
 const MAX_IDLE: Duration = Duration::from_secs(60);
-/// Larger than most answers, so that one read empties the socket.
-const SCRATCH_SIZE: usize = 16 * 1024;
-/// How many buffers for heads are kept, and how large one may have grown.
-const MAX_SPARE_BUFFERS: usize = 32;
-const MAX_SPARE_CAPACITY: usize = 16 * 1024;
-
-/// The connections of one worker thread to all upstreams. Cloning gives a second handle to the same.
-#[derive(Debug, Clone)]
-pub struct Pools {
-    worker: Rc<Worker>,
-    groups: Rc<RefCell<BTreeMap<u64, Rc<Group>>>>,
-    of_namespaces: Rc<RefCell<OfNamespaces>>,
-}
-
-/// What the requests of a worker share; each part is borrowed for the length of one system call at most.
-#[derive(Debug)]
-pub(super) struct Worker {
-    /// The time of the last sweep: how long a connection has been idle need not be known more exactly.
-    now: Cell<Instant>,
-    scratch: RefCell<Box<[u8]>>,
-    spare: RefCell<Vec<Vec<u8>>>,
-    random: Cell<u64>,
-}
 
 /// The connections of one worker to one endpoint.
 #[derive(Debug)]
@@ -92,138 +67,6 @@ pub(super) struct Failed {
 enum Connection {
     Http1 { io: Stream, is_reused: bool },
     Http2 { connection: Http2, is_reused: bool },
-}
-
-impl Default for Pools {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl Pools {
-    /// Without a connection yet.
-    pub fn new() -> Self {
-        let worker = Worker {
-            now: Cell::new(Instant::now()),
-            scratch: RefCell::new(vec![0; SCRATCH_SIZE].into_boxed_slice()),
-            spare: RefCell::default(),
-            random: Cell::new(std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0)),
-        };
-        Self { worker: Rc::new(worker), groups: Rc::default(), of_namespaces: Rc::default() }
-    }
-
-    /// Sends a request and waits for the head of its answer, `response_timeout` at most once it has been sent.
-    ///
-    /// If a connection that had been idle breaks before it gave a sign of an answer, an idempotent request whose body
-    /// is at hand is sent once more, on a fresh connection; nothing else is sent twice. Dropping the future closes the
-    /// connection. `answer_fields`, which must be empty, takes the fields of the answer, without those that concerned our
-    /// connection to the upstream only, and without the length of a body, which says it itself.
-    ///
-    /// Where the upstream has several endpoints, or `retry`, what else is tried says [`balance`].
-    ///
-    /// # Errors
-    /// No connection, no acceptable answer, or a body of the request that cannot be passed on.
-    pub async fn send(
-        &self,
-        upstream: &Arc<Upstream>,
-        request: &OutgoingRequest<'_>,
-        body: RequestBody,
-        answer_fields: &mut HeaderMap,
-        response_timeout: Duration,
-    ) -> Result<Answer, SendError> {
-        let mut payload = Payload::new(body).map_err(SendError::RequestBody)?;
-        let Some(pool) = self.in_group(upstream, |group| group.pools.first().filter(|_| group.is_plain).cloned())
-        else {
-            let group = self.in_group(upstream, Rc::clone);
-            let sent = balance::send(&self.worker, upstream, group, request, payload, answer_fields, response_timeout);
-            // In a box, so that what is more than one try costs nobody else.
-            return Box::pin(sent).await;
-        };
-        let mut patience = Patience::new(response_timeout, upstream.config.idle_timeout);
-        let sent = pool.send(upstream, request, &mut payload, answer_fields, &mut patience);
-        sent.await.map_err(|failed| failed.error)
-    }
-
-    /// Closes connections that have been idle for too long or that the upstream has closed. A worker calls it
-    /// every few seconds.
-    pub fn sweep(&self) {
-        let now = Instant::now();
-        self.worker.now.set(now);
-        self.groups.borrow_mut().retain(|_, group| {
-            group.pools.iter().for_each(|pool| pool.sweep(now));
-            // Those of a configuration that was replaced go when their last connection does.
-            Rc::strong_count(group) > 1 || group.is_used()
-        });
-    }
-
-    /// The upstream of one namespace, where the host follows the user; `None` if that is no RFC 1123 label. A worker keeps
-    /// connections to those of the last few hundred.
-    ///
-    /// # Errors
-    /// [`UpstreamError`]: the name cannot be verified.
-    pub fn of_namespace(&self, base: &Upstream, namespace: &str) -> Result<Option<Arc<Upstream>>, UpstreamError> {
-        let mut known = self.of_namespaces.borrow_mut();
-        if let Some(known) = known.find(base.id, namespace) {
-            return Ok(Some(known));
-        }
-        let Some(upstream) = base.of_namespace(namespace)?.map(Arc::new) else { return Ok(None) };
-        if let Some(dropped) = known.add(base.id, namespace, Arc::clone(&upstream)) {
-            // Requests that are under way end first.
-            self.groups.borrow_mut().remove(&dropped.id);
-        }
-        Ok(Some(upstream))
-    }
-
-    /// How many HTTP/1.1 connections are idle.
-    pub fn idle_connections(&self) -> usize {
-        let groups = self.groups.borrow();
-        groups.values().flat_map(|group| &group.pools).map(|pool| pool.idle.borrow().len()).sum()
-    }
-
-    /// Looks at the endpoints of an upstream as they are now.
-    fn in_group<T>(&self, upstream: &Upstream, look: impl FnOnce(&Rc<Group>) -> T) -> T {
-        let mut groups = self.groups.borrow_mut();
-        let group = groups.entry(upstream.id).or_insert_with(|| Rc::new(Group::new(upstream, &self.worker, None)));
-        if group.version != upstream.endpoints.version() {
-            *group = Rc::new(Group::new(upstream, &self.worker, Some(group)));
-        }
-        look(group)
-    }
-}
-
-impl Worker {
-    /// The time, to within that between two sweeps.
-    pub(super) fn now(&self) -> Instant {
-        self.now.get()
-    }
-
-    /// Bits that spread load; nobody is kept from guessing them (splitmix64).
-    pub(super) fn random(&self) -> u64 {
-        self.random.set(self.random.get().wrapping_add(0x9e37_79b9_7f4a_7c15));
-        let mut bits = self.random.get();
-        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        bits ^ (bits >> 31)
-    }
-
-    /// The buffer that answers are read into. Must not be held across an `await`.
-    pub(super) fn scratch(&self) -> RefMut<'_, Box<[u8]>> {
-        self.scratch.borrow_mut()
-    }
-
-    /// An empty buffer for the head of a request.
-    pub(super) fn take_buffer(&self) -> Vec<u8> {
-        self.spare.borrow_mut().pop().unwrap_or_default()
-    }
-
-    /// Takes a buffer back for the next head.
-    pub(super) fn give_back(&self, mut buffer: Vec<u8>) {
-        let mut spare = self.spare.borrow_mut();
-        if spare.len() < MAX_SPARE_BUFFERS && buffer.capacity() <= MAX_SPARE_CAPACITY {
-            buffer.clear();
-            spare.push(buffer);
-        }
-    }
 }
 
 impl Pool {
@@ -292,6 +135,11 @@ impl Pool {
         self.active.get()
     }
 
+    /// How many HTTP/1.1 connections wait for requests.
+    pub(super) fn idle(&self) -> usize {
+        self.idle.borrow().len()
+    }
+
     /// Whether there is any connection that waits for requests.
     pub(super) fn is_open(&self) -> bool {
         !self.idle.borrow().is_empty() || self.http2.is_open()
@@ -313,11 +161,12 @@ impl Pool {
         }
         let mut idle = self.idle.borrow_mut();
         if idle.len() < self.max_idle {
-            idle.push(Idle { io, since: self.worker.now.get() });
+            idle.push(Idle { io, since: self.worker.now() });
         }
     }
 
-    fn sweep(&self, now: Instant) {
+    /// Closes what has been idle for too long, is too old, or is wanted by somebody else.
+    pub(super) fn sweep(&self, now: Instant) {
         let is_needed_elsewhere =
             self.waiting.get() == 0 && self.breaker.as_ref().is_some_and(|breaker| breaker.is_waited_for());
         self.idle.borrow_mut().retain_mut(|idle| {
@@ -330,7 +179,7 @@ impl Pool {
     /// the connection, or an answer to nothing. `may_repeat` says that a mistake in this can be made good.
     fn take(&self, request: &OutgoingRequest<'_>, may_repeat: bool) -> Option<Connection> {
         if request.upgrade.is_none()
-            && let Some(connection) = self.http2.current(self.worker.now.get())
+            && let Some(connection) = self.http2.current(self.worker.now())
         {
             return Some(Connection::Http2 { connection, is_reused: true });
         }
@@ -353,7 +202,7 @@ impl Pool {
         let (config, is_upgrade) = (&*upstream.config, request.upgrade.is_some());
         let life = |permit| Life::new(config, self.worker.random(), permit);
         if self.http2.is_expected() && !is_upgrade {
-            let opened = self.http2.open(upstream, &self.endpoint, life(None), self.worker.now.get());
+            let opened = self.http2.open(upstream, &self.endpoint, life(None), self.worker.now());
             return match opened.await? {
                 http2::Opened::Http2(connection) => Ok(Connection::Http2 { connection, is_reused: false }),
                 http2::Opened::Http1(io) => Ok(Connection::Http1 { io, is_reused: false }),
@@ -368,7 +217,7 @@ impl Pool {
         if spoken == Spoken::Http1 {
             return Ok(Connection::Http1 { io, is_reused: false });
         }
-        let connection = self.http2.adopt(io, self.worker.now.get()).await.map_err(SendError::Unreachable)?;
+        let connection = self.http2.adopt(io, self.worker.now()).await.map_err(SendError::Unreachable)?;
         Ok(Connection::Http2 { connection, is_reused: false })
     }
 

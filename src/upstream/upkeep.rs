@@ -135,8 +135,7 @@ impl Upstream {
                 let uri = Uri::builder().scheme(scheme).authority(endpoint.host.as_bytes());
                 let uri = uri.path_and_query(check.path.clone()).build().map_err(boxed)?;
                 let request = request.uri(uri).body(Empty::<Bytes>::new()).map_err(boxed)?;
-                let (mut sender, connection) =
-                    http2::handshake(TokioExecutor::new(), io).await.map_err(boxed)?;
+                let (mut sender, connection) = http2::handshake(TokioExecutor::new(), io).await.map_err(boxed)?;
                 driven(sender.send_request(request), connection).await?
             }
         };

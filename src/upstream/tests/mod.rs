@@ -2,15 +2,19 @@
 //!
 //! Where limits of time are tested, time is paused: it jumps to the next tick whenever nothing can move.
 
+mod balance;
 mod farewell;
 mod framing;
 mod http2;
+mod limits;
 mod of_namespace;
 mod repeat;
+mod retry;
 mod reuse;
 mod timeouts;
 mod tls;
 mod upgrade;
+mod upkeep;
 mod upload;
 
 use crate::base::tick::TICK;
@@ -28,6 +32,8 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{LocalSet, spawn_local};
+
+pub(super) const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
 pub(super) const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -177,6 +183,11 @@ impl Fake {
     pub(super) fn target(&self) -> config::Target {
         at("127.0.0.1", self.port)
     }
+}
+
+/// A port at which nobody listens.
+pub(super) fn refusing_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 pub(super) fn at(host: &str, port: u16) -> config::Target {

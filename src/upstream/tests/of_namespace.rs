@@ -35,7 +35,8 @@ async fn connections_to_the_least_recently_used_are_let_go() {
     on_worker(async || {
         let fake = Fake::canned("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
         // `localhost` resolves everywhere, and stands for one namespace.
-        let (pools, base) = (Pools::new(), fake.upstream_with(|config| config.targets = vec![at("{namespace}", fake.port)]));
+        let (pools, base) =
+            (Pools::new(), fake.upstream_with(|config| config.targets = vec![at("{namespace}", fake.port)]));
         let used = pools.of_namespace(&base, "localhost").unwrap().unwrap();
         let call = async || {
             let mut fields = HeaderMap::new();

@@ -172,7 +172,10 @@ async fn what_cannot_be_verified_is_an_error_at_once() {
         assert!(matches!(Upstream::new(Arc::new(missing), UpstreamMetrics::default()), Err(UpstreamError::Tls { .. })));
         let mut unnamed = (*config).clone();
         unnamed.tls.server_name = Some("no name".to_owned());
-        assert!(matches!(Upstream::new(Arc::new(unnamed), UpstreamMetrics::default()), Err(UpstreamError::ServerName { .. })));
+        assert!(matches!(
+            Upstream::new(Arc::new(unnamed), UpstreamMetrics::default()),
+            Err(UpstreamError::ServerName { .. })
+        ));
     })
     .await;
 }
