@@ -94,7 +94,7 @@ impl Pipeline {
             if !known.iter().any(|known| known.config == route.upstream) {
                 let name = &route.upstream.name;
                 let upstream = Upstream::new(Arc::clone(&route.upstream), metrics.upstream(name))?;
-                let former = former.and_then(|former| former.upstreams().find(|known| known.config.name == *name));
+                let former = former.and_then(|former| former.upstreams.iter().find(|known| known.config.name == *name));
                 former.into_iter().for_each(|former| upstream.adopt(former));
                 known.push(Arc::new(upstream));
             }

@@ -127,8 +127,10 @@ impl Tries<'_> {
     fn next(&mut self, outcome: &Result<Answer, Failed>) -> Next {
         let is_unsent =
             matches!(outcome, Err(Failed { error: SendError::Unreachable(_) | SendError::ConnectTimeout(_), .. }));
-        let untried = self.group.pick(self.worker, self.tried).is_some();
-        if is_unsent && untried && self.spent() < self.upstream.config.connect_timeout {
+        if is_unsent
+            && self.spent() < self.upstream.config.connect_timeout
+            && self.group.pick(self.worker, self.tried).is_some()
+        {
             return Next::Failover;
         }
         let (Some(retry), Some(budget)) = (&self.upstream.config.retry, &self.upstream.shared.budget) else {

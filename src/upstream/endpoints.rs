@@ -130,7 +130,9 @@ fn of_file(config: &config::Upstream, target: usize) -> Result<Endpoint, Upstrea
     };
     let host = HeaderValue::try_from(authority)
         .map_err(|_| UpstreamError::Host { name: config.name.clone(), host: name.to_owned() })?;
-    let server_name = config.is_tls.then(|| {
+    // A host that follows the user is none yet: nobody connects to it.
+    let is_verified = config.is_tls && !config.follows_user();
+    let server_name = is_verified.then(|| {
         let server_name = config.tls.server_name.as_deref().unwrap_or(name).to_owned();
         ServerName::try_from(server_name.clone())
             .map_err(|_| UpstreamError::ServerName { name: config.name.clone(), server_name })

@@ -96,9 +96,9 @@ impl Pool {
         patience: &mut Patience,
     ) -> Result<Answer, Failed> {
         let mut may_repeat = is_idempotent(request.method) && payload.is_replayable();
+        let mut lease = self.lease()?;
         let mut idle = self.take(request, may_repeat);
         loop {
-            let lease = self.lease()?;
             let connection = match idle.take() {
                 Some(connection) => connection,
                 // In a box, because it is large and rare: the caller's future holds room for it otherwise.
@@ -115,7 +115,10 @@ impl Pool {
                 }
             };
             match outcome {
-                Err(failed) if failed.before_answer && is_reused && may_repeat => may_repeat = false,
+                Err(failed) if failed.before_answer && is_reused && may_repeat => {
+                    may_repeat = false;
+                    lease = self.lease()?;
+                }
                 outcome => return outcome,
             }
         }

@@ -96,7 +96,7 @@ async fn an_endpoint_that_fails_one_request_after_the_other_is_left_out_for_a_wh
         let (bad, good) = (broken().await, Fake::canned(OK).await);
         let (pools, upstream) =
             (Pools::new(), over(&[&bad, &good], |config| config.outlier_detection = Some(DETECTION)));
-        let mut statuses = async || {
+        let statuses = async || {
             let mut failed = 0;
             for _ in 0..60 {
                 failed += usize::from(fetch(&pools, &upstream, get("/")).await.unwrap().status == 500);

@@ -70,7 +70,7 @@ async fn the_name_that_tls_verifies_follows() {
                 config.tls.server_name = name.map(str::to_owned);
             });
             let own = Pools::new().of_namespace(&base, "team-a").unwrap().unwrap();
-            format!("{:?}", own.tls)
+            format!("{:?}", own.endpoints.current()[0].server_name)
         };
         assert!(shown(None).contains("notebook.team-a.svc"), "{}", shown(None));
         let fixed = shown(Some("notebooks.example"));

@@ -80,8 +80,7 @@ async fn a_request_that_may_have_had_an_effect_is_sent_once() {
         }
         assert!(failed > 0);
         assert_eq!((bad.notes().len(), upstream.shared.metrics.retries.get()), (failed, 0));
-        let heads =
-            [bad, good, busy].map(|fake| fake.notes().into_iter().filter(|note| note.starts_with("POST")).count());
+        let heads = [bad, good, busy].map(|fake| fake.notes().into_iter().filter(|note| note.contains("POST")).count());
         assert_eq!(heads.iter().sum::<usize>(), 40);
     })
     .await;
@@ -90,14 +89,12 @@ async fn a_request_that_may_have_had_an_effect_is_sent_once() {
 #[tokio::test]
 async fn nothing_is_sent_again_once_a_byte_of_the_answer_came() {
     on_worker(async || {
-        let fake = Fake::canned("H").await;
         let half = Fake::start(|mut peer, notes| async move {
             peer.read_head().await;
             notes.add("asked");
             peer.write("HTTP/1.1 200").await;
         })
         .await;
-        drop(fake);
         let upstream = over(&[&half], retry());
         fetch(&Pools::new(), &upstream, get("/")).await.unwrap_err();
         // Nor once the head of it was passed on.

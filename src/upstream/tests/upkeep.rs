@@ -40,7 +40,8 @@ async fn while_no_endpoint_passes_its_checks_requests_fail_at_once() {
                     let line = head.lines().next().unwrap_or_default().to_owned();
                     let is_check = line.contains("/healthz");
                     notes.add(line);
-                    peer.write(if is_check && !health.get() { &OK.replace("200", "503") } else { OK }).await;
+                    let status = if is_check && !health.get() { "503" } else { "200" };
+                    peer.write(OK.replace("200", status)).await;
                 }
             }
         })
