@@ -151,6 +151,32 @@ async fn where_all_may_be_ejected_requests_fail_at_once_until_the_time_is_over()
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_endpoint_that_is_back_gets_its_share_little_by_little() {
+    on_worker(async || {
+        let (back, good, pools) = (Fake::canned(OK).await, Fake::canned(OK).await, Pools::new());
+        let slow_start = Duration::from_secs(600);
+        let upstream = over(&[&back, &good], |config| config.slow_start = slow_start);
+        let endpoint = Arc::clone(&upstream.endpoints.current()[0]);
+        tokio::time::sleep(upstream.endpoints.eject(&endpoint, &DETECTION).unwrap()).await;
+        let share = async || {
+            pools.sweep();
+            let before = back.notes().len();
+            for _ in 0..400 {
+                fetch(&pools, &upstream, get("/")).await.unwrap();
+            }
+            back.notes().len() - before
+        };
+        // A tenth of a half, of 400.
+        let first = share().await;
+        assert!((1..80).contains(&first), "{first}");
+        tokio::time::sleep(slow_start).await;
+        let last = share().await;
+        assert!((120..280).contains(&last), "{last}");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_is_known_about_an_endpoint_outlives_a_reload() {
     on_worker(async || {
         let (bad, good, pools) = (broken().await, Fake::canned(OK).await, Pools::new());
