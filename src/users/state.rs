@@ -121,9 +121,7 @@ impl Record {
             return Judgement::Admitted;
         }
         let Some(session) = claims.session else {
-            // Nothing of ours is made for a user who has to sign in.
-            let is_late =
-                claims.is_issued_from(threshold) && (claims.epoch.is_none() || self.signed_in_ms >= threshold);
+            let is_late = claims.is_issued_from(threshold);
             return if is_late { Judgement::Admitted } else { Judgement::Refused(Cause::SignInTooOld) };
         };
         match self.began(session) {

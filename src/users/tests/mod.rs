@@ -94,7 +94,7 @@ fn a_token_of_ours_counts_by_its_epoch_whatever_its_back_dated_time_says() {
     world.users.block(&user("alice"), disabled(900_000)).unwrap();
     assert_eq!(world.judge(&ours(1)), Judgement::Refused(Cause::Disabled));
     world.users.lift(&user("alice"), enabled()).unwrap();
-    assert_eq!(world.judge(&ours(1)), Judgement::Refused(Cause::SignInTooOld));
+    assert_eq!(world.judge(&ours(0)), Judgement::Refused(Cause::SignInTooOld));
     world.users.signed_in(&user("alice"), Some("new"), 950_000).unwrap().unwrap();
     assert_eq!(world.judge(&ours(1)), Judgement::Admitted);
     assert_eq!(world.judge(&ours(0)), Judgement::Refused(Cause::SignInTooOld));
