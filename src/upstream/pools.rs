@@ -62,7 +62,7 @@ impl Pools {
     /// connection. `answer_fields`, which must be empty, takes the fields of the answer, without those that concerned our
     /// connection to the upstream only, and without the length of a body, which says it itself.
     ///
-    /// Where the upstream has several endpoints, or `retry`, what else is tried says [`balance`].
+    /// Where the upstream has several endpoints, or `retry`, what else is tried says `balance`.
     ///
     /// # Errors
     /// No connection, no acceptable answer, or a body of the request that cannot be passed on.
