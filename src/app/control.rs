@@ -45,8 +45,13 @@ impl Gateway {
         std::thread::Builder::new().name("control".into()).spawn(run).map_err(StartError::Thread)
     }
 
-    /// Starts the refresh loops of issuers that have none, and ends those of issuers that are gone.
-    pub(super) fn run_issuers(&self) {
+    /// Starts what looks after issuers and upstreams in force, in place of what looked after those before.
+    pub(super) fn run_loops(&self) {
+        self.run_issuers();
+        self.run_upstreams();
+    }
+
+    fn run_issuers(&self) {
         let pipeline = self.pipeline.load();
         let mut tasks = self.issuer_tasks.lock().unwrap_or_else(PoisonError::into_inner);
         for (_, task) in tasks.drain() {
@@ -55,6 +60,15 @@ impl Gateway {
         for issuer in pipeline.verifier().issuers() {
             let task = self.shared().control.spawn(Arc::clone(issuer).run());
             tasks.insert(issuer.config().name.clone(), task.abort_handle());
+        }
+    }
+
+    fn run_upstreams(&self) {
+        let pipeline = self.pipeline.load();
+        let mut tasks = self.upstream_tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        tasks.drain(..).for_each(|task| task.abort());
+        for upstream in pipeline.upstreams().filter(|upstream| upstream.needs_upkeep()) {
+            tasks.push(self.shared().control.spawn(Arc::clone(upstream).run()).abort_handle());
         }
     }
 }

@@ -72,6 +72,7 @@ pub struct Gateway {
     tls: Option<ServerTls>,
     config: Mutex<Config>,
     issuer_tasks: Mutex<HashMap<String, AbortHandle>>,
+    upstream_tasks: Mutex<Vec<AbortHandle>>,
     watches: Arc<Watches>,
     delivery: Option<Arc<Delivery<Keycloak>>>,
     audit: Audit,
@@ -140,6 +141,7 @@ impl Gateway {
             tls,
             config: Mutex::new(config),
             issuer_tasks: Mutex::default(),
+            upstream_tasks: Mutex::default(),
             watches,
             delivery,
             audit,
@@ -267,7 +269,7 @@ impl Gateway {
     /// Starts what the pipeline in force needs, and ends what it does not.
     fn run_parts(&self, cluster: config::Cluster) -> Result<(), StartError> {
         self.follow_signing_keys()?;
-        self.run_issuers();
+        self.run_loops();
         self.run_watches()?;
         self.set_valid_until(cluster)
     }

@@ -9,6 +9,7 @@ use crate::identity::source::Numbers;
 use crate::issuer::Issuer;
 use crate::pipeline::Pipeline;
 use crate::telemetry::metrics::Metrics;
+use crate::upstream::State;
 use crate::users::Users;
 use arc_swap::ArcSwap;
 use prometheus_client::collector::Collector;
@@ -44,6 +45,7 @@ impl Collector for InForce {
         encode_keys(&mut encoder, verifier, pipeline.now())?;
         encode_status(&mut encoder, verifier)?;
         encode_asking(&mut encoder, verifier)?;
+        encode_upstreams(&mut encoder, &pipeline)?;
         let tokens = i64::try_from(verifier.cache().len()).unwrap_or(i64::MAX);
         let keys = i64::try_from(pipeline.token_service().ring().published().len()).unwrap_or(i64::MAX);
         gauge(&mut encoder, "cached_tokens", "Verified tokens that are remembered", tokens)?;
@@ -108,6 +110,18 @@ fn encode_status(encoder: &mut DescriptorEncoder<'_>, verifier: &Verifier) -> fm
     for (outcome, count) in outcomes {
         let value = ConstCounter::new(count.load(Ordering::Relaxed));
         value.encode(family.encode_family(&[("outcome", outcome)])?)?;
+    }
+    Ok(())
+}
+
+fn encode_upstreams(encoder: &mut DescriptorEncoder<'_>, pipeline: &Pipeline) -> fmt::Result {
+    let help = "Endpoints of an upstream, by their state";
+    let mut family = encoder.encode_descriptor("upstream_endpoints", help, None, MetricType::Gauge)?;
+    for upstream in pipeline.upstreams().filter(|upstream| !upstream.follows_user) {
+        for (state, count) in State::ALL.iter().zip(upstream.states()) {
+            let labels = [("upstream", upstream.config.name.as_str()), ("state", state.code())];
+            ConstGauge::new(i64::try_from(count).unwrap_or(i64::MAX)).encode(family.encode_family(&labels)?)?;
+        }
     }
     Ok(())
 }

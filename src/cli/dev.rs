@@ -2,7 +2,7 @@
 
 use crate::app::Gateway;
 use crate::base::clock::Clock;
-use crate::config::{self, Access, Config, Route};
+use crate::config::{self, Access, Config, Route, Target};
 use crate::dev::echo::Echo;
 use crate::dev::tour::Tour;
 use crate::dev::{Client, Issuer};
@@ -126,14 +126,22 @@ fn start_upstreams(config: &Config) -> Result<Vec<Echo>> {
     let mut started: Vec<Echo> = Vec::new();
     for upstream in &config.upstreams {
         let key = format!("upstream.{}.to", upstream.name);
-        let addr = upstream.host.parse().ok().map(|ip| SocketAddr::new(ip, upstream.port));
-        let addr = addr.filter(|addr| addr.ip().is_loopback() && !upstream.is_tls);
-        let addr = addr.with_context(|| format!("`{key}`: `dev` runs upstreams at `http://127.0.0.1:PORT`"))?;
-        if !started.iter().any(|running| running.addr() == addr) {
-            started.push(Echo::start(addr).map_err(|error| taken(&error, addr, &key))?);
+        for target in &upstream.targets {
+            let addr = echo_address(target).filter(|addr| addr.ip().is_loopback() && !upstream.is_tls);
+            let addr = addr.with_context(|| format!("`{key}`: `dev` runs upstreams at `http://127.0.0.1:PORT`"))?;
+            if !started.iter().any(|running| running.addr() == addr) {
+                started.push(Echo::start(addr).map_err(|error| taken(&error, addr, &key))?);
+            }
         }
     }
     Ok(started)
+}
+
+fn echo_address(target: &Target) -> Option<SocketAddr> {
+    match target {
+        Target::Host { host, port } => Some(SocketAddr::new(host.parse().ok()?, *port)),
+        Target::Unix(_) => None,
+    }
 }
 
 /// Address and name of the realm in `http://127.0.0.1:8081/realms/demo`.
@@ -299,7 +307,9 @@ mod tests {
     fn the_built_in_configuration_is_one_that_dev_can_run() {
         let config = config();
         assert!(config.issuers.iter().all(|issuer| realm_address(&issuer.url).is_some()));
-        assert!(config.upstreams.iter().all(|upstream| upstream.host == "127.0.0.1" && !upstream.is_tls));
+        let mut addresses = config.upstreams.iter().flat_map(|upstream| &upstream.targets).map(echo_address);
+        assert!(addresses.all(|addr| addr.is_some_and(|addr| addr.ip().is_loopback())));
+        assert!(config.upstreams.iter().all(|upstream| !upstream.is_tls));
         let guide = Guide::read(&config);
         assert!(guide.path.starts_with('/') && !guide.path.contains('*'), "{}", guide.path);
         assert_eq!(guide.issuer, config.issuers[0].url);

@@ -21,6 +21,8 @@ pub(super) enum ToError {
          `http://notebook.{{namespace}}.svc:8888`"
     )]
     Label(String),
+    #[error("`{0}` is no socket: write `unix:` and an absolute path of at most 107 bytes, as in `unix:/run/app.sock`")]
+    Socket(String),
 }
 
 /// An origin, and its host with the variable where there is one.

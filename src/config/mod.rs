@@ -55,7 +55,9 @@ pub use schema::schema;
 pub use server::{Admin, Log, LogFormat, LogPlace, Server, ServerTls};
 pub use state::{Cluster, State};
 pub use token_service::{Client, SigningAlgorithm, SigningKeys, TokenService};
-pub use upstream::{Protocol, Upgrade, Upstream, UpstreamTls};
+pub use upstream::{
+    CircuitBreaker, HealthCheck, OutlierDetection, Protocol, Retry, Target, Upgrade, Upstream, UpstreamTls,
+};
 pub use webhook::Webhook;
 
 use description::{Key, Kind, Table};

@@ -69,10 +69,12 @@ impl Home {
         matches!(self.place, Place::Elsewhere | Place::Ready)
     }
 
-    /// Whether it is to be looked at now, and made or put right: when its time has come, and when its user is back.
-    pub fn is_due(&self, record: &Record, wants_session: bool, now: Now) -> bool {
+    /// Whether it is to be looked at now, and made or put right: when its time has come, when its user is back, and when the Secret is
+    /// not there, whoever made the namespace.
+    pub fn is_due(&self, record: &Record, wants_session: bool, is_absent: bool, now: Now) -> bool {
         let is_back = wants_session && self.session == Session::Closed;
-        self.is_wanted(record) && (now.monotonic_ms >= self.look_ms || is_back)
+        let is_half_made = is_absent && self.place == Place::Ready;
+        self.is_wanted(record) && (now.monotonic_ms >= self.look_ms || is_back || is_half_made)
     }
 
     /// When it is to be looked at, if ever.

@@ -128,7 +128,7 @@ fn empty(user: &User, world: &World<'_>, why: Why) -> Plan {
     if !is_emptied(user, world, why) {
         return at(Act::Empty, user.live.failures.write_after_ms, world.now);
     }
-    if user.live.home.is_due(&user.record, !why.is_out(), world.now) {
+    if user.live.home.is_due(&user.record, !why.is_out(), is_absent(user), world.now) {
         return at(Act::Settle, user.live.home.after_ms, world.now);
     }
     // Somebody who signed in and is said to be out may be back; who has no name yet gets one by a read.
@@ -140,6 +140,10 @@ fn empty(user: &User, world: &World<'_>, why: Why) -> Plan {
         None if is_unread => Plan { act: Act::Rest, next_ms: Some(world.now.monotonic_ms + FRESH_MS) },
         None => Plan { act: Act::Rest, next_ms: None },
     }
+}
+
+fn is_absent(user: &User) -> bool {
+    matches!(user.live.seen, Seen::Absent)
 }
 
 /// Whether nobody finds anything, nor will by a write that was decided on before.
@@ -158,7 +162,7 @@ fn is_emptied(user: &User, world: &World<'_>, why: Why) -> bool {
 fn fill(user: &User, world: &World<'_>) -> Plan {
     let now_ms = world.now.monotonic_ms;
     let home = &user.live.home;
-    if home.is_due(&user.record, true, world.now) && now_ms >= home.after_ms {
+    if home.is_due(&user.record, true, is_absent(user), world.now) && now_ms >= home.after_ms {
         return Plan { act: Act::Settle, next_ms: None };
     }
     if let Seen::Token(held) = &user.live.seen
@@ -173,7 +177,7 @@ fn fill(user: &User, world: &World<'_>) -> Plan {
         }
     }
     // There is no place for it: whoever makes one, or sees that there is one, says so.
-    if !home.is_placed() || (home.place == Place::Ready && matches!(user.live.seen, Seen::Absent)) {
+    if !home.is_placed() || (home.place == Place::Ready && is_absent(user)) {
         return Plan { act: Act::Rest, next_ms: Some(home.look_ms.max(home.after_ms).max(now_ms + 1)) };
     }
     // Facts that may be wrong are never signed, nor anything by a clock that may be.

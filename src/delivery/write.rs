@@ -310,10 +310,6 @@ impl<R: Roster> Delivery<R> {
         }
         live.seen = live.seen.after(found.content, now, |token| service.ring().said(token));
         live.stand = found.stand;
-        if matches!(live.seen, Seen::Absent) && live.home.place == Place::Ready {
-            // It was deleted, and no watch has told of it.
-            live.home.disturb(Place::Unready);
-        }
         self.hand_out(id, &entry.user, service);
     }
 

@@ -92,7 +92,11 @@ impl Pipeline {
         let mut upstreams = Vec::new();
         for route in &config.routes {
             if !known.iter().any(|known| known.config == route.upstream) {
-                known.push(Arc::new(Upstream::new(Arc::clone(&route.upstream))?));
+                let name = &route.upstream.name;
+                let upstream = Upstream::new(Arc::clone(&route.upstream), metrics.upstream(name))?;
+                let former = former.and_then(|former| former.upstreams.iter().find(|known| known.config.name == *name));
+                former.into_iter().for_each(|former| upstream.adopt(former));
+                known.push(Arc::new(upstream));
             }
             upstreams.extend(known.iter().find(|known| known.config == route.upstream).cloned());
         }
@@ -225,6 +229,12 @@ impl Pipeline {
     /// The routes, in the order of the configuration.
     pub fn routes(&self) -> &[Arc<Route>] {
         &self.routes
+    }
+
+    /// The upstreams of the routes, each once.
+    pub fn upstreams(&self) -> impl Iterator<Item = &Arc<Upstream>> {
+        let all = self.upstreams.iter().enumerate();
+        all.filter(|(at, one)| !self.upstreams[..*at].iter().any(|other| Arc::ptr_eq(other, one))).map(|(_, one)| one)
     }
 
     /// Who verifies tokens.

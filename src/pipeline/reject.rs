@@ -144,6 +144,8 @@ pub(super) fn of_status(error: &StatusError) -> Reason {
 impl From<SendError> for Rejection {
     fn from(error: SendError) -> Self {
         let reason = match &error {
+            SendError::Unavailable => Reason::UpstreamUnavailable,
+            SendError::Overloaded(_) => Reason::UpstreamOverloaded,
             SendError::Unreachable(_) => Reason::UpstreamUnreachable,
             SendError::ConnectTimeout(_) | SendError::Timeout(_) => Reason::UpstreamTimeout,
             SendError::Failed(_) => Reason::UpstreamFailed,

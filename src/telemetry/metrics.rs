@@ -3,6 +3,7 @@
 use super::credentials::{Credentials, RouteCredentials};
 use super::histogram::Histogram;
 use super::reason::Reason;
+use super::upstreams::{UpstreamMetrics, Upstreams};
 use http::StatusCode;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -43,6 +44,7 @@ pub struct Metrics {
     /// `postern_webhook_certificate_expires_timestamp_seconds`: when its certificate ends; 0 where there is none.
     pub webhook_certificate_expires: Gauge,
     credentials: Credentials,
+    upstreams: Upstreams,
 }
 
 /// The handles of one route.
@@ -118,6 +120,7 @@ impl Metrics {
             webhook_certificate_failures: Counter::default(),
             webhook_certificate_expires: Gauge::default(),
             credentials: Credentials::default(),
+            upstreams: Upstreams::default(),
         };
         registry.register("requests", "Requests answered, by route and class of status", metrics.requests.clone());
         registry.register("refusals", "Requests refused, by route and reason", metrics.refusals.clone());
@@ -127,12 +130,7 @@ impl Metrics {
             Unit::Seconds,
             metrics.durations.clone(),
         );
-        registry.register("connections", "Open client connections", metrics.connections.clone());
-        registry.register(
-            "connections_refused",
-            "Client connections closed at once because of max_connections",
-            metrics.connections_refused.clone(),
-        );
+        metrics.register_connections(&mut registry);
         registry.register(
             "access_lines_dropped",
             "Access log lines lost because the writer could not keep up",
@@ -154,11 +152,18 @@ impl Metrics {
         metrics.register_streams(&mut registry);
         metrics.register_webhook(&mut registry);
         metrics.credentials.register(&mut registry);
+        metrics.upstreams.register(&mut registry);
         // Both are there from the start, so that the first failure is an increase.
         for outcome in ["ok", "failed"] {
             drop(metrics.reloads.get_or_create(&OutcomeLabel { outcome }));
         }
         Self { registry: Mutex::new(registry), ..metrics }
+    }
+
+    fn register_connections(&self, registry: &mut Registry) {
+        registry.register("connections", "Open client connections", self.connections.clone());
+        let help = "Client connections closed at once because of max_connections";
+        registry.register("connections_refused", help, self.connections_refused.clone());
     }
 
     fn register_streams(&self, registry: &mut Registry) {
@@ -204,6 +209,11 @@ impl Metrics {
     /// What concerns credentials.
     pub fn credentials(&self) -> &Credentials {
         &self.credentials
+    }
+
+    /// The handles of one upstream.
+    pub fn upstream(&self, name: &str) -> UpstreamMetrics {
+        self.upstreams.of(name)
     }
 
     /// Counts one change of what is known against users.

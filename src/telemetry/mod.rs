@@ -6,6 +6,7 @@ pub mod credentials;
 pub mod histogram;
 pub mod metrics;
 pub mod reason;
+pub mod upstreams;
 
 use crate::config::{Log, LogFormat};
 use std::io::IsTerminal;

@@ -82,6 +82,10 @@ reasons! {
     UserStatusUnknown, "user_status_unknown", SERVICE_UNAVAILABLE, "The user's status is not known";
     /// No credential could be made for the upstream.
     CredentialUnavailable, "credential_unavailable", SERVICE_UNAVAILABLE, "No credential could be made";
+    /// No endpoint of the upstream is healthy.
+    UpstreamUnavailable, "upstream_unavailable", SERVICE_UNAVAILABLE, "The upstream is not available";
+    /// A limit of the upstream's circuit breaker is reached.
+    UpstreamOverloaded, "upstream_overloaded", SERVICE_UNAVAILABLE, "The upstream has too much to do";
     /// The upstream took no connection.
     UpstreamUnreachable, "upstream_unreachable", BAD_GATEWAY, "The upstream cannot be reached";
     /// The upstream's answer is broken.

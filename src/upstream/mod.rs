@@ -7,55 +7,69 @@
 //! What an upstream sends is judged as strictly as what a client sends: whatever could be framed in two ways is
 //! refused, and a connection that carried it is closed.
 
+mod balance;
 mod body;
 mod connect;
 mod cut;
+mod endpoint;
+mod endpoints;
 mod farewell;
 mod fields;
+mod group;
 mod http1;
 mod http2;
+mod limits;
 mod of_namespace;
 mod patience;
 mod pool;
+mod pools;
 mod request;
+mod stream;
 #[cfg(test)]
 mod tests;
 mod tunnel;
+mod upkeep;
 pub mod websocket;
 
 pub use body::{Body, BodyError};
 pub use connect::ConnectError;
 pub use cut::Cut;
+pub use endpoint::State;
 pub use http1::{
     Chunk, ChunkDecoder, ChunkError, Framing, HeadError, Http1Body, LineError, ResponseHead, parse_response_head,
 };
 pub use http2::Http2Body;
-pub use pool::{Pools, is_idempotent};
+pub use limits::Limit;
+pub use pool::is_idempotent;
+pub use pools::Pools;
 pub use request::{KeepTrailer, OutgoingRequest, RequestBody, RequestBodyError};
 pub use tunnel::{Upgraded, tunnel};
 
 use crate::base::tls::TlsError;
 use crate::config;
+use crate::telemetry::upstreams::UpstreamMetrics;
+use endpoints::Endpoints;
 use http::{HeaderValue, StatusCode};
+use limits::Shared;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// One upstream as the configuration describes it, ready to be connected to. Shared by all workers.
 #[derive(Debug)]
 pub struct Upstream {
     /// What the file says.
     pub config: Arc<config::Upstream>,
-    /// `Host` of requests to it: the authority of `to`, without the scheme's default port.
+    /// `Host` of requests to it: the authority of `to`, without the scheme's default port. Of several each endpoint has its own.
     pub host: HeaderValue,
     /// Tells the pools of this configuration from those of the one before a reload.
     id: u64,
     /// Whether the host holds a variable: then only [`Pools::of_namespace`] gives one that can be connected to.
     pub follows_user: bool,
-    /// The address, where `to` holds one instead of a name.
-    address: Option<SocketAddr>,
+    endpoints: Endpoints,
+    shared: Arc<Shared>,
     tls: Option<connect::Tls>,
 }
 
@@ -94,34 +108,43 @@ impl Upstream {
     ///
     /// # Errors
     /// A file that cannot be used, a host that is none.
-    pub fn new(config: Arc<config::Upstream>) -> Result<Self, UpstreamError> {
-        // The files are the same for all namespaces, and so is what can be wrong with them.
-        let sample = if config.follows_user() { config.of_namespace("namespace") } else { None };
-        let tls = if config.is_tls { Some(connect::Tls::new(sample.as_ref().unwrap_or(&config))?) } else { None };
-        Self::with(config, tls)
+    pub fn new(config: Arc<config::Upstream>, metrics: UpstreamMetrics) -> Result<Self, UpstreamError> {
+        let tls = if config.is_tls { Some(connect::Tls::new(&config)?) } else { None };
+        if let Some(sample) = config.of_namespace("namespace").filter(|_| config.follows_user()) {
+            // What can be wrong with a host is the same for all namespaces.
+            Endpoints::new(&sample)?;
+        }
+        let shared = Arc::new(Shared::new(&config, metrics));
+        Self::with(config, tls, shared)
     }
 
     /// That of one namespace, where the host follows the user; `None` if that is no RFC 1123 label.
     fn of_namespace(&self, namespace: &str) -> Result<Option<Self>, UpstreamError> {
         let Some(config) = self.config.of_namespace(namespace) else { return Ok(None) };
-        let tls = self.tls.as_ref().map(|tls| tls.to_host_of(&config)).transpose()?;
-        Self::with(Arc::new(config), tls).map(Some)
+        Self::with(Arc::new(config), self.tls.clone(), Arc::clone(&self.shared)).map(Some)
     }
 
-    fn with(config: Arc<config::Upstream>, tls: Option<connect::Tls>) -> Result<Self, UpstreamError> {
+    fn with(
+        config: Arc<config::Upstream>,
+        tls: Option<connect::Tls>,
+        shared: Arc<Shared>,
+    ) -> Result<Self, UpstreamError> {
         static NEXT_ID: AtomicU64 = AtomicU64::new(0);
-        let address: Option<IpAddr> = config.host.parse().ok();
-        let bracketed = match address {
-            Some(IpAddr::V6(_)) => format!("[{}]", config.host),
-            _ => config.host.clone(),
-        };
-        let default_port = if config.is_tls { 443 } else { 80 };
-        let authority = if config.port == default_port { bracketed } else { format!("{bracketed}:{}", config.port) };
-        let host = HeaderValue::try_from(authority)
-            .map_err(|_| UpstreamError::Host { name: config.name.clone(), host: config.host.clone() })?;
-        let address = address.map(|ip| SocketAddr::new(ip, config.port));
+        let endpoints = Endpoints::new(&config)?;
+        let host = endpoints.current().first().map_or(HeaderValue::from_static(""), |first| first.host.clone());
         let follows_user = config.follows_user();
-        Ok(Self { host, id: NEXT_ID.fetch_add(1, Ordering::Relaxed), follows_user, address, tls, config })
+        Ok(Self { host, id: NEXT_ID.fetch_add(1, Ordering::Relaxed), follows_user, endpoints, shared, tls, config })
+    }
+
+    /// Goes on with what is known about the same endpoints before a reload.
+    pub fn adopt(&self, former: &Self) {
+        self.endpoints.adopt(&self.config, &former.endpoints, &former.config);
+    }
+
+    /// How many endpoints are in which state, in the order of [`State::ALL`].
+    pub fn states(&self) -> [usize; 3] {
+        let (now, all) = (Instant::now(), self.endpoints.current());
+        State::ALL.map(|state| all.iter().filter(|endpoint| endpoint.health.state(now) == state).count())
     }
 }
 
@@ -142,6 +165,12 @@ pub enum Answer {
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum SendError {
+    /// No endpoint of it is healthy, so none was asked.
+    #[error("no endpoint of the upstream is healthy")]
+    Unavailable,
+    /// There is as much going on with it as its circuit breaker lets.
+    #[error("`circuit_breaker.{}` of the upstream is reached", .0.key())]
+    Overloaded(Limit),
     /// No connection could be made.
     #[error("the upstream cannot be reached")]
     Unreachable(#[source] ConnectError),

@@ -1,57 +1,52 @@
-//! The connections of one worker, and how a request gets one.
+//! The connections of one worker to one endpoint, and how a request gets one.
 
+use crate::base::tick::Deadline;
 use crate::config::Protocol;
-use crate::upstream::connect::{Spoken, Stream, connect};
+use crate::upstream::connect::{Spoken, connect};
+use crate::upstream::endpoint::Endpoint;
 use crate::upstream::http1;
 use crate::upstream::http2::{self, Http2};
-use crate::upstream::of_namespace::OfNamespaces;
+use crate::upstream::limits::Breaker;
 use crate::upstream::patience::Patience;
-use crate::upstream::request::{OutgoingRequest, Payload, RequestBody};
-use crate::upstream::{Answer, SendError, Upstream, UpstreamError};
+use crate::upstream::pools::Worker;
+use crate::upstream::request::{OutgoingRequest, Payload};
+use crate::upstream::stream::{Life, Stream};
+use crate::upstream::{Answer, SendError, Upstream};
 use http::{HeaderMap, Method};
-use std::cell::{Cell, RefCell, RefMut};
-use std::collections::BTreeMap;
+use std::cell::{Cell, RefCell};
+use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tokio::time::Instant;
 
 /// How long a connection without a request is kept, to within the time between two sweeps.
 const MAX_IDLE: Duration = Duration::from_secs(60);
-/// Larger than most answers, so that one read empties the socket.
-const SCRATCH_SIZE: usize = 16 * 1024;
-/// How many buffers for heads are kept, and how large one may have grown.
-const MAX_SPARE_BUFFERS: usize = 32;
-const MAX_SPARE_CAPACITY: usize = 16 * 1024;
 
-/// The connections of one worker thread to all upstreams. Cloning gives a second handle to the same.
-#[derive(Debug, Clone)]
-pub struct Pools {
-    worker: Rc<Worker>,
-    pools: Rc<RefCell<BTreeMap<u64, Rc<Pool>>>>,
-    of_namespaces: Rc<RefCell<OfNamespaces>>,
-}
-
-/// What the requests of a worker share; each part is borrowed for the length of one system call at most.
-#[derive(Debug)]
-pub(super) struct Worker {
-    /// The time of the last sweep: how long a connection has been idle need not be known more exactly.
-    now: Cell<Instant>,
-    scratch: RefCell<Box<[u8]>>,
-    spare: RefCell<Vec<Vec<u8>>>,
-}
-
-/// The connections of one worker to one upstream.
+/// The connections of one worker to one endpoint.
 #[derive(Debug)]
 pub(super) struct Pool {
     pub(super) worker: Rc<Worker>,
+    pub(super) endpoint: Arc<Endpoint>,
     /// `idle_timeout` of the upstream.
     pub(super) idle_timeout: Duration,
     max_idle: usize,
     /// The last one used is the first to be used again; the others then grow old and are closed.
     idle: RefCell<Vec<Idle>>,
     http2: http2::Shared,
+    /// Requests that are under way.
+    active: Cell<u32>,
+    /// Of the upstream; none where nothing is limited.
+    breaker: Option<Arc<Breaker>>,
+    /// Requests that wait for a connection here, and what wakes them.
+    waiting: Cell<u32>,
+    freed: Notify,
 }
+
+/// A request that is under way, as long as it is.
+#[derive(Debug)]
+pub(super) struct Lease(Rc<Pool>);
 
 #[derive(Debug)]
 struct Idle {
@@ -74,157 +69,120 @@ enum Connection {
     Http2 { connection: Http2, is_reused: bool },
 }
 
-impl Default for Pools {
-    fn default() -> Self {
-        Self::new()
+impl Pool {
+    pub(super) fn new(upstream: &Upstream, endpoint: Arc<Endpoint>, worker: &Rc<Worker>) -> Self {
+        let config = &*upstream.config;
+        Self {
+            worker: Rc::clone(worker),
+            endpoint,
+            idle_timeout: config.idle_timeout,
+            max_idle: config.max_idle_connections,
+            idle: RefCell::default(),
+            http2: http2::Shared::new(config.protocol == Protocol::Http2),
+            active: Cell::new(0),
+            breaker: upstream.shared.breaker.clone(),
+            waiting: Cell::new(0),
+            freed: Notify::new(),
+        }
     }
-}
 
-impl Pools {
-    /// Without a connection yet.
-    pub fn new() -> Self {
-        let worker = Worker {
-            now: Cell::new(Instant::now()),
-            scratch: RefCell::new(vec![0; SCRATCH_SIZE].into_boxed_slice()),
-            spare: RefCell::default(),
-        };
-        Self { worker: Rc::new(worker), pools: Rc::default(), of_namespaces: Rc::default() }
-    }
-
-    /// Sends a request and waits for the head of its answer, `response_timeout` at most once it has been sent.
-    ///
-    /// If a connection that had been idle breaks before it gave a sign of an answer, an idempotent request whose body
-    /// is at hand is sent once more, on a fresh connection; nothing else is sent twice. Dropping the future closes the
-    /// connection. `answer_fields`, which must be empty, takes the fields of the answer, without those that concerned our
-    /// connection to the upstream only, and without the length of a body, which says it itself.
-    ///
-    /// # Errors
-    /// No connection, no acceptable answer, or a body of the request that cannot be passed on.
-    pub async fn send(
-        &self,
-        upstream: &Arc<Upstream>,
+    /// One try, and one more where a connection broke that had been idle.
+    pub(super) async fn send(
+        self: &Rc<Self>,
+        upstream: &Upstream,
         request: &OutgoingRequest<'_>,
-        body: RequestBody,
+        payload: &mut Payload,
         answer_fields: &mut HeaderMap,
-        response_timeout: Duration,
-    ) -> Result<Answer, SendError> {
-        let mut payload = Payload::new(body).map_err(SendError::RequestBody)?;
-        let pool = self.pool_of(upstream);
-        let mut patience = Patience::new(response_timeout, upstream.config.idle_timeout);
+        patience: &mut Patience,
+    ) -> Result<Answer, Failed> {
         let mut may_repeat = is_idempotent(request.method) && payload.is_replayable();
-        let mut idle = pool.take(request, may_repeat);
+        let mut lease = self.lease()?;
+        let mut idle = self.take(request, may_repeat);
         loop {
             let connection = match idle.take() {
                 Some(connection) => connection,
                 // In a box, because it is large and rare: the caller's future holds room for it otherwise.
-                None => Box::pin(pool.open(upstream, request.upgrade.is_some())).await?,
+                None => Box::pin(self.open(upstream, request, may_repeat)).await?,
             };
             let payload = payload.take();
             let (outcome, is_reused) = match connection {
                 Connection::Http1 { io, is_reused } => {
-                    (http1::send(io, &pool, request, payload, answer_fields, &mut patience).await, is_reused)
+                    (http1::send(io, lease, request, payload, answer_fields, patience).await, is_reused)
                 }
                 Connection::Http2 { connection, is_reused } => {
-                    let idle = pool.idle_timeout;
-                    let sent = pool.http2.send(connection, request, payload, answer_fields, &mut patience, idle);
+                    let sent = self.http2.send(connection, lease, request, payload, answer_fields, patience);
                     (Box::pin(sent).await, is_reused)
                 }
             };
             match outcome {
-                Err(failed) if failed.before_answer && is_reused && may_repeat => may_repeat = false,
-                outcome => return outcome.map_err(|failed| failed.error),
+                Err(failed) if failed.before_answer && is_reused && may_repeat => {
+                    may_repeat = false;
+                    lease = self.lease()?;
+                }
+                outcome => return outcome,
             }
         }
     }
 
-    /// Closes connections that have been idle for too long or that the upstream has closed. A worker calls it
-    /// every few seconds.
-    pub fn sweep(&self) {
-        let now = Instant::now();
-        self.worker.now.set(now);
-        self.pools.borrow_mut().retain(|_, pool| {
-            pool.idle.borrow_mut().retain_mut(|idle| now - idle.since < MAX_IDLE && idle.io.is_quiet());
-            pool.http2.sweep(now, MAX_IDLE);
-            // Those of a configuration that was replaced go when their last connection does.
-            Rc::strong_count(pool) > 1 || !pool.idle.borrow().is_empty() || pool.http2.is_open()
-        });
-    }
-
-    /// The upstream of one namespace, where the host follows the user; `None` if that is no RFC 1123 label. A worker keeps
-    /// connections to those of the last few hundred.
-    ///
-    /// # Errors
-    /// [`UpstreamError`]: the name cannot be verified.
-    pub fn of_namespace(&self, base: &Upstream, namespace: &str) -> Result<Option<Arc<Upstream>>, UpstreamError> {
-        let mut known = self.of_namespaces.borrow_mut();
-        if let Some(known) = known.find(base.id, namespace) {
-            return Ok(Some(known));
+    /// Counts a request, if there may be one more.
+    fn lease(self: &Rc<Self>) -> Result<Lease, SendError> {
+        if let Some(breaker) = &self.breaker {
+            breaker.enter().map_err(SendError::Overloaded)?;
         }
-        let Some(upstream) = base.of_namespace(namespace)?.map(Arc::new) else { return Ok(None) };
-        if let Some(dropped) = known.add(base.id, namespace, Arc::clone(&upstream)) {
-            // Requests that are under way end first.
-            self.pools.borrow_mut().remove(&dropped.id);
+        self.active.set(self.active.get() + 1);
+        Ok(Lease(Rc::clone(self)))
+    }
+
+    /// How many requests are under way.
+    pub(super) fn active(&self) -> u32 {
+        self.active.get()
+    }
+
+    /// How many HTTP/1.1 connections wait for requests.
+    pub(super) fn idle(&self) -> usize {
+        self.idle.borrow().len()
+    }
+
+    /// Whether there is any connection that waits for requests.
+    pub(super) fn is_open(&self) -> bool {
+        !self.idle.borrow().is_empty() || self.http2.is_open()
+    }
+
+    /// Keeps a connection whose last message is whole, unless it is worn out.
+    pub(super) fn keep(&self, mut io: Stream) {
+        if !io.count() {
+            return;
         }
-        Ok(Some(upstream))
-    }
-
-    /// How many HTTP/1.1 connections are idle.
-    pub fn idle_connections(&self) -> usize {
-        self.pools.borrow().values().map(|pool| pool.idle.borrow().len()).sum()
-    }
-
-    fn pool_of(&self, upstream: &Upstream) -> Rc<Pool> {
-        self.pools
-            .borrow_mut()
-            .entry(upstream.id)
-            .or_insert_with(|| {
-                Rc::new(Pool {
-                    worker: self.worker.clone(),
-                    idle_timeout: upstream.config.idle_timeout,
-                    max_idle: upstream.config.max_idle_connections,
-                    idle: RefCell::default(),
-                    http2: http2::Shared::new(upstream.config.protocol == Protocol::Http2),
-                })
-            })
-            .clone()
-    }
-}
-
-impl Worker {
-    /// The buffer that answers are read into. Must not be held across an `await`.
-    pub(super) fn scratch(&self) -> RefMut<'_, Box<[u8]>> {
-        self.scratch.borrow_mut()
-    }
-
-    /// An empty buffer for the head of a request.
-    pub(super) fn take_buffer(&self) -> Vec<u8> {
-        self.spare.borrow_mut().pop().unwrap_or_default()
-    }
-
-    /// Takes a buffer back for the next head.
-    pub(super) fn give_back(&self, mut buffer: Vec<u8>) {
-        let mut spare = self.spare.borrow_mut();
-        if spare.len() < MAX_SPARE_BUFFERS && buffer.capacity() <= MAX_SPARE_CAPACITY {
-            buffer.clear();
-            spare.push(buffer);
+        if let Some(breaker) = &self.breaker
+            && breaker.is_waited_for()
+        {
+            if self.waiting.get() == 0 {
+                // Closed, so that somebody else may open one.
+                return;
+            }
+            self.freed.notify_one();
         }
-    }
-}
-
-impl Pool {
-    /// Keeps a connection whose last message is whole.
-    pub(super) fn keep(&self, io: Stream) {
         let mut idle = self.idle.borrow_mut();
         if idle.len() < self.max_idle {
-            idle.push(Idle { io, since: self.worker.now.get() });
+            idle.push(Idle { io, since: self.worker.now() });
         }
+    }
+
+    /// Closes what has been idle for too long, is too old, or is wanted by somebody else.
+    pub(super) fn sweep(&self, now: Instant) {
+        let is_needed_elsewhere =
+            self.waiting.get() == 0 && self.breaker.as_ref().is_some_and(|breaker| breaker.is_waited_for());
+        self.idle.borrow_mut().retain_mut(|idle| {
+            !is_needed_elsewhere && now - idle.since < MAX_IDLE && !idle.io.is_over() && idle.io.is_quiet()
+        });
+        self.http2.sweep(now, MAX_IDLE);
     }
 
     /// A connection that is already open. One that has anything to say before it was asked is closed: it is the end of
     /// the connection, or an answer to nothing. `may_repeat` says that a mistake in this can be made good.
     fn take(&self, request: &OutgoingRequest<'_>, may_repeat: bool) -> Option<Connection> {
         if request.upgrade.is_none()
-            && let Some(connection) = self.http2.current(self.worker.now.get())
+            && let Some(connection) = self.http2.current(self.worker.now())
         {
             return Some(Connection::Http2 { connection, is_reused: true });
         }
@@ -236,21 +194,112 @@ impl Pool {
         }
     }
 
-    /// A fresh connection; if HTTP/2 is expected, one that other requests are opening or have just opened will do.
-    async fn open(&self, upstream: &Upstream, is_upgrade: bool) -> Result<Connection, SendError> {
+    /// A fresh connection; if HTTP/2 is expected, one that other requests are opening or have just opened will do, and at the
+    /// limit of connections one that another request is done with.
+    async fn open(
+        &self,
+        upstream: &Upstream,
+        request: &OutgoingRequest<'_>,
+        may_repeat: bool,
+    ) -> Result<Connection, SendError> {
+        let (config, is_upgrade) = (&*upstream.config, request.upgrade.is_some());
+        let life = |permit| Life::new(config, self.worker.random(), permit);
         if self.http2.is_expected() && !is_upgrade {
-            return match self.http2.open(upstream, self.worker.now.get()).await? {
+            let opened = self.http2.open(upstream, &self.endpoint, life(None), self.worker.now());
+            return match opened.await? {
                 http2::Opened::Http2(connection) => Ok(Connection::Http2 { connection, is_reused: false }),
                 http2::Opened::Http1(io) => Ok(Connection::Http1 { io, is_reused: false }),
             };
         }
-        match connect(upstream, is_upgrade).await? {
-            (io, Spoken::Http1) => Ok(Connection::Http1 { io, is_reused: false }),
-            (io, Spoken::Http2) => {
-                let connection = self.http2.adopt(io, self.worker.now.get()).await.map_err(SendError::Unreachable)?;
-                Ok(Connection::Http2 { connection, is_reused: false })
-            }
+        let permit = match self.permit(config.connect_timeout, request, may_repeat).await? {
+            Permit::Idle(connection) => return Ok(connection),
+            Permit::Fresh(permit) => permit,
+        };
+        let (io, spoken) = connect(upstream, &self.endpoint, is_upgrade).await?;
+        let io = io.with(life(permit));
+        if spoken == Spoken::Http1 {
+            return Ok(Connection::Http1 { io, is_reused: false });
         }
+        let connection = self.http2.adopt(io, self.worker.now()).await.map_err(SendError::Unreachable)?;
+        Ok(Connection::Http2 { connection, is_reused: false })
+    }
+
+    /// Waits until a connection may be opened or one is free, where their number is limited.
+    async fn permit(
+        &self,
+        limit: Duration,
+        request: &OutgoingRequest<'_>,
+        may_repeat: bool,
+    ) -> Result<Permit, SendError> {
+        let Some((breaker, connections)) = self.breaker.as_ref().and_then(|b| Some((b, b.connections.as_ref()?)))
+        else {
+            return Ok(Permit::Fresh(None));
+        };
+        if let Ok(permit) = Arc::clone(connections).try_acquire_owned() {
+            return Ok(Permit::Fresh(Some(permit)));
+        }
+        let _pending = breaker.wait().map_err(SendError::Overloaded)?;
+        let _here = Waiting::new(&self.waiting);
+        let waited = async {
+            let mut permit = std::pin::pin!(Arc::clone(connections).acquire_owned());
+            loop {
+                tokio::select! {
+                    // Fails only when the semaphore is closed, which nobody does.
+                    permit = &mut permit => return Permit::Fresh(permit.ok()),
+                    () = self.freed.notified() => {
+                        if let Some(connection) = self.take(request, may_repeat) {
+                            return Permit::Idle(connection);
+                        }
+                    }
+                }
+            }
+        };
+        Deadline::after(limit).bound(waited).await.ok_or_else(|| SendError::Overloaded(breaker.gave_up()))
+    }
+}
+
+/// What a request may go on with.
+enum Permit {
+    Idle(Connection),
+    Fresh(Option<OwnedSemaphorePermit>),
+}
+
+/// Counts those who wait in one place.
+struct Waiting<'a>(&'a Cell<u32>);
+
+impl<'a> Waiting<'a> {
+    fn new(count: &'a Cell<u32>) -> Self {
+        count.set(count.get() + 1);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
+impl Deref for Lease {
+    type Target = Pool;
+
+    fn deref(&self) -> &Pool {
+        &self.0
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.active.set(self.active.get() - 1);
+        if let Some(breaker) = &self.breaker {
+            breaker.leave();
+        }
+    }
+}
+
+impl From<SendError> for Failed {
+    fn from(error: SendError) -> Self {
+        Self { error, before_answer: false }
     }
 }
 

@@ -4,8 +4,9 @@ use crate::base::tick::Deadline;
 use crate::config;
 use crate::telemetry::reason::Reason;
 use crate::upstream::Cut;
-use crate::upstream::connect::Stream;
 use crate::upstream::farewell::{Leaving, farewell};
+use crate::upstream::pool::Lease;
+use crate::upstream::stream::Stream;
 use crate::upstream::websocket::{Frames, Sender};
 use bytes::{Buf, Bytes, BytesMut};
 use std::io::{self, IoSlice};
@@ -23,11 +24,13 @@ pub struct Upgraded {
     io: Stream,
     /// What came right behind the answer that switched.
     read: Bytes,
+    /// It is under way as long as it lasts.
+    _lease: Lease,
 }
 
 impl Upgraded {
-    pub(super) fn new(io: Stream, read: Bytes) -> Self {
-        Self { io, read }
+    pub(super) fn new(io: Stream, read: Bytes, lease: Lease) -> Self {
+        Self { io, read, _lease: lease }
     }
 }
 

@@ -22,7 +22,8 @@ fn start(stage: &Stage) -> Gateway {
     let mut config: Config = stage.config(File { rest: FOLLOWING, ..File::default() });
     let route = &config.routes[0];
     let port = stage.upstream.addr().port();
-    let upstream = config::Upstream { host: "{namespace}".to_owned(), port, ..(*route.upstream).clone() };
+    let targets = vec![config::Target::Host { host: "{namespace}".to_owned(), port }];
+    let upstream = config::Upstream { targets, ..(*route.upstream).clone() };
     config.routes = vec![Arc::new(Route { upstream: Arc::new(upstream), ..(**route).clone() })];
     let gateway = Gateway { inner: app::Gateway::start(config, stage.clock.clone()).unwrap() };
     crate::support::eventually("the gateway is ready", || gateway.inner.is_ready());

@@ -277,7 +277,7 @@ fn metrics_have_bounded_labels_and_never_a_subject_path_or_token() {
             assert!(
                 [
                     "route", "status", "reason", "issuer", "outcome", "kind", "cause", "client", "endpoint", "feed",
-                    "meaning", "le"
+                    "meaning", "upstream", "limit", "state", "le"
                 ]
                 .contains(&name),
                 "{line}"

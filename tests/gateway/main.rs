@@ -27,6 +27,7 @@ mod own_tokens;
 mod paths;
 mod protocols;
 mod purge;
+mod resilience;
 mod service_account;
 mod streams;
 mod strip;

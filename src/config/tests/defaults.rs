@@ -104,9 +104,8 @@ fn limits_by_address() {
 fn an_upstream() {
     let expected = Upstream {
         name: "orders".into(),
+        targets: vec![Target::Host { host: "127.0.0.1".into(), port: 9000 }],
         is_tls: false,
-        host: "127.0.0.1".into(),
-        port: 9000,
         audience: "orders".into(),
         protocol: Protocol::Auto,
         tls: UpstreamTls::default(),
@@ -115,6 +114,19 @@ fn an_upstream() {
         idle_timeout: seconds(300),
         max_idle_connections: 128,
         upgrades: vec![Upgrade::WebSocket],
+        max_connection_age: None,
+        max_requests_per_connection: None,
+        dns_refresh: seconds(30),
+        health_check: None,
+        outlier_detection: Some(OutlierDetection {
+            consecutive_failures: 5,
+            base_ejection_time: seconds(30),
+            max_ejection_time: seconds(300),
+            max_ejection_percent: 50,
+        }),
+        slow_start: seconds(0),
+        retry: None,
+        circuit_breaker: CircuitBreaker::default(),
     };
     assert_eq!(*parse(GOOD).unwrap().upstreams[0], expected);
 }

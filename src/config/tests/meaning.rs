@@ -110,7 +110,8 @@ fn issuers_upstreams_and_routes_keep_the_order_of_the_file() {
     let config = parse(&text).unwrap();
     assert_eq!(config.issuers.iter().map(|issuer| issuer.name.as_str()).collect::<Vec<_>>(), ["main", "abba"]);
     assert_eq!(config.upstreams.iter().map(|upstream| upstream.name.as_str()).collect::<Vec<_>>(), ["orders", "a"]);
-    assert_eq!((config.upstreams[1].port, config.upstreams[1].is_tls), (443, true));
+    assert_eq!(config.upstreams[1].targets, [Target::Host { host: "a".into(), port: 443 }]);
+    assert!(config.upstreams[1].is_tls);
     // A route that names no issuer takes all of them, but not Postern's own tokens.
     assert_eq!(config.routes[0].issuers.len(), 2);
 }

@@ -144,6 +144,18 @@ fn where_there_is_no_place_nothing_is_written_and_it_is_looked_again() {
     }
 }
 
+/// The leader may have died between the two.
+#[test]
+fn a_namespace_without_its_secret_is_put_in_order_at_once() {
+    for (has_signed_in, leads, act) in [(true, true, Act::Settle), (false, true, Act::Settle), (true, false, Act::Rest)]
+    {
+        let (mut user, mut world) = placed(17 * MINUTE);
+        (user.live.seen, user.live.stand, world.leads) = (Seen::Absent, None, leads);
+        user.record.has_signed_in = has_signed_in;
+        assert_eq!(plan(&user, &world).act, act, "{has_signed_in} {leads}");
+    }
+}
+
 #[test]
 fn all_that_stands_there_is_looked_at_again_now_and_then() {
     let (mut user, mut world) = placed(29 * MINUTE);

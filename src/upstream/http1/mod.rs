@@ -13,17 +13,16 @@ pub use body::Http1Body;
 pub use chunk::{Chunk, ChunkDecoder, ChunkError};
 pub use head::{Framing, HeadError, LineError, ResponseHead, parse_response_head};
 
-use crate::upstream::connect::Stream;
 use crate::upstream::patience::{Patience, Waiting};
-use crate::upstream::pool::{Failed, Pool};
+use crate::upstream::pool::{Failed, Lease};
 use crate::upstream::request::{OutgoingRequest, Payload};
+use crate::upstream::stream::Stream;
 use crate::upstream::{Answer, Body, Failure, SendError, Upgraded};
 use bytes::{Bytes, BytesMut};
 use head::Asked;
 use http::{HeaderMap, StatusCode};
 use std::io;
 use std::pin::Pin;
-use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, ReadBuf};
 use upload::{Upload, UploadError};
@@ -34,15 +33,15 @@ const MAX_INTERIM: u32 = 16;
 /// Sends a request on `io` and waits for the head of the answer.
 pub(super) fn send(
     io: Stream,
-    pool: &Rc<Pool>,
+    lease: Lease,
     request: &OutgoingRequest<'_>,
     payload: Payload,
     answer_fields: &mut HeaderMap,
     patience: &mut Patience,
 ) -> impl Future<Output = Result<Answer, Failed>> {
     // Here and not in the future, which would hold what it is made of as well.
-    let upload = Upload::new(request, payload, pool.worker.take_buffer());
-    let mut exchange = Exchange { io, pool: pool.clone(), upload: Some(upload), write_error: None };
+    let upload = Upload::new(request, payload, lease.worker.take_buffer());
+    let mut exchange = Exchange { io, pool: lease, upload: Some(upload), write_error: None };
     let mut reader = HeadReader::new(answer_fields);
     let asked = Asked { is_head: *request.method == http::Method::HEAD, upgrade: request.upgrade };
     async move {
@@ -60,7 +59,7 @@ pub(super) fn send(
 #[derive(Debug)]
 struct Exchange {
     io: Stream,
-    pool: Rc<Pool>,
+    pool: Lease,
     upload: Option<Upload>,
     write_error: Option<io::Error>,
 }
@@ -108,7 +107,7 @@ impl Exchange {
     fn answer(self, head: ResponseHead, rest: Bytes) -> Answer {
         let ResponseHead { status, framing, keep_alive } = head;
         let body = match framing {
-            Framing::Tunnel => return Answer::Switched(Upgraded::new(self.io, rest)),
+            Framing::Tunnel => return Answer::Switched(Upgraded::new(self.io, rest, self.pool)),
             Framing::Empty => {
                 self.release(keep_alive && rest.is_empty());
                 Body::Empty

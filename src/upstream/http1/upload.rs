@@ -1,9 +1,9 @@
 //! A request on its way to the upstream: the head as bytes, then the body as the client sends it.
 
-use crate::upstream::connect::Stream;
 use crate::upstream::fields;
 use crate::upstream::patience::Waiting;
 use crate::upstream::request::{OutgoingRequest, Payload, RequestBodyError, RequestStream};
+use crate::upstream::stream::Stream;
 use bytes::{Buf, Bytes};
 use http::{HeaderMap, Method};
 use http_body::Body as _;

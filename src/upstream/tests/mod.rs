@@ -2,19 +2,24 @@
 //!
 //! Where limits of time are tested, time is paused: it jumps to the next tick whenever nothing can move.
 
+mod balance;
 mod farewell;
 mod framing;
 mod http2;
+mod limits;
 mod of_namespace;
 mod repeat;
+mod retry;
 mod reuse;
 mod timeouts;
 mod tls;
 mod upgrade;
+mod upkeep;
 mod upload;
 
 use crate::base::tick::TICK;
 use crate::config;
+use crate::telemetry::upstreams::UpstreamMetrics;
 use crate::upstream::{Answer, OutgoingRequest, Pools, RequestBody, SendError, Upstream};
 use bytes::Bytes;
 use http::uri::PathAndQuery;
@@ -27,6 +32,8 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{LocalSet, spawn_local};
+
+pub(super) const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
 pub(super) const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -151,9 +158,8 @@ impl Fake {
     pub(super) fn upstream_with(&self, change: impl FnOnce(&mut config::Upstream)) -> Arc<Upstream> {
         let mut config = config::Upstream {
             name: "fake".to_owned(),
+            targets: vec![self.target()],
             is_tls: false,
-            host: "127.0.0.1".to_owned(),
-            port: self.port,
             audience: "fake".to_owned(),
             protocol: config::Protocol::Auto,
             tls: config::UpstreamTls::default(),
@@ -162,10 +168,31 @@ impl Fake {
             idle_timeout: Duration::from_secs(300),
             max_idle_connections: 128,
             upgrades: vec![config::Upgrade::WebSocket],
+            max_connection_age: None,
+            max_requests_per_connection: None,
+            dns_refresh: Duration::from_secs(30),
+            health_check: None,
+            outlier_detection: None,
+            slow_start: Duration::ZERO,
+            retry: None,
+            circuit_breaker: config::CircuitBreaker::default(),
         };
         change(&mut config);
-        Arc::new(Upstream::new(Arc::new(config)).unwrap())
+        Arc::new(Upstream::new(Arc::new(config), UpstreamMetrics::default()).unwrap())
     }
+
+    pub(super) fn target(&self) -> config::Target {
+        at("127.0.0.1", self.port)
+    }
+}
+
+/// A port at which nobody listens.
+pub(super) fn refusing_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+pub(super) fn at(host: &str, port: u16) -> config::Target {
+    config::Target::Host { host: host.to_owned(), port }
 }
 
 /// What a fake upstream has to tell the test.

@@ -1,6 +1,6 @@
 //! Hosts that follow the user.
 
-use super::{Fake, on_worker, request};
+use super::{Fake, at, on_worker, request};
 use crate::config;
 use crate::upstream::{Pools, Upstream};
 use http::{HeaderMap, Method};
@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 fn following(fake: &Fake, change: impl FnOnce(&mut config::Upstream)) -> Arc<Upstream> {
     fake.upstream_with(|config| {
-        config.host = "notebook.{namespace}.svc".to_owned();
+        config.targets = vec![at("notebook.{namespace}.svc", fake.port)];
         change(config);
     })
 }
@@ -20,7 +20,7 @@ async fn each_namespace_has_a_host_of_its_own_and_keeps_it() {
         let (pools, base) = (Pools::new(), following(&fake, |_| {}));
         let of = |namespace: &str| pools.of_namespace(&base, namespace).unwrap();
         let [a, b] = ["team-a", "team-b"].map(|namespace| of(namespace).unwrap());
-        assert_eq!((a.config.host.as_str(), b.config.host.as_str()), ("notebook.team-a.svc", "notebook.team-b.svc"));
+        assert_eq!(b.config.targets, [at("notebook.team-b.svc", fake.port)]);
         assert_eq!(a.host, format!("notebook.team-a.svc:{}", fake.port));
         assert!(Arc::ptr_eq(&a, &of("team-a").unwrap()) && !a.follows_user && base.follows_user);
         for odd in ["", "Team", "a.b", "a/b", "a:1", "-a", "{namespace}", &"a".repeat(64)] {
@@ -35,7 +35,8 @@ async fn connections_to_the_least_recently_used_are_let_go() {
     on_worker(async || {
         let fake = Fake::canned("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
         // `localhost` resolves everywhere, and stands for one namespace.
-        let (pools, base) = (Pools::new(), fake.upstream_with(|config| config.host = "{namespace}".to_owned()));
+        let (pools, base) =
+            (Pools::new(), fake.upstream_with(|config| config.targets = vec![at("{namespace}", fake.port)]));
         let used = pools.of_namespace(&base, "localhost").unwrap().unwrap();
         let call = async || {
             let mut fields = HeaderMap::new();
@@ -69,7 +70,7 @@ async fn the_name_that_tls_verifies_follows() {
                 config.tls.server_name = name.map(str::to_owned);
             });
             let own = Pools::new().of_namespace(&base, "team-a").unwrap().unwrap();
-            format!("{:?}", own.tls)
+            format!("{:?}", own.endpoints.current()[0].server_name)
         };
         assert!(shown(None).contains("notebook.team-a.svc"), "{}", shown(None));
         let fixed = shown(Some("notebooks.example"));

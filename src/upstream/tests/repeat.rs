@@ -1,6 +1,6 @@
 //! When a request is sent a second time.
 
-use super::{Call, Fake, fetch, get, on_worker, request};
+use super::{Call, Fake, at, fetch, get, on_worker, request};
 use crate::upstream::{Pools, RequestBody};
 use bytes::Bytes;
 use http::Method;
@@ -96,7 +96,7 @@ async fn an_upstream_that_refuses_connections_is_unreachable() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         drop(listener);
-        let upstream = fake.upstream_with(|config| config.port = port);
+        let upstream = fake.upstream_with(|config| config.targets = vec![at("127.0.0.1", port)]);
         let error = fetch(&Pools::new(), &upstream, get("/")).await.unwrap_err();
         assert!(error.starts_with("the upstream cannot be reached"), "{error}");
     })

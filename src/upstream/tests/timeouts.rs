@@ -1,7 +1,7 @@
 //! How long is waited for whom.
 
 use super::upload::Client;
-use super::{Call, Fake, RESPONSE_TIMEOUT, fetch, get, on_worker, request, respond};
+use super::{Call, Fake, RESPONSE_TIMEOUT, at, fetch, get, on_worker, request, respond};
 use crate::base::tick::TICK;
 use crate::upstream::{Pools, RequestBody};
 use bytes::Bytes;
@@ -189,8 +189,7 @@ async fn an_address_that_swallows_packets_is_a_connect_timeout() {
         let fake = Fake::silent().await;
         for host in ["127.0.0.1", "localhost"] {
             let upstream = fake.upstream_with(|config| {
-                config.host = host.to_owned();
-                config.port = address.port();
+                config.targets = vec![at(host, address.port())];
             });
             let error = fetch(&Pools::new(), &upstream, get("/")).await.unwrap_err();
             assert_eq!(error, "no connection to the upstream within 2s", "{host}");

@@ -1,8 +1,9 @@
 //! TLS towards upstreams.
 
 use super::http2::echo;
-use super::{Call, Fake, fetch, get, on_worker};
+use super::{Call, Fake, at, fetch, get, on_worker};
 use crate::config;
+use crate::telemetry::upstreams::UpstreamMetrics;
 use crate::upstream::{Answer, Pools, Upstream, UpstreamError};
 use http::{HeaderMap, HeaderValue};
 use hyper_util::rt::TokioIo;
@@ -77,7 +78,7 @@ impl Secured {
     fn upstream(&self, change: impl FnOnce(&mut config::Upstream)) -> Arc<Upstream> {
         self.fake.upstream_with(|config| {
             config.is_tls = true;
-            config.host = "localhost".to_owned();
+            config.targets = vec![at("localhost", self.fake.port)];
             config.tls.ca = Some(self.ca());
             change(config);
         })
@@ -168,10 +169,13 @@ async fn what_cannot_be_verified_is_an_error_at_once() {
             tls: config::UpstreamTls { ca: Some(secured.directory.path().join("none.pem")), ..config.tls.clone() },
             ..(*config).clone()
         };
-        assert!(matches!(Upstream::new(Arc::new(missing)), Err(UpstreamError::Tls { .. })));
+        assert!(matches!(Upstream::new(Arc::new(missing), UpstreamMetrics::default()), Err(UpstreamError::Tls { .. })));
         let mut unnamed = (*config).clone();
         unnamed.tls.server_name = Some("no name".to_owned());
-        assert!(matches!(Upstream::new(Arc::new(unnamed)), Err(UpstreamError::ServerName { .. })));
+        assert!(matches!(
+            Upstream::new(Arc::new(unnamed), UpstreamMetrics::default()),
+            Err(UpstreamError::ServerName { .. })
+        ));
     })
     .await;
 }

@@ -1,25 +1,29 @@
 //! `[upstream.NAME]`: the services that requests are forwarded to.
 
-use super::description::{Key, Kind, Table};
-use super::diagnostic::Mistake;
-use super::reader::Reader;
-use super::tree::Section;
-use super::{follow, web};
+mod resilience;
+mod target;
+
+pub use resilience::{CircuitBreaker, HealthCheck, OutlierDetection, Retry};
+pub use target::Target;
+
+use crate::config::description::{Key, Kind, Table};
+use crate::config::diagnostic::Mistake;
+use crate::config::reader::Reader;
+use crate::config::tree::Section;
+use crate::config::web;
+use resilience::{CIRCUIT_BREAKER, HEALTH_CHECK, OUTLIER_DETECTION, RETRY};
 use std::path::PathBuf;
 use std::time::Duration;
-use url::Host;
 
 /// One upstream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Upstream {
     /// NAME of `[upstream.NAME]`; routes, logs and metrics use it.
     pub name: String,
-    /// From `to`, such as `http://orders.sales.svc:8080`: whether it is `https://`.
+    /// `to`, such as `http://orders.sales.svc:8080` or `unix:/run/orders.sock`: at least one.
+    pub targets: Vec<Target>,
+    /// From `to`: whether it is `https://`, all of it.
     pub is_tls: bool,
-    /// From `to`: the host name or address (IPv6 without brackets). One that follows the user holds `{namespace}`.
-    pub host: String,
-    /// From `to`: the port, 80 or 443 where absent.
-    pub port: u16,
     /// `audience` of the tokens minted for it. Default: its NAME.
     pub audience: String,
     /// `protocol`: `"http1"`, `"http2"` (in clear text: with prior knowledge) or `"auto"` (HTTP/2 where TLS negotiates
@@ -33,10 +37,26 @@ pub struct Upstream {
     pub response_timeout: Duration,
     /// `idle_timeout`: how long a streaming body or an upgraded connection may be silent. Default `5m`.
     pub idle_timeout: Duration,
-    /// `max_idle_connections` kept for reuse, of each worker. Default 128.
+    /// `max_idle_connections` kept for reuse, of each worker to each endpoint. Default 128.
     pub max_idle_connections: usize,
     /// `upgrades`: what a client's connection may be switched to. Default `["websocket"]`.
     pub upgrades: Vec<Upgrade>,
+    /// `max_connection_age`: one that is older carries no further request. Default: no limit.
+    pub max_connection_age: Option<Duration>,
+    /// `max_requests_per_connection`. Default: no limit.
+    pub max_requests_per_connection: Option<u32>,
+    /// `dns_refresh`: how often the names of `to` are looked up. Default `30s`.
+    pub dns_refresh: Duration,
+    /// `health_check` of each endpoint. Default: none.
+    pub health_check: Option<HealthCheck>,
+    /// `outlier_detection`; none where it is `"off"`.
+    pub outlier_detection: Option<OutlierDetection>,
+    /// `slow_start`: how long an endpoint that is back gets less than its share. Default `0s`.
+    pub slow_start: Duration,
+    /// `retry`. Default: none.
+    pub retry: Option<Retry>,
+    /// `circuit_breaker`. Default: no limit.
+    pub circuit_breaker: CircuitBreaker,
 }
 
 /// A member of `upstream.NAME.upgrades`.
@@ -73,11 +93,13 @@ pub struct UpstreamTls {
 }
 
 /// `[upstream.NAME]`.
-pub(super) static UPSTREAM: Table = Table::of(&[
+pub(in crate::config) static UPSTREAM: Table = Table::of(&[
     Key::required(
         "to",
-        Kind::Text("an origin"),
-        "Where requests go: scheme, host and port. `{namespace}` as a label of the host is the user's own namespace.",
+        Kind::OneOrMany(&Kind::Text("an origin, or `unix:` and the path of a socket")),
+        "Where requests go: scheme, host and port, or a Unix socket. Each address is an endpoint; with several, of the \
+         list or of a name, each request goes to the less loaded of two that are chosen at random. `{namespace}` as a \
+         label of the host is the user's own namespace.",
     )
     .example("\"http://orders.sales.svc:8080\""),
     Key::optional(
@@ -116,13 +138,63 @@ pub(super) static UPSTREAM: Table = Table::of(&[
         "max_idle_connections",
         Kind::Integer { least: 0, most: 1_000_000 },
         "128",
-        "Connections kept for reuse, of each worker.",
+        "Connections kept for reuse, of each worker to each endpoint.",
     ),
     Key::default(
         "upgrades",
         Kind::list_or_empty(&Kind::word(&["websocket", "spdy/3.1"])),
         "[\"websocket\"]",
         "What a client's connection may be switched to. `spdy/3.1` is for the Kubernetes API.",
+    ),
+    Key::optional(
+        "max_connection_age",
+        Kind::at_least(Duration::from_secs(1)),
+        "no limit",
+        "A connection that is older, by up to a tenth less so that not all end at once, carries no further request.",
+    )
+    .example("\"10m\""),
+    Key::optional(
+        "max_requests_per_connection",
+        Kind::Integer { least: 1, most: 1_000_000_000 },
+        "no limit",
+        "A connection that carried so many requests carries no further one.",
+    )
+    .example("10000"),
+    Key::default(
+        "dns_refresh",
+        Kind::at_least(Duration::from_secs(1)),
+        "\"30s\"",
+        "How often the names of `to` are looked up in the background; also when one of their addresses takes no connection.",
+    ),
+    Key::optional(
+        "health_check",
+        Kind::Table(&HEALTH_CHECK),
+        "endpoints are not asked",
+        "Asks each endpoint how it is. Requests go to healthy ones; while there is none they are answered 503.",
+    ),
+    Key::default(
+        "outlier_detection",
+        Kind::WordOr(&["off"], &OUTLIER_DETECTION),
+        "{}",
+        "Leaves out an endpoint that fails one request after the other, for a time that grows.",
+    ),
+    Key::default(
+        "slow_start",
+        Kind::DURATION_OR_ZERO,
+        "\"0s\"",
+        "How long an endpoint that was out gets less than its share of requests, growing to all of it.",
+    ),
+    Key::optional(
+        "retry",
+        Kind::Table(&RETRY),
+        "no request is sent again that an endpoint may have seen",
+        "Sends requests again where that is safe, to another endpoint if there is one.",
+    ),
+    Key::default(
+        "circuit_breaker",
+        Kind::Table(&CIRCUIT_BREAKER),
+        "{}",
+        "What there may be at once; a request beyond it is answered 503.",
     ),
 ]);
 
@@ -148,55 +220,55 @@ static TLS: Table = Table::of(&[
 ]);
 
 impl Upstream {
-    /// Whether its host follows the user: there is one for each namespace.
-    pub fn follows_user(&self) -> bool {
-        self.host.contains('{')
-    }
-
     /// The upstream of one namespace; `None` if that is no RFC 1123 label.
     #[must_use]
     pub fn of_namespace(&self, namespace: &str) -> Option<Self> {
         let namespace = web::namespace(namespace).ok()?;
-        Some(Self { host: self.host.replace(follow::NAMESPACE, &namespace), ..self.clone() })
+        let targets = self.targets.iter().map(|target| target.of_namespace(&namespace)).collect();
+        Some(Self { targets, ..self.clone() })
     }
 
-    pub(super) fn read(name: &str, section: &Section, reader: &mut Reader<'_>) -> Option<Self> {
-        let to = reader.parse(section, "to", follow::origin);
-        let (to, followed) = to.map_or((None, None), |(to, host)| (Some(to), host));
-        let is_tls = to.as_ref().is_some_and(|to| to.scheme() == "https");
+    pub(in crate::config) fn read(name: &str, section: &Section, reader: &mut Reader<'_>) -> Option<Self> {
+        let to = target::read(section, reader);
         let tls = section.section("tls").map(|tls| UpstreamTls::read(tls, reader));
-        if let Some(to) = to.as_ref().filter(|_| !is_tls && section.is_given("tls")) {
-            let shown = followed.as_deref().map(|host| format!("http://{host}"));
-            let shown = shown.unwrap_or_else(|| to.origin().ascii_serialization());
-            let message = format!("`tls` is for `https://` upstreams, and `{shown}` is none");
-            reader
-                .note(Mistake::at(section.key_span("tls"), message).related(section.value_span("to"), "in clear text"));
-        }
+        let response_timeout = section.duration("response_timeout")?;
+        let health_check = section.section("health_check").map(|check| HealthCheck::read(check, reader));
+        let detection = section.section("outlier_detection").map(|found| OutlierDetection::read(found, reader));
+        let retry = section.section("retry").map(|retry| Retry::read(retry, response_timeout, reader));
+        let circuit_breaker = section.section("circuit_breaker").map(|limits| CircuitBreaker::read(limits, reader));
         let protocol = match section.text("protocol")?.value {
             "http1" => Protocol::Http1,
             "http2" => Protocol::Http2,
             _ => Protocol::Auto,
         };
-        let to = to?;
-        Some(Self {
+        let (targets, is_tls) = to?;
+        let upstream = Self {
             name: name.to_owned(),
+            targets,
             is_tls,
-            host: match (followed, to.host()?) {
-                (Some(host), _) => host,
-                (None, Host::Domain(name)) => name.to_owned(),
-                (None, Host::Ipv4(address)) => address.to_string(),
-                (None, Host::Ipv6(address)) => address.to_string(),
-            },
-            port: to.port_or_known_default()?,
             audience: section.text("audience").map_or(name, |audience| audience.value).to_owned(),
             protocol,
             tls: tls?,
             connect_timeout: section.duration("connect_timeout")?,
-            response_timeout: section.duration("response_timeout")?,
+            response_timeout,
             idle_timeout: section.duration("idle_timeout")?,
             max_idle_connections: section.integer("max_idle_connections")?,
             upgrades: section.texts("upgrades").map(|text| Upgrade::named(text.value)).collect(),
-        })
+            max_connection_age: section.duration("max_connection_age"),
+            max_requests_per_connection: section.integer("max_requests_per_connection"),
+            dns_refresh: section.duration("dns_refresh")?,
+            health_check: health_check.flatten(),
+            outlier_detection: detection.flatten(),
+            slow_start: section.duration("slow_start")?,
+            retry: retry.flatten(),
+            circuit_breaker: circuit_breaker?,
+        };
+        if upstream.follows_user() && section.is_given("health_check") {
+            let message = "the endpoints of an upstream that follows the user are not known, and cannot be checked";
+            let mistake = Mistake::at(section.key_span("health_check"), message.to_owned());
+            reader.note(mistake.related(section.value_span("to"), "follows the user"));
+        }
+        Some(upstream)
     }
 }
 

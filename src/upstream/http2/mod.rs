@@ -1,23 +1,29 @@
 //! HTTP/2 towards an upstream: hyper's client, one connection a worker that all its requests share.
 
+mod body;
+
+pub use body::Http2Body;
+
 use crate::base::tick::Deadline;
-use crate::upstream::connect::{Spoken, Stream, connect};
-use crate::upstream::patience::{Patience, Waiting};
-use crate::upstream::pool::Failed;
+use crate::upstream::connect::{Spoken, connect};
+use crate::upstream::endpoint::Endpoint;
+use crate::upstream::patience::Patience;
+use crate::upstream::pool::{Failed, Lease};
 use crate::upstream::request::{OutgoingRequest, Payload};
-use crate::upstream::{Answer, Body, BodyError, ConnectError, Failure, RequestBodyError, SendError, Upstream, fields};
-use bytes::Bytes;
+use crate::upstream::stream::{Life, Stream, Term};
+use crate::upstream::{Answer, Body, ConnectError, Failure, SendError, Upstream, fields};
+use body::{Watch, WatchedBody};
 use http::header::{CONTENT_LENGTH, TE};
 use http::uri::{Authority, Scheme};
 use http::{HeaderMap, HeaderValue, Request, Response, Uri};
-use http_body::{Body as _, Frame, SizeHint};
+use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper_util::rt::TokioIo;
 use std::cell::{Cell, RefCell};
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::Poll;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -44,6 +50,7 @@ pub(super) struct Shared {
 struct Current {
     connection: Http2,
     last_used: Instant,
+    term: Term,
 }
 
 /// A handle to a connection.
@@ -58,6 +65,13 @@ pub(super) struct Http2 {
 pub(super) enum Opened {
     Http1(Stream),
     Http2(Http2),
+}
+
+impl Current {
+    /// Whether it takes no more requests.
+    fn is_over(&self) -> bool {
+        self.connection.sender.is_closed() || self.term.is_over()
+    }
 }
 
 impl Shared {
@@ -82,24 +96,34 @@ impl Shared {
     /// The connection, if it takes requests.
     pub(super) fn current(&self, now: Instant) -> Option<Http2> {
         let mut current = self.current.borrow_mut();
-        if current.as_ref()?.connection.sender.is_closed() {
+        if current.as_ref()?.is_over() {
             *current = None;
         }
         let found = current.as_mut()?;
         found.last_used = now;
-        Some(found.connection.clone())
+        let connection = found.connection.clone();
+        if !found.term.count() {
+            *current = None;
+        }
+        Some(connection)
     }
 
     /// Lets go of a connection that is closed, or that had no new request for `max_idle`; it ends with its last stream.
     pub(super) fn sweep(&self, now: Instant, max_idle: Duration) {
         let mut current = self.current.borrow_mut();
-        if current.as_ref().is_some_and(|c| c.connection.sender.is_closed() || now - c.last_used >= max_idle) {
+        if current.as_ref().is_some_and(|c| c.is_over() || now - c.last_used >= max_idle) {
             *current = None;
         }
     }
 
     /// Opens a connection, or waits for one that another request is opening: fails with it too.
-    pub(super) async fn open(&self, upstream: &Upstream, now: Instant) -> Result<Opened, SendError> {
+    pub(super) async fn open(
+        &self,
+        upstream: &Upstream,
+        endpoint: &Endpoint,
+        life: Option<Box<Life>>,
+        now: Instant,
+    ) -> Result<Opened, SendError> {
         let failures = self.failures.get();
         let limit = upstream.config.connect_timeout;
         let Some(_turn) = Deadline::after(limit).bound(self.opening.lock()).await else {
@@ -111,11 +135,14 @@ impl Shared {
         if self.failures.get() != failures {
             return Err(SendError::Unreachable(ConnectError::Shared));
         }
-        let opened = match connect(upstream, false).await {
-            Ok((io, Spoken::Http2)) => self.adopt(io, now).await.map(Opened::Http2).map_err(SendError::Unreachable),
+        let opened = match connect(upstream, endpoint, false).await {
+            Ok((io, Spoken::Http2)) => {
+                let adopted = self.adopt(io.with(life), now).await;
+                adopted.map(Opened::Http2).map_err(SendError::Unreachable)
+            }
             Ok((io, Spoken::Http1)) => {
                 self.is_expected.set(false);
-                Ok(Opened::Http1(io))
+                Ok(Opened::Http1(io.with(life)))
             }
             Err(error) => Err(error),
         };
@@ -127,7 +154,7 @@ impl Shared {
 
     /// Starts HTTP/2 on a fresh connection and shares it.
     pub(super) async fn adopt(&self, io: Stream, now: Instant) -> Result<Http2, ConnectError> {
-        let is_tls = matches!(io, Stream::Tls(_));
+        let (is_tls, mut term) = (io.is_tls(), io.term());
         let (sender, connection) = Builder::new(LocalExecutor)
             .max_header_list_size(MAX_FIELD_LIST)
             .initial_stream_window_size(STREAM_WINDOW)
@@ -140,7 +167,8 @@ impl Shared {
         let connection = Http2 { sender, id: self.next_id.get(), is_tls };
         self.next_id.set(connection.id + 1);
         self.is_expected.set(true);
-        *self.current.borrow_mut() = Some(Current { connection: connection.clone(), last_used: now });
+        let current = Current { connection: connection.clone(), last_used: now, term };
+        *self.current.borrow_mut() = term.count().then_some(Current { term, ..current });
         Ok(connection)
     }
 
@@ -148,11 +176,11 @@ impl Shared {
     pub(super) async fn send(
         &self,
         mut connection: Http2,
+        lease: Lease,
         request: &OutgoingRequest<'_>,
         payload: Payload,
         answer_fields: &mut HeaderMap,
         patience: &mut Patience,
-        idle: Duration,
     ) -> Result<Answer, Failed> {
         let final_error = |error| Failed { error, before_answer: false };
         let watch = Rc::new(Watch::new(&payload));
@@ -168,7 +196,7 @@ impl Shared {
         .await;
         match outcome {
             Ok(Ok(response)) => {
-                let (parts, body) = from_hyper(response, watch, idle).into_parts();
+                let (parts, body) = from_hyper(response, watch, lease).into_parts();
                 *answer_fields = parts.headers;
                 Ok(Answer::Response { status: parts.status, body })
             }
@@ -232,7 +260,7 @@ fn lists_trailers(value: &HeaderValue) -> bool {
     value.as_bytes().split(|byte| *byte == b',').any(|member| member.trim_ascii().eq_ignore_ascii_case(b"trailers"))
 }
 
-fn from_hyper(response: Response<Incoming>, watch: Rc<Watch>, idle: Duration) -> Response<Body> {
+fn from_hyper(response: Response<Incoming>, watch: Rc<Watch>, lease: Lease) -> Response<Body> {
     let (mut parts, incoming) = response.into_parts();
     let foreign = |name: &http::HeaderName| fields::is_of_connection(name.as_str()) && name != CONTENT_LENGTH;
     let dropped: Vec<_> = parts.headers.keys().filter(|name| foreign(name)).cloned().collect();
@@ -242,134 +270,9 @@ fn from_hyper(response: Response<Incoming>, watch: Rc<Watch>, idle: Duration) ->
     let body = if incoming.is_end_stream() {
         Body::Empty
     } else {
-        Body::Http2(Box::new(Http2Body { incoming, watch, idle, waiting: None }))
+        Body::Http2(Box::new(Http2Body::new(incoming, watch, lease)))
     };
     Response::from_parts(parts, body)
-}
-
-/// A body on an HTTP/2 stream. Dropped before its end, it resets the stream.
-#[derive(Debug)]
-pub struct Http2Body {
-    incoming: Incoming,
-    watch: Rc<Watch>,
-    idle: Duration,
-    waiting: Option<(u64, Deadline)>,
-}
-
-impl Http2Body {
-    pub(super) fn has_ended(&self) -> bool {
-        self.incoming.is_end_stream()
-    }
-
-    pub(super) fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
-    }
-
-    pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let Poll::Ready(frame) = Pin::new(&mut self.incoming).poll_frame(cx) else {
-            return self.poll_idle(cx).map(|error| Some(Err(error)));
-        };
-        self.waiting = None;
-        Poll::Ready(match frame {
-            None => None,
-            Some(Err(error)) => Some(Err(match self.watch.failure.take() {
-                Some(failure) => BodyError::RequestBody(failure),
-                None => BodyError::Http2(error),
-            })),
-            Some(Ok(frame)) => match frame.into_trailers() {
-                Ok(trailers) => kept(trailers).map(|trailers| Ok(Frame::trailers(trailers))),
-                Err(frame) => Some(Ok(frame)),
-            },
-        })
-    }
-
-    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<BodyError> {
-        let sent = self.watch.sent.get();
-        if self.waiting.as_ref().is_none_or(|(before, _)| *before != sent) {
-            self.waiting = Some((sent, Deadline::after(self.idle)));
-        }
-        let Some((_, deadline)) = &mut self.waiting else { return Poll::Pending };
-        deadline.poll(cx).map(|()| BodyError::Idle(self.idle))
-    }
-}
-
-fn kept(trailers: HeaderMap) -> Option<HeaderMap> {
-    Some(fields::kept_trailers(trailers, &|_| true)).filter(|kept| !kept.is_empty())
-}
-
-/// What is known here about a request's body that hyper's connection task is sending.
-#[derive(Debug)]
-struct Watch {
-    waiting: Cell<Waiting>,
-    sent: Cell<u64>,
-    /// Why it cannot be sent: the request's own error, which hyper would hide behind a reset stream.
-    failure: RefCell<Option<RequestBodyError>>,
-}
-
-impl Watch {
-    fn new(payload: &Payload) -> Self {
-        let waiting = if matches!(payload, Payload::Empty) { Waiting::Answer } else { Waiting::Upstream };
-        Self { waiting: Cell::new(waiting), sent: Cell::new(0), failure: RefCell::default() }
-    }
-}
-
-/// A request's body that tells its [`Watch`] how far it has come.
-#[derive(Debug)]
-struct WatchedBody {
-    payload: Payload,
-    watch: Rc<Watch>,
-}
-
-/// Stands in for the error that the [`Watch`] keeps.
-#[derive(Debug, thiserror::Error)]
-#[error("the body of the request cannot be passed on")]
-struct Aborted;
-
-impl http_body::Body for WatchedBody {
-    type Data = Bytes;
-    type Error = Aborted;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Aborted>>> {
-        let this = &mut *self;
-        let frame = match &mut this.payload {
-            Payload::Empty => None,
-            Payload::Full(data) => {
-                let data = std::mem::take(data);
-                this.payload = Payload::Empty;
-                Some(Ok(Frame::data(data)))
-            }
-            Payload::Stream(stream) => {
-                this.watch.waiting.set(Waiting::Client);
-                ready!(Pin::new(&mut **stream).poll_frame(cx))
-            }
-        };
-        let sent = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref()).map_or(0, Bytes::len);
-        this.watch.sent.set(this.watch.sent.get() + sent as u64);
-        let is_over = frame.is_none() || this.is_end_stream();
-        this.watch.waiting.set(if is_over { Waiting::Answer } else { Waiting::Upstream });
-        Poll::Ready(frame.map(|frame| {
-            frame.map_err(|error| {
-                *this.watch.failure.borrow_mut() = Some(error);
-                Aborted
-            })
-        }))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match &self.payload {
-            Payload::Empty => true,
-            Payload::Full(_) => false,
-            Payload::Stream(stream) => stream.is_end_stream(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match &self.payload {
-            Payload::Empty => SizeHint::with_exact(0),
-            Payload::Full(data) => SizeHint::with_exact(data.len() as u64),
-            Payload::Stream(stream) => stream.size_hint(),
-        }
-    }
 }
 
 /// Spawns hyper's tasks on the worker's own thread.
