@@ -3,10 +3,9 @@
 //! [`load`] reads a file and [`parse`] a text. Both give either a [`Config`] or every mistake of the file
 //! at once ([`Diagnostics`]); no other module ever sees TOML.
 //!
-//! What a file may hold is described once, by the tables beside the types (`description`); the reader, the JSON
-//! Schema ([`schema()`]) and the reference page ([`reference()`]) are made from them. A file is read in two steps: the
-//! reader holds the TOML tree against the description, then each section's `read` makes its type and checks what
-//! no single value can tell.
+//! What a file may hold is described once, by the tables beside the types (`description`); the reader, the JSON Schema ([`schema()`])
+//! and the reference page ([`reference()`]) are made from them. A file is read in two steps: the reader holds the TOML tree against
+//! the description, then each section's `read` makes its type and checks what no single value can tell.
 
 mod auth_token;
 mod delivery;
@@ -376,8 +375,7 @@ fn read_upstreams(root: &Section, token_service: Option<&TokenService>, reader: 
 }
 
 fn read_routes(root: &Section, surroundings: &Surroundings<'_>, reader: &mut Reader<'_>) -> Vec<Arc<Route>> {
-    let mut routes = Vec::new();
-    let mut names = Vec::new();
+    let (mut routes, mut names) = (Vec::new(), Vec::new());
     for section in root.list("route").iter().filter_map(Placed::section) {
         let Some(route) = Route::read(section, surroundings, reader) else { continue };
         let is_named = section.is_given("name");
