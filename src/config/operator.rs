@@ -5,9 +5,8 @@ use super::diagnostic::Mistake;
 use super::issuer::Issuer;
 use super::reader::Reader;
 use super::route::Known;
-use super::server::{ADDRESS, ServerTls, TLS};
+use super::server::{ADDRESS, ServerTls, TLS, further_listener};
 use super::tree::{Placed, Section};
-use super::web;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -91,13 +90,8 @@ impl Operator {
         if listen.value == "off" {
             return Some(None);
         }
-        let address = reader.parse(section, "listen", web::socket_address)?;
-        let other = others.iter().find(|other| web::socket_address(other.value) == Ok(address));
-        if let Some(other) = other.filter(|_| address.port() != 0) {
-            let mistake = Mistake::at(listen.span.clone(), format!("`{address}` is another listener already"));
-            let help = "give `operator.listen` an address that neither `[server]` nor `[admin]` has";
-            reader.note(mistake.related(other.span.clone(), "given here").help(help));
-        }
+        let help = "give `operator.listen` an address that neither `[server]` nor `[admin]` has";
+        let address = further_listener(&listen, section, (others, help), reader)?;
         if !section.is_given("access") {
             let mistake = Mistake::at(section.key_span("listen"), "missing key `access` in `operator`");
             reader.note(mistake.help(ACCESS_HELP).absence());

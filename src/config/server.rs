@@ -3,7 +3,7 @@
 use super::description::{Key, Kind, Table};
 use super::diagnostic::Mistake;
 use super::reader::Reader;
-use super::tree::Section;
+use super::tree::{Placed, Section};
 use super::web;
 use ipnet::IpNet;
 use std::net::SocketAddr;
@@ -309,6 +309,22 @@ fn level(text: &str) -> Result<String, ServerError> {
     }
     tracing_subscriber::EnvFilter::try_new(text).map_err(|_| refused())?;
     Ok(text.to_owned())
+}
+
+/// The address in `listen` of a section beside `[server]`. One that another listener has, of `others`, is a mistake with this help.
+pub(super) fn further_listener(
+    listen: &Placed<&str>,
+    section: &Section,
+    (others, help): (&[Placed<&str>], &str),
+    reader: &mut Reader<'_>,
+) -> Option<SocketAddr> {
+    let address = reader.parse(section, "listen", web::socket_address)?;
+    let other = others.iter().find(|other| web::socket_address(other.value) == Ok(address));
+    if let Some(other) = other.filter(|_| address.port() != 0) {
+        let mistake = Mistake::at(listen.span.clone(), format!("`{address}` is another listener already"));
+        reader.note(mistake.related(other.span.clone(), "given here").help(help));
+    }
+    Some(address)
 }
 
 #[cfg(test)]

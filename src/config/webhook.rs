@@ -3,7 +3,7 @@
 use super::description::{Key, Kind, Table};
 use super::diagnostic::Mistake;
 use super::reader::Reader;
-use super::server::ADDRESS;
+use super::server::{ADDRESS, further_listener};
 use super::tree::{Placed, Section};
 use super::web;
 use std::net::SocketAddr;
@@ -55,13 +55,8 @@ impl Webhook {
         if listen.value == "off" {
             return Some(None);
         }
-        let address = reader.parse(section, "listen", web::socket_address)?;
-        let other = others.iter().find(|other| web::socket_address(other.value) == Ok(address));
-        if let Some(other) = other.filter(|_| address.port() != 0) {
-            let mistake = Mistake::at(listen.span.clone(), format!("`{address}` is another listener already"));
-            let help = "give `webhook.listen` an address that no other section has";
-            reader.note(mistake.related(other.span.clone(), "given here").help(help));
-        }
+        let help = "give `webhook.listen` an address that no other section has";
+        let address = further_listener(&listen, section, (others, help), reader)?;
         if !section.is_given("names") {
             let mistake = Mistake::at(section.key_span("listen"), "missing key `names` in `webhook`");
             let help = "write the name by which the API server calls, `names = [\"SERVICE.NAMESPACE.svc\"]`";

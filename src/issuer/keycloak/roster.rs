@@ -1,18 +1,12 @@
 //! Everybody of a realm, and what tokens say about one of them, as Keycloak's directory has it.
 
 use super::parse::object;
-use super::user::{is_gone, is_id};
+use super::user::{PAGE, is_gone, is_id, next_page};
 use super::{Answer, Keycloak, KeycloakError};
 use crate::base::http_client::shown;
 use http::Method;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-
-/// Users asked for at once. A page costs Keycloak some 100 ms.
-const PAGE: usize = 500;
-
-/// So many of the last page are asked for again: users that leave the list while it is read move the others to the front.
-const OVERLAP: usize = 20;
 
 /// More groups than any token holds.
 const MOST_GROUPS: usize = 1000;
@@ -87,7 +81,7 @@ impl Keycloak {
     pub async fn users(&self, first: usize) -> Result<Answer<UsersPage>, KeycloakError> {
         let query = format!("/users?briefRepresentation=true&first={first}&max={PAGE}");
         let answer: Answer<Vec<UserRow>> = self.get(&self.admin_url(&query)?).await?;
-        let next = (answer.value.len() >= PAGE).then(|| first + answer.value.len() - OVERLAP);
+        let next = next_page(first, answer.value.len());
         let (asked_ms, time) = (answer.asked_ms, answer.time);
         let users = answer.value.into_iter().filter(|row| is_id(&row.id)).map(Listed::from).collect();
         Ok(Answer { value: UsersPage { users, next }, asked_ms, time })

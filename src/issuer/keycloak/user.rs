@@ -8,8 +8,8 @@ use serde::Deserialize;
 use std::sync::atomic::Ordering;
 use url::Url;
 
-/// Disabled users asked for at once. A page costs Keycloak some 100 ms.
-const PAGE: usize = 500;
+/// Users asked for at once. A page costs Keycloak some 100 ms.
+pub(super) const PAGE: usize = 500;
 
 /// So many of the last page are asked for again: users that leave the list while it is read move the others to the front.
 const OVERLAP: usize = 20;
@@ -115,7 +115,7 @@ impl Keycloak {
     pub async fn disabled_users(&self, first: usize) -> Result<Answer<DisabledPage>, KeycloakError> {
         let query = format!("/users?enabled=false&briefRepresentation=true&first={first}&max={PAGE}");
         let answer: Answer<Vec<UserRow>> = self.get(&self.admin_url(&query)?).await?;
-        let next = (answer.value.len() >= PAGE).then(|| first + answer.value.len() - OVERLAP);
+        let next = next_page(first, answer.value.len());
         // A server that does not know the parameter lists everybody.
         let disabled = answer.value.iter().filter(|row| !row.enabled && is_id(&row.id));
         Ok(answer.with(DisabledPage { users: disabled.map(|row| row.id.clone()).collect(), next }))
@@ -180,6 +180,11 @@ impl Keycloak {
     pub(super) fn user_url(&self, id: &str, rest: &str) -> Result<Url, KeycloakError> {
         self.admin_url(&format!("/users/{}{rest}", segment(id)?))
     }
+}
+
+/// Where the page after one of so many rows begins, which began at `first`; `None` after the last.
+pub(super) fn next_page(first: usize, rows: usize) -> Option<usize> {
+    (rows >= PAGE).then(|| first + rows - OVERLAP)
 }
 
 pub(super) fn is_gone(reply: &Reply) -> bool {
