@@ -105,7 +105,7 @@ impl<K: Kept> SharedSecret<K> {
     fn take(&mut self, change: Change<Texts>) {
         match change {
             Change::Seen(texts) => self.seen = Some(texts),
-            Change::Gone(_) => self.seen = None,
+            Change::Gone { .. } => self.seen = None,
             Change::Synced => {
                 if std::mem::take(&mut self.is_interrupted) {
                     tracing::info!(what = self.what, "the Secret can be followed again");

@@ -70,7 +70,7 @@ impl Directory {
                 return;
             }
             // Somebody deleted it. What was known is known still, and is stored again by who leads.
-            Change::Gone(_) => {
+            Change::Gone { .. } => {
                 self.change().parts.remove(&index);
                 return;
             }

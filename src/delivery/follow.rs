@@ -7,11 +7,12 @@ use super::home::{LOOK_EVERY_MS, Place};
 use super::record::{Record, Seen, User, gist_of};
 use super::secrets::{found, owner};
 use super::sink::{Content, Flaw, Found};
+use super::store::Store;
 use super::store::shared::{REMOVALS, SHARDS, removals, user_of};
 use super::{Delivery, Roster};
 use crate::base::clock::Now;
 use crate::kubernetes::state::{Shard, State};
-use crate::kubernetes::{Change, Cluster, KubernetesError, Namespace, Present, UserSecret, Watch, Watched};
+use crate::kubernetes::{Change, Cluster, KubernetesError, Namespace, Present, Revision, UserSecret, Watch, Watched};
 use crate::users::UserId;
 use std::collections::BTreeSet;
 use tokio::sync::mpsc;
@@ -66,7 +67,7 @@ impl Follow {
 fn note_present(present: &Present, change: &Change<UserSecret>) {
     match change {
         Change::Seen(secret) => present.seen(&secret.namespace),
-        Change::Gone(namespace) => present.gone(namespace),
+        Change::Gone { key, .. } => present.gone(key),
         Change::Synced => present.set_known(true),
         Change::Interrupted(_) => present.set_known(false),
     }
@@ -97,12 +98,12 @@ impl<R: Roster> Delivery<R> {
         match event {
             Event::Part(index, change) => self.take_up_part(book, index, change),
             Event::Secret(Change::Seen(secret)) => self.take_up_secret(book, &secret, now),
-            Event::Secret(Change::Gone(namespace)) => self.take_up_lost_secret(book, &namespace, now),
+            Event::Secret(Change::Gone { key, revision }) => self.take_up_lost_secret(book, &key, &revision, now),
             Event::Secret(Change::Synced) => {
                 (book.followed.secrets, book.followed.is_behind) = (true, false);
             }
             Event::Namespace(Change::Seen(namespace)) => take_up_namespace(book, &namespace, now),
-            Event::Namespace(Change::Gone(name)) => disturb(book, &name, Place::Unready),
+            Event::Namespace(Change::Gone { key, .. }) => disturb(book, &key, Place::Unready),
             Event::Namespace(Change::Synced) => book.followed.namespaces = true,
             Event::Secret(Change::Interrupted(error)) | Event::Namespace(Change::Interrupted(error)) => {
                 tell_interrupted(book, &error);
@@ -131,6 +132,10 @@ impl<R: Roster> Delivery<R> {
     fn take_up_part(&self, book: &mut Book, index: usize, change: Change<Shard>) {
         match change {
             Change::Seen(part) => {
+                if matches!(&self.store, Store::Shared(store) if store.state().is_behind(index, &part)) {
+                    // Told late: later ones are on their way, with what was stored here since.
+                    return;
+                }
                 let mut users = BTreeSet::new();
                 for (key, value) in part.pairs() {
                     if key == REMOVALS {
@@ -144,8 +149,8 @@ impl<R: Roster> Delivery<R> {
                 before.into_iter().filter(|id| !users.contains(id)).for_each(|id| self.take_up_lost(book, &id));
             }
             // Somebody deleted it. What lay in it is known here, and is put again by who leads.
-            Change::Gone(name) => {
-                tracing::error!(secret = name, "a part of what is known of users was deleted: it is stored again");
+            Change::Gone { key, .. } => {
+                tracing::error!(secret = key, "a part of what is known of users was deleted: it is stored again");
                 let lost = book.followed.users.remove(&index).unwrap_or_default();
                 lost.iter().for_each(|id| forget_stored(book, id));
             }
@@ -219,6 +224,10 @@ impl<R: Roster> Delivery<R> {
         let is_whole = book.followed.is_whole;
         let Some(entry) = book.users.get_mut(&id) else { return };
         let told = found(secret, &owner(&id));
+        if entry.user.live.stand.as_ref().is_some_and(|known| secret.version.is_before(&known.version)) {
+            // Told late: what was done about it is known.
+            return;
+        }
         let is_ours = told.stand.as_ref().is_none_or(|stand| stand.flaw.is_none());
         let was_ours = entry.user.live.stand.as_ref().is_some_and(|stand| stand.flaw.is_none());
         if is_whole && !is_ours {
@@ -239,10 +248,14 @@ impl<R: Roster> Delivery<R> {
         self.counts.tampered();
     }
 
-    fn take_up_lost_secret(&self, book: &mut Book, namespace: &str, now: Now) {
+    fn take_up_lost_secret(&self, book: &mut Book, namespace: &str, revision: &Revision, now: Now) {
         let Some(id) = book.names.owner(namespace).cloned() else { return };
         let is_whole = book.followed.is_whole;
         let Some(entry) = book.users.get_mut(&id) else { return };
+        if entry.user.live.stand.as_ref().is_some_and(|stand| revision.is_before(&stand.version.revision())) {
+            // Told late: it was made anew since.
+            return;
+        }
         let is_meant =
             entry.is_removing || entry.user.record.is_offboarded || matches!(entry.user.live.seen, Seen::Absent);
         if is_whole && !is_meant {

@@ -6,7 +6,7 @@ use super::jobs::{Job, Jobs};
 use super::removal::{List, Removed};
 use super::secrets::Settled;
 use super::sink::{Found, SinkError};
-use super::store::{StoreError, Stored};
+use super::store::{Store, StoreError, Stored};
 use super::write::Written;
 use super::{Delivery, Inbox, Roster};
 use crate::base::clock::Now;
@@ -108,9 +108,8 @@ impl<R: Roster> Delivery<R> {
     }
 
     fn follow(&self) -> Result<Option<Follow>, crate::kubernetes::KubernetesError> {
-        let Some((cluster, _)) = &self.cluster else { return Ok(None) };
-        let state = super::store::shared::state(cluster.clone())?;
-        Follow::start(cluster, &state).map(Some)
+        let (Some((cluster, _)), Store::Shared(store)) = (&self.cluster, &self.store) else { return Ok(None) };
+        Follow::start(cluster, store.state()).map(Some)
     }
 
     /// Looks at what is there, before anything is done about it.

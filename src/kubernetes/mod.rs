@@ -66,7 +66,7 @@ pub use namespaces::{Ensured, Namespace, Namespaces, Removal};
 pub use present::Present;
 pub use secrets::{Aim, Content, SECRET, Secrets, TOKEN_KEY, UserSecret};
 pub use standing::Standing;
-pub use version::Version;
+pub use version::{Revision, Version};
 pub use watch::{Change, Watch, Watched};
 pub use webhook_configuration::{Bundle, WebhookConfiguration};
 

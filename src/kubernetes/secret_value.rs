@@ -68,7 +68,7 @@ impl Follow {
                         is_there = true;
                         set(&value, secret.value(&key));
                     }
-                    Change::Gone(_) => {
+                    Change::Gone { .. } => {
                         is_there = false;
                         set(&value, Value::Missing);
                     }

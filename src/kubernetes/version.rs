@@ -13,6 +13,21 @@ pub struct Version {
     pub resource_version: String,
 }
 
+/// A time, as the server counts it for all its objects.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Revision(Option<u64>);
+
+impl Revision {
+    pub(super) fn new(resource_version: &str) -> Self {
+        Self(resource_version.parse().ok())
+    }
+
+    /// Whether it was before, as far as can be told: servers count up, though they do not promise to.
+    pub fn is_before(&self, other: &Self) -> bool {
+        matches!((self.0, other.0), (Some(this), Some(that)) if this < that)
+    }
+}
+
 impl Version {
     /// The version of an object that the server gave us.
     pub(super) fn of(meta: &ObjectMeta, what: &str) -> Result<Self, KubernetesError> {
@@ -24,12 +39,14 @@ impl Version {
         }
     }
 
-    /// Whether this state was there before that one, as far as can be told: servers count up, though they do not promise to.
+    /// Whether this state was there before that one, as far as can be told.
     pub fn is_before(&self, other: &Self) -> bool {
-        match (self.resource_version.parse::<u64>(), other.resource_version.parse::<u64>()) {
-            (Ok(this), Ok(that)) => this < that,
-            _ => false,
-        }
+        self.revision().is_before(&other.revision())
+    }
+
+    /// When it came to be.
+    pub fn revision(&self) -> Revision {
+        Revision::new(&self.resource_version)
     }
 
     /// What a deletion demands.

@@ -122,7 +122,7 @@ impl Replica {
             }
             Change::Synced => Due::Write,
             // The outage is noticed, or it is over already.
-            Change::Gone(_) | Change::Interrupted(_) => Due::Read,
+            Change::Gone { .. } | Change::Interrupted(_) => Due::Read,
         }
     }
 

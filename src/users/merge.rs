@@ -78,6 +78,7 @@ fn decided_there(base: &Record, found: &Record, mine: &Record) -> Record {
     }
     merged.seen_ms = found.seen_ms.max(mine.seen_ms).min(merged.threshold_ms);
     merged.changed_ms = found.changed_ms.max(mine.changed_ms);
+    merged.is_event = found.is_event && mine.is_event;
     settle(&mut merged, base, found, mine);
     // A block that adds nothing leaves a trace nevertheless, so that a lift by who does not know of it does not hold.
     let by_operator = mine.by_operator.is_some() && has_news_of_operator(base, mine);
@@ -93,9 +94,9 @@ fn decided_there(base: &Record, found: &Record, mine: &Record) -> Record {
 fn is_behind(base: &Record, found: &Record, mine: &Record) -> bool {
     let by_operator = mine.by_operator.is_some() && has_news_of_operator(base, mine);
     let is_deleted = mine.by_issuer == Some(Cause::Deleted) && found.by_issuer != mine.by_issuer;
-    // It is the one thing that shut them out here, and no read showed it.
-    let is_event = mine.by_issuer.is_some() && mine.shown.is_none() && mine.epoch == base.epoch + 1;
-    is_event
+    // It is the one thing that shut them out here.
+    mine.is_event
+        && mine.epoch == base.epoch + 1
         && !(by_operator || is_deleted)
         && mine.seen_ms > base.seen_ms
         && mine.seen_ms <= found.seen_ms

@@ -29,6 +29,9 @@ pub(super) struct Record {
     /// When a read last showed the issuer's block, until it is lifted; `None` if events alone did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) shown: Option<Shown>,
+    /// The newest block is one that an event of the issuer's told of, and nothing else did.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) is_event: bool,
     /// Grows with each block.
     pub(super) epoch: u64,
     /// When the state changed last, by our clock.
@@ -159,6 +162,7 @@ impl Record {
                 let before = self.shown.map_or((0, 0), |shown| (shown.earliest_ms, shown.latest_ms));
                 let (earliest_ms, latest_ms) = (earliest.max(before.0), latest.max(before.1));
                 self.shown = Some(Shown { earliest_ms, latest_ms, is_told: false });
+                self.is_event = false;
             }
         }
         self.proof_known_ms = self.proof_known_ms.max(known_ms);
@@ -170,6 +174,7 @@ impl Record {
             return Effect::Noted;
         }
         self.shut_out();
+        self.is_event = matches!(time, IssuerTime::At(_));
         Effect::Decided
     }
 
@@ -177,7 +182,7 @@ impl Record {
         if time_ms <= self.threshold_ms {
             return Effect::Nothing;
         }
-        self.threshold_ms = time_ms;
+        (self.threshold_ms, self.is_event) = (time_ms, false);
         if self.is_blocked() {
             return Effect::Noted;
         }
@@ -200,7 +205,7 @@ impl Record {
     /// Whatever was proven before counts no more: after the block each session has to be shown anew.
     fn shut_out(&mut self) {
         self.epoch += 1;
-        self.signed_in_ms = 0;
+        (self.signed_in_ms, self.is_event) = (0, false);
         self.sessions.clear();
     }
 

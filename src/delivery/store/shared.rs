@@ -61,6 +61,11 @@ impl SharedStore {
         Self(state)
     }
 
+    /// The state.
+    pub fn state(&self) -> &State {
+        &self.0
+    }
+
     pub(super) async fn commit(&self, writes: Vec<Write>) -> Result<Vec<(UserId, Stored)>, StoreError> {
         let mut wanted = HashMap::new();
         let mut removed_ms = Vec::new();

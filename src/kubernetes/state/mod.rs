@@ -12,10 +12,12 @@ pub use shard::Shard;
 use super::call::Target;
 use super::connect::Cluster;
 use super::error::{KubernetesError, Write};
+use super::version::Revision;
 use super::watch::{Watch, Watched};
 use entry::{Entries, Place};
 use k8s_openapi::api::core::v1 as core;
 use serde_json::{Value, json};
+use std::sync::PoisonError;
 use std::time::Duration;
 use tokio::sync::Mutex;
 
@@ -51,6 +53,8 @@ pub struct State {
     name: String,
     /// One a shard: those who write here wait for each other instead of trying again and again.
     writers: Vec<Mutex<()>>,
+    /// One a shard: the latest that was read or written here.
+    known: Vec<std::sync::Mutex<Revision>>,
 }
 
 impl State {
@@ -60,7 +64,8 @@ impl State {
     /// [`KubernetesError::Invalid`] for a name that is none.
     pub fn new(cluster: Cluster, name: &str, shards: u16) -> Result<Self, KubernetesError> {
         let writers = (0..shards.max(1)).map(|_| Mutex::new(())).collect();
-        let state = Self { cluster, name: name.to_owned(), writers };
+        let known = (0..shards.max(1)).map(|_| std::sync::Mutex::default()).collect();
+        let state = Self { cluster, name: name.to_owned(), writers, known };
         state.target(0)?;
         Ok(state)
     }
@@ -144,6 +149,12 @@ impl State {
             Ok(Watch::new(&self.cluster, target, selector))
         };
         (0..self.parts()).map(watch).collect()
+    }
+
+    /// Whether a part that a watch told is older than what was read or written here since.
+    pub fn is_behind(&self, index: usize, part: &Shard) -> bool {
+        let known = self.known.get(index).map(|known| known.lock().unwrap_or_else(PoisonError::into_inner));
+        known.is_some_and(|known| Watched::version(part).revision().is_before(&known))
     }
 
     /// Of how many parts it is.
@@ -239,7 +250,14 @@ impl State {
             let message = format!("it is one of {told} parts, not of {shards}");
             return Err(KubernetesError::Invalid { what: self.target(index)?.what().to_owned(), message });
         }
-        Shard::read(object)
+        let shard = Shard::read(object)?;
+        let revision = Watched::version(&shard).revision();
+        let mut known = self.known[index].lock().unwrap_or_else(PoisonError::into_inner);
+        if !revision.is_before(&known) {
+            *known = revision;
+        }
+        drop(known);
+        Ok(shard)
     }
 
     fn place(&self, key: &str) -> Result<Place, KubernetesError> {

@@ -26,7 +26,7 @@ fn watch(cluster: &Cluster) -> mpsc::Receiver<Change<UserSecret>> {
 async fn next(changes: &mut mpsc::Receiver<Change<UserSecret>>) -> String {
     match in_time(changes.recv()).await.expect("the watch goes on") {
         Change::Seen(secret) => format!("seen {}", secret.namespace),
-        Change::Gone(key) => format!("gone {key}"),
+        Change::Gone { key, .. } => format!("gone {key}"),
         Change::Synced => "synced".to_owned(),
         Change::Interrupted(_) => "interrupted".to_owned(),
     }
@@ -206,5 +206,8 @@ async fn a_namespace_that_loses_our_label_is_gone_for_the_watch() {
     assert!(seen.mark.is_of(&alice()));
     assert_eq!(changes.recv().await, Some(Change::Synced));
     server.put("api/v1", "namespaces", None, &json!({ "metadata": { "name": "alice" } }));
-    assert_eq!(changes.recv().await, Some(Change::Gone("alice".to_owned())));
+    let Some(Change::Gone { key, revision }) = changes.recv().await else { panic!("not gone") };
+    assert_eq!(key, "alice");
+    // It is as of when it went, not as of what was seen last.
+    assert!(seen.version.revision().is_before(&revision));
 }

@@ -11,7 +11,7 @@ use super::error::KubernetesError;
 use super::mark::USER_LABEL;
 use super::namespaces::Namespace;
 use super::secrets::{SECRET, UserSecret};
-use super::version::Version;
+use super::version::{Revision, Version};
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ListMeta;
 use kube::core::Status;
@@ -49,9 +49,13 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60);
 pub enum Change<T> {
     /// There, in this state.
     Seen(T),
-    /// Not there any more, or not among the watched: its mark was taken off. The key is the namespace of a Secret, the name of a
-    /// namespace.
-    Gone(String),
+    /// Not there any more, or not among the watched: its mark was taken off.
+    Gone {
+        /// The namespace of a Secret, the name of a namespace.
+        key: String,
+        /// As of when. Watches may be told late: what was made anew meanwhile has a later version.
+        revision: Revision,
+    },
     /// All that was there when the server answered has been told, and what comes will be told as it happens.
     Synced,
     /// Until the next [`Change::Synced`] what was told may be behind.
@@ -257,7 +261,7 @@ impl<T: Watched> Watch<T> {
         let gone: Vec<String> = self.known.keys().filter(|key| !listed.contains(*key)).cloned().collect();
         for key in gone {
             self.known.remove(&key);
-            say(to, Change::Gone(key)).await?;
+            say(to, Change::Gone { key, revision: Revision::new(&position) }).await?;
         }
         self.is_behind = false;
         say(to, Change::Synced).await?;
@@ -319,7 +323,7 @@ impl<T: Watched> Watch<T> {
                 let wire = serde_json::from_value(event.object).map_err(|_| unexpected())?;
                 let key = T::of(wire)?.key().to_owned();
                 self.known.remove(&key);
-                say(to, Change::Gone(key)).await?;
+                say(to, Change::Gone { key, revision: Revision::new(&version) }).await?;
             }
             _ => return Err(Halt::Failed(unexpected())),
         }
