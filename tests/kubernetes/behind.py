@@ -28,7 +28,7 @@ class Behind(Postern):
         (folder / "signing.pem").write_text(pem(ec.generate_private_key(ec.SECP256R1())))
         (folder / "cluster-ca.pem").write_text(cluster.authority)
         (folder / "gateway.kubeconfig").touch(0o600)
-        (folder / "gateway.kubeconfig").write_text(gateway.kubeconfig())
+        (folder / "gateway.kubeconfig").write_text(gateway.kubeconfig_text())
 
     def configuration(self, _upstream, issuer):
         return f"""version = 1

@@ -1,6 +1,5 @@
 """Postern in its two roles, as deploy/kubernetes runs it: each with the rights of its ServiceAccount, and nothing else."""
 
-import base64
 import http.client
 import json
 import os
@@ -67,7 +66,7 @@ class Part(postern.Postern):
     def configuration(self, upstream, keycloak, **settings):
         self.operator_port = web.free_port()
         (self.folder / f"{CLIENT[0]}.pw").write_text(CLIENT[1])
-        (self.folder / "kubeconfig").write_text(kubeconfig(self._cluster, self._account))
+        (self.folder / "kubeconfig").write_text(self._account.kubeconfig_text())
         return f"""version = 1
 
 [server]
@@ -255,14 +254,3 @@ class SecureGateway(Gateway):
             return web.Answer(response.status, response.headers, response.read(), sent_at)
         finally:
             connection.close()
-
-
-def kubeconfig(cluster, caller):
-    """For Postern: the API server, and the token of a ServiceAccount."""
-    authority = base64.b64encode(cluster.authority.encode()).decode()
-    return json.dumps({  # JSON is YAML.
-        "apiVersion": "v1", "kind": "Config", "current-context": "it",
-        "clusters": [{"name": "it", "cluster": {"server": cluster.server, "certificate-authority-data": authority}}],
-        "users": [{"name": "it", "user": {"token": caller.token}}],
-        "contexts": [{"name": "it", "context": {"cluster": "it", "user": "it"}}],
-    })  # fmt: skip
