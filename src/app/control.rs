@@ -21,6 +21,7 @@ impl Gateway {
         &self,
         runtime: tokio::runtime::Runtime,
         admin: Option<tokio::net::TcpListener>,
+        election: Option<tokio::task::JoinHandle<()>>,
     ) -> Result<JoinHandle<()>, StartError> {
         let mut phase = self.phase.subscribe();
         let (pipeline, is_draining) = (Arc::clone(&self.pipeline), Arc::clone(&self.is_draining));
@@ -40,6 +41,10 @@ impl Gateway {
                 // The admin listener answers as long as workers drain.
                 let deadline = until_drain(&mut phase).await;
                 let _ = tokio::time::timeout(deadline, phase.changed()).await;
+                if let Some(election) = election {
+                    // Gives the Lease back, so that another replica leads at once. Its calls end in time.
+                    let _ = election.await;
+                }
             });
         };
         std::thread::Builder::new().name("control".into()).spawn(run).map_err(StartError::Thread)

@@ -1,7 +1,7 @@
 //! Users' tokens, kept where they are read: opened at the start, run on the control plane; outlives every reload.
 
 use super::cluster::Joined;
-use super::{Gateway, StartError, placed};
+use super::{Gateway, Phase, StartError, placed};
 use crate::config::{self, Config};
 use crate::delivery::counts::Counts;
 use crate::delivery::{Delivery, Parts, Settings, secrets, sink};
@@ -11,23 +11,35 @@ use crate::pipeline::Pipeline;
 use crate::telemetry::metrics::Metrics;
 use arc_swap::ArcSwap;
 use std::sync::Arc;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+/// What keeps users' tokens.
+#[derive(Default)]
+pub(super) struct Deliveries {
+    pub(super) delivery: Option<Arc<Delivery<Keycloak>>>,
+    /// Among replicas. Ends once the Lease is given back, when the gateway is to end.
+    pub(super) election: Option<JoinHandle<()>>,
+}
 
 /// The delivery of a configuration, running.
 pub(super) fn start(
     config: &Config,
     pipeline: &Arc<ArcSwap<Pipeline>>,
     surroundings: &Surroundings,
-    metrics: &Metrics,
+    (metrics, phase): (&Metrics, &watch::Sender<Phase>),
     joined: Option<&Joined>,
-) -> Result<Option<Arc<Delivery<Keycloak>>>, StartError> {
+) -> Result<Deliveries, StartError> {
     if let Some(joined) = joined {
         placed::follow(joined, &surroundings.shared, pipeline);
     }
-    let Some(delivery) = &config.delivery else { return Ok(None) };
+    let Some(delivery) = &config.delivery else { return Ok(Deliveries::default()) };
     let shared = surroundings.shared.clone();
     let issuer = config.issuers.iter().find(|issuer| issuer.name == delivery.issuer);
-    let (Some(issuer), Some(link)) = (issuer, shared.links.get(&delivery.issuer)) else { return Ok(None) };
-    let Some(roster) = roster(issuer, surroundings)? else { return Ok(None) };
+    let (Some(issuer), Some(link)) = (issuer, shared.links.get(&delivery.issuer)) else {
+        return Ok(Deliveries::default());
+    };
+    let Some(roster) = roster(issuer, surroundings)? else { return Ok(Deliveries::default()) };
     let pipeline = Arc::clone(pipeline);
     let parts = Parts {
         roster,
@@ -41,14 +53,15 @@ pub(super) fn start(
         shared: shared.clone(),
     };
     let settings = Settings::new(delivery, issuer);
-    let opened = if let Some(joined) = joined {
+    let (delivery, election) = if let Some(joined) = joined {
         shared.control.spawn(placed::hear_sign_ins(Arc::clone(&joined.replica), shared.clone()));
-        Delivery::in_cluster(settings, parts, placed::beside(joined, &shared)?)?
+        let (beside, election) = placed::beside(joined, &shared, phase.subscribe())?;
+        (Delivery::in_cluster(settings, parts, beside)?, Some(election))
     } else {
-        Delivery::open(settings, parts, &config.state.path.join("delivery.redb"))?
+        (Delivery::open(settings, parts, &config.state.path.join("delivery.redb"))?, None)
     };
-    shared.control.spawn(Arc::clone(&opened).run());
-    Ok(Some(opened))
+    shared.control.spawn(Arc::clone(&delivery).run());
+    Ok(Deliveries { delivery: Some(delivery), election })
 }
 
 /// How the issuer is asked about everybody.

@@ -111,7 +111,8 @@ impl Gateway {
         let surroundings = surroundings(&config, shared, &metrics, audit.clone())?;
         let pipeline = pipeline(&config, (verifier, token_service), &surroundings, joined.as_ref(), &metrics, None)?;
         let pipeline = Arc::new(ArcSwap::from_pointee(pipeline));
-        let delivery = deliveries::start(&config, &pipeline, &surroundings, &metrics, joined.as_ref())?;
+        let (phase, cluster) = (watch::Sender::new(Phase::Serve), config.cluster);
+        let kept = deliveries::start(&config, &pipeline, &surroundings, (&metrics, &phase), joined.as_ref())?;
         observe::register(&metrics, &pipeline, &users, &watches);
         let tls = config.server.tls.as_ref().map(ServerTls::load).transpose()?;
         let count = config.server.workers.or_else(|| std::thread::available_parallelism().ok()).map_or(1, usize::from);
@@ -121,7 +122,6 @@ impl Gateway {
         let operator = operators::bind(config.operator.as_ref())?;
         let operator_address = operator.as_ref().and_then(|(listener, _)| listener.local_addr().ok());
         let webhook = webhook::open(config.webhook.as_ref(), &clock)?;
-        let (phase, cluster) = (watch::Sender::new(Phase::Serve), config.cluster);
 
         let mut gateway = Self {
             addresses,
@@ -143,11 +143,11 @@ impl Gateway {
             issuer_tasks: Mutex::default(),
             upstream_tasks: Mutex::default(),
             watches,
-            delivery,
+            delivery: kept.delivery,
             audit,
             writer: Some(writer),
         };
-        gateway.control = Some(gateway.start_control(runtime, admin)?);
+        gateway.control = Some(gateway.start_control(runtime, admin, kept.election)?);
         gateway.run_parts(cluster)?;
         gateway.operators = operator.map(|(listener, config)| gateway.start_operators(listener, config)).transpose()?;
         gateway.webhook = webhook.map(|opened| gateway.start_webhook(opened)).transpose()?;

@@ -1,7 +1,8 @@
 //! Users' tokens in a cluster: which replica fills Secrets, what a gateway learns of namespaces, and who was seen to sign in.
 
-use super::StartError;
 use super::cluster::Joined;
+use super::workers::until_drain;
+use super::{Phase, StartError};
 use crate::base::clock::Clock;
 use crate::config::Role;
 use crate::config::{NamespaceToken, WhenUnknown};
@@ -17,7 +18,8 @@ use arc_swap::ArcSwap;
 use aws_lc_rs::rand;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 
 /// The Lease of the replica that fills.
 const LEASE: &str = "postern-token-service";
@@ -25,19 +27,26 @@ const LEASE: &str = "postern-token-service";
 /// For so long a sign-in that was told stands where all replicas see it.
 const TOLD_FOR: Duration = Duration::from_secs(60);
 
-/// What one of several replicas needs. Stands for the Lease from now on.
-pub(super) fn beside(joined: &Joined, shared: &Shared) -> Result<InCluster, StartError> {
+/// What one of several replicas needs. Stands for the Lease until the gateway is to end, and gives it back then.
+pub(super) fn beside(
+    joined: &Joined,
+    shared: &Shared,
+    mut phase: watch::Receiver<Phase>,
+) -> Result<(InCluster, JoinHandle<()>), StartError> {
     let (cluster, clock) = (joined.cluster.clone(), shared.clock.clone());
     let (elector, leadership) =
         Elector::new(cluster.clone(), LEASE, &identity(&clock), lease::Terms::default(), clock)?;
-    shared.control.spawn(elector.run(std::future::pending()));
+    let stop = async move {
+        until_drain(&mut phase).await;
+    };
+    let election = shared.control.spawn(elector.run(stop));
     let replica = Arc::clone(&joined.replica);
     let fence: Fence = Box::new(move |users: Vec<UserId>| {
         let replica = Arc::clone(&replica);
         Box::pin(async move { replica.refresh(&users).await.map_err(|error| error.to_string()) })
     });
     let present = Arc::clone(&joined.present);
-    Ok(InCluster { cluster, leads: Leads::Elected(leadership), fence: Some(fence), present })
+    Ok((InCluster { cluster, leads: Leads::Elected(leadership), fence: Some(fence), present }, election))
 }
 
 /// A pod's name, and something drawn: a restarted container does not take itself for its predecessor.

@@ -171,7 +171,9 @@ impl<R: Roster> Delivery<R> {
         let service = (self.token_service)();
         let ring = service.ring();
         let keys: Vec<_> = ring.published().iter().map(|key| key.id()).collect();
-        let turn = Turn { now, keys: &keys, service: &service, leads: self.leads.is_leader(now) };
+        // Who has no keys yet can fill nothing, however it stands.
+        let leads = self.leads.is_leader(now) && ring.current().is_some();
+        let turn = Turn { now, keys: &keys, service: &service, leads };
         self.note_lead(book, turn.leads);
         self.compare_clocks(book, now);
         if book.keys != keys {

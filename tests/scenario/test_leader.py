@@ -8,6 +8,7 @@ import pytest
 import web
 from parts import BOUND, EVENT, TAKEOVER
 
+LOOK = 1.0  # seconds: how often who does not lead looks at the Lease
 LEASE = "/apis/coordination.k8s.io/v1/namespaces/postern/leases/postern-token-service"
 
 
@@ -56,6 +57,19 @@ def test_another_replica_fills_soon_after_the_leader_was_killed(keycloak, gatewa
     created = time.monotonic()
     assert watch.emptied(new.name).at - created <= 15
     assert follows.listed(operator, new)
+
+
+def test_a_leader_that_is_ended_leaves_at_once(keycloak, watch, leader):
+    leads, _ = leader
+    waiting = keycloak.new_user()
+    watch.emptied(waiting.name)
+    leads.stop()
+    stopped = time.monotonic()
+    keycloak.login(waiting)
+    filled = watch.filled(waiting.name, stopped, limit=60).at
+    figures.record("leader ended, another fills", filled - stopped)
+    # Not the time that a Lease holds by itself.
+    assert filled - stopped <= EVENT + 2 * LOOK
 
 
 def test_a_follower_empties_at_once_while_nobody_leads(keycloak, gateway, watch, leader):

@@ -5,7 +5,7 @@ use super::scenario::Driver;
 use super::world::{ISSUER, Ms, Weather, World};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use postern::users::{Act, Lift, Proof, UserId};
+use postern::users::{Act, Lift, Lifted, Proof, UserId};
 use serde_json::{Value, json};
 
 /// The longest that something is wrong without a pause in which all is well: less than the five minutes of reserve, since they are
@@ -244,7 +244,10 @@ impl Driver {
         if is_barred {
             // Everywhere: an end of a block that another replica did not agree to is none.
             let lift = Lift::Operator { act, issuer_now_ms: unix_ms };
-            replica.users.lift(&user, lift).unwrap();
+            if !matches!(replica.users.lift(&user, lift).unwrap(), Lifted::Done(_)) {
+                // The operator is told so: this replica has not heard of the block yet.
+                return self.lock().log(|| format!("an operator at {slot} finds {id} not blocked"));
+            }
         } else {
             replica.users.block(&user, Proof::Operator(act)).unwrap();
         }

@@ -139,6 +139,7 @@ impl World {
         let Some(person) = self.people.get_mut(id) else { return };
         let nothing = Reader { is_empty: true, ..Reader::default() };
         let reader = self.readers.get(&person.name).unwrap_or(&nothing);
+        person.is_unheard &= !reader.is_empty;
         let begin = person.since.max(crisp_since).max(person.edited.unwrap_or(0));
         let mut wrong = None;
         if person.standing == Standing::In {
@@ -155,7 +156,8 @@ impl World {
             {
                 wrong = Some(format!("{id} finds the roles that they had"));
             }
-            person.is_settled |= is_held;
+            person.is_unheard &= now <= begin + FILL_MS;
+            person.is_settled |= is_held && !person.is_unheard;
             self.counts.must_hold += u64::from(person.is_settled);
         } else {
             let is_due = now > begin + EMPTY_MS;

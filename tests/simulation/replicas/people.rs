@@ -51,6 +51,8 @@ pub(crate) struct Person {
     pub(crate) since: Ms,
     /// Since `since` it was once as it is to be: from then on it stays so.
     pub(crate) is_settled: bool,
+    /// They have been out, and nothing was emptied for it: Postern may not have heard of it yet, and is to empty it when it does.
+    pub(crate) is_unheard: bool,
     /// When somebody last did something to what is theirs in the cluster.
     pub(crate) edited: Option<Ms>,
     /// When what their token is to say last changed.
@@ -74,6 +76,7 @@ impl Person {
             standing: Standing::New,
             since: 0,
             is_settled: false,
+            is_unheard: false,
             edited: None,
             cause: 0,
             filled: None,
@@ -111,6 +114,7 @@ impl World {
         let standing = person.stands();
         if standing != person.standing {
             (person.standing, person.since, person.is_settled, person.cause) = (standing, now, false, now);
+            person.is_unheard |= standing == Standing::Out;
             self.counts.blocks += u64::from(standing == Standing::Out);
             self.log(|| format!("{id} is {standing:?}"));
         }

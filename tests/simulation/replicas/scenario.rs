@@ -46,6 +46,13 @@ pub(crate) struct Plan {
     lasts: Ms,
 }
 
+/// How many take part, and for how long, where a seed does not draw that.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Cast {
+    pub(crate) users: u64,
+    pub(crate) lasts: Ms,
+}
+
 /// How a run ended.
 #[derive(Debug)]
 pub(crate) struct Outcome {
@@ -81,32 +88,32 @@ pub(crate) fn config() -> Config {
 }
 
 /// The run of a seed.
-pub(crate) fn run(seed: u64, is_verbose: bool) -> Outcome {
+pub(crate) fn run(seed: u64, cast: Option<Cast>, is_verbose: bool) -> Outcome {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     let folder = crate::process::folder();
     runtime.block_on(async {
-        let world = Arc::new(Mutex::new(World::new(seed, is_verbose)));
-        Driver::new(&world, folder.path()).run().await;
+        let world = Arc::new(Mutex::new(World::new(seed, cast.map(|cast| cast.users), is_verbose)));
+        Driver::new(&world, cast.map(|cast| cast.lasts), folder.path()).run().await;
         let mut world = world.lock().unwrap();
         Outcome { failure: world.failure.take(), last_lines: world.last_lines(), counts: world.counts }
     })
 }
 
 impl Driver {
-    fn new(world: &Shared, folder: &Path) -> Self {
+    fn new(world: &Shared, lasts: Option<Ms>, folder: &Path) -> Self {
         let mut guard = world.lock().unwrap();
         let random = &mut guard.random;
         let plan = Plan {
-            has_weather: random.chance(60),
-            has_kills: random.chance(60),
-            has_freezes: random.chance(50),
+            has_weather: random.chance(60) || lasts.is_some(),
+            has_kills: random.chance(60) || lasts.is_some(),
+            has_freezes: random.chance(50) || lasts.is_some(),
             has_ambushes: random.chance(50),
             has_edits: random.chance(50),
             has_operators: random.chance(40),
-            lasts: match random.below(10) {
+            lasts: lasts.unwrap_or(match random.below(10) {
                 0 => random.between(30, 60) * 60_000,
                 _ => random.between(6, 24) * 60_000,
-            },
+            }),
         };
         guard.log(|| format!("{plan:?}"));
         let count = guard.slots.len();

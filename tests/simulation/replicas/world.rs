@@ -150,16 +150,17 @@ impl Slot {
 }
 
 impl World {
-    pub(crate) fn new(seed: u64, is_verbose: bool) -> Self {
+    pub(crate) fn new(seed: u64, users: Option<u64>, is_verbose: bool) -> Self {
         let mut random = Random::new(seed ^ 0x5EED_0F4E_91CA_5000);
         let replicas = random.pick(&[2, 2, 3]);
         let mut ahead = || i64::try_from(random.between(0, 24)).unwrap() - 12;
         let mut slots: Vec<_> = (0..replicas).map(|_| Slot::new(Role::TokenService, ahead())).collect();
         slots.push(Slot::new(Role::Gateway, ahead()));
+        let users = users.unwrap_or_else(|| random.between(2, 4));
         Self {
             start: Instant::now(),
             memory: Memory::new(),
-            people: (0..random.between(2, 4)).map(|number| Person::new(&format!("user-{number}"))).collect(),
+            people: (0..users).map(|number| Person::new(&format!("user-{number}"))).collect(),
             happenings: Vec::new(),
             keycloak: Weather::Fair,
             api: Weather::Fair,
