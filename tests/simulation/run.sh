@@ -11,7 +11,7 @@ cd "$root"
 output=$(mktemp)
 trap 'rm -f "$output"' EXIT
 status=0
-cargo test --release --test simulation -- --nocapture 2>&1 | tee "$output" || status=$?
+cargo test --profile suite --test simulation -- --nocapture 2>&1 | tee "$output" || status=$?
 awk '/^[0-9]+ passed, [0-9]+ failed, [0-9]+ skipped$/ { lines++; passed += $1; failed += $3 }
     END { if (lines < 2 && !failed) failed = 1; printf "%d passed, %d failed, 0 skipped\n", passed, failed }' "$output"
 exit "$status"

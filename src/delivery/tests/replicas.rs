@@ -34,12 +34,17 @@ async fn a_user_gets_a_namespace_with_all_that_belongs_in_it_and_a_token_after_t
         assert!(request.contains("force=false"), "{request}");
     }
     // Nothing is written twice, and a good token is left alone until its turn.
-    let writes = site.server.requests(&Method::PATCH, "").len();
+    let written = || {
+        // What Postern itself remembers is stored when there is something new.
+        let all = site.server.requests(&Method::PATCH, "");
+        all.iter().filter(|request| !request.contains("/namespaces/postern/secrets/")).count()
+    };
+    let writes = written();
     site.pass(MINUTE * 2).await;
-    assert_eq!(site.server.requests(&Method::PATCH, "").len(), writes);
+    assert_eq!(written(), writes);
     site.pass(MINUTE * 10).await;
     site.until("it was refilled", || site.left("alice") > 1500).await;
-    assert_eq!((leader.counts.violations(), site.server.requests(&Method::PATCH, "").len()), (0, writes + 1));
+    assert_eq!((leader.counts.violations(), written()), (0, writes + 1));
 }
 
 #[tokio::test]

@@ -57,7 +57,7 @@ fn the_same_holds_for_many_users_for_hours() {
     let cast = if cfg!(debug_assertions) {
         Cast { users: 12, lasts: 45 * MINUTE_MS }
     } else {
-        Cast { users: 1_000, lasts: 4 * 60 * MINUTE_MS }
+        Cast { users: 1_000, lasts: 150 * MINUTE_MS }
     };
     let outcome = run(1, Some(cast), std::env::var_os("POSTERN_REPLICAS_HOURS").is_some());
     say(&format!("{} users for {} minutes: {:?}", cast.users, cast.lasts / MINUTE_MS, outcome.counts));

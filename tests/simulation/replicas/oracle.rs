@@ -88,7 +88,8 @@ impl World {
                 self.counts.fills += 1;
                 let left = token.expires - self.unix_s();
                 self.log(|| format!("  {slot} fills {namespace}: {left} s"));
-                self.check_fill(&id, slot, token);
+                let says_more = before.token.is_some_and(|before| before.roles != token.roles);
+                self.check_fill(&id, slot, (token, says_more));
             }
             (Some(slot), None) => {
                 self.counts.empties += 1;
@@ -109,7 +110,7 @@ impl World {
         i64::try_from(EPOCH + self.now() / 1000).unwrap()
     }
 
-    fn check_fill(&mut self, id: &str, slot: usize, token: &Token) {
+    fn check_fill(&mut self, id: &str, slot: usize, (token, says_more): (&Token, bool)) {
         let (now, unix_s) = (self.now(), self.unix_s());
         let Some(person) = self.people.get_mut(id) else {
             return self.fail(format!("{id} is nobody, and has a token"));
@@ -123,7 +124,7 @@ impl World {
             wrong = Some(format!("{id} has a token for {} s", token.expires - unix_s));
         }
         if let Some((at, other)) = before {
-            let is_caused = person.cause.max(person.edited.unwrap_or(0)) + EMPTY_MS > at;
+            let is_caused = says_more || person.cause.max(person.edited.unwrap_or(0)) + EMPTY_MS > at;
             if now < at + AGAIN_MS && !is_caused {
                 wrong = Some(format!("{slot} fills {id} anew, {} ms after {other}", now - at));
             }
