@@ -193,3 +193,19 @@ async fn secrets_are_asked_for_by_name_alone_as_the_rights_say() {
         assert!((0..SHARDS).any(by_name), "{at}");
     }
 }
+
+#[tokio::test]
+async fn what_a_watch_told_before_a_write_of_ours_is_known_to_be_older() {
+    let (server, _) = start().await;
+    let (writer, other) = (state(&server).await, state(&server).await);
+    put(&writer, "main/alice", "1").await;
+    let index = writer.part_of("main/alice").unwrap();
+    let before = other.read_part(index).await.unwrap().unwrap();
+    assert!(!writer.is_behind(index, &before), "it is what was written");
+    put(&writer, "main/alice", "2").await;
+    assert!(writer.is_behind(index, &before));
+    // Who wrote nothing since takes what comes.
+    assert!(!other.is_behind(index, &before));
+    let after = other.read_part(index).await.unwrap().unwrap();
+    assert!(!writer.is_behind(index, &after));
+}
