@@ -38,9 +38,11 @@ impl<R: Roster> Delivery<R> {
                 book.wake(&user);
             }
             News::SignedIn(user) if self.is_ours(&user) => self.note_sign_in(book, &user),
-            News::Changed(user) => {
-                if let Some(entry) = book.users.get_mut(&user) {
-                    entry.user.live.doubted_ms = Some(now.monotonic_ms);
+            News::Changed(user) if self.is_ours(&user) => {
+                // Of whom nothing is known, once it is known of whom anything is, nothing said can be wrong.
+                let is_unread = book.is_shared && !book.followed.is_restored;
+                if is_unread || book.users.contains_key(&user) {
+                    book.entry(&user).user.live.doubted_ms = Some(now.monotonic_ms);
                     book.wake(&user);
                 }
             }
@@ -62,7 +64,7 @@ impl<R: Roster> Delivery<R> {
                 }
             },
             News::Wanted { reply, .. } => drop(reply.send(Err(NoToken::NoNamespace))),
-            News::Created(_) | News::SignedIn(_) | News::Swept { .. } => {}
+            News::Created(_) | News::Changed(_) | News::SignedIn(_) | News::Swept { .. } => {}
         }
     }
 

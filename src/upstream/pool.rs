@@ -4,7 +4,7 @@ use crate::base::tick::Deadline;
 use crate::config::Protocol;
 use crate::upstream::connect::{Spoken, connect};
 use crate::upstream::endpoint::Endpoint;
-use crate::upstream::http1;
+use crate::upstream::http1::Exchange;
 use crate::upstream::http2::{self, Http2};
 use crate::upstream::limits::Breaker;
 use crate::upstream::patience::Patience;
@@ -107,7 +107,10 @@ impl Pool {
             let payload = payload.take();
             let (outcome, is_reused) = match connection {
                 Connection::Http1 { io, is_reused } => {
-                    (http1::send(io, lease, request, payload, answer_fields, patience).await, is_reused)
+                    // Built here, where it stays: the future that works on it only points to it.
+                    let mut exchange = Exchange::new(io, lease, request, payload);
+                    let head = exchange.head(request, answer_fields, patience).await;
+                    (head.map(|(head, rest)| exchange.answer(head, rest)), is_reused)
                 }
                 Connection::Http2 { connection, is_reused } => {
                     let sent = self.http2.send(connection, lease, request, payload, answer_fields, patience);

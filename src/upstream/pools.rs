@@ -5,6 +5,7 @@ use crate::upstream::of_namespace::OfNamespaces;
 use crate::upstream::patience::Patience;
 use crate::upstream::request::{OutgoingRequest, Payload, RequestBody};
 use crate::upstream::{Answer, SendError, Upstream, UpstreamError, balance};
+use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use std::cell::{Cell, RefCell, RefMut};
 use std::collections::BTreeMap;
@@ -15,6 +16,8 @@ use tokio::time::Instant;
 
 /// Larger than most answers, so that one read empties the socket.
 const SCRATCH_SIZE: usize = 16 * 1024;
+/// What small pieces of answers are cut from. Whoever holds one of them keeps all of it.
+const PIECES_SIZE: usize = 4 * 1024;
 /// How many buffers for heads are kept, and how large one may have grown.
 const MAX_SPARE_BUFFERS: usize = 32;
 const MAX_SPARE_CAPACITY: usize = 16 * 1024;
@@ -34,6 +37,7 @@ pub(super) struct Worker {
     now: Cell<Instant>,
     scratch: RefCell<Box<[u8]>>,
     spare: RefCell<Vec<Vec<u8>>>,
+    pieces: RefCell<BytesMut>,
     random: Cell<u64>,
 }
 
@@ -50,6 +54,7 @@ impl Pools {
             now: Cell::new(Instant::now()),
             scratch: RefCell::new(vec![0; SCRATCH_SIZE].into_boxed_slice()),
             spare: RefCell::default(),
+            pieces: RefCell::default(),
             random: Cell::new(std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0)),
         };
         Self { worker: Rc::new(worker), groups: Rc::default(), of_namespaces: Rc::default() }
@@ -152,6 +157,20 @@ impl Worker {
     /// The buffer that answers are read into. Must not be held across an `await`.
     pub(super) fn scratch(&self) -> RefMut<'_, Box<[u8]>> {
         self.scratch.borrow_mut()
+    }
+
+    /// Keeps what was read: one allocation for many.
+    pub(super) fn copy(&self, read: &[u8]) -> Bytes {
+        if read.len() > PIECES_SIZE / 4 {
+            return Bytes::copy_from_slice(read);
+        }
+        let mut pieces = self.pieces.borrow_mut();
+        if pieces.capacity() < read.len() {
+            // Begins anew in the same room, if nobody holds anything of it any more.
+            pieces.reserve(PIECES_SIZE);
+        }
+        pieces.extend_from_slice(read);
+        pieces.split().freeze()
     }
 
     /// An empty buffer for the head of a request.

@@ -15,6 +15,7 @@ pub use head::{Framing, HeadError, LineError, ResponseHead, parse_response_head}
 
 use crate::upstream::patience::{Patience, Waiting};
 use crate::upstream::pool::{Failed, Lease};
+use crate::upstream::pools::Worker;
 use crate::upstream::request::{OutgoingRequest, Payload};
 use crate::upstream::stream::Stream;
 use crate::upstream::{Answer, Body, Failure, SendError, Upgraded};
@@ -30,34 +31,9 @@ use upload::{Upload, UploadError};
 /// The most interim responses (1xx) before the real one.
 const MAX_INTERIM: u32 = 16;
 
-/// Sends a request on `io` and waits for the head of the answer.
-pub(super) fn send(
-    io: Stream,
-    lease: Lease,
-    request: &OutgoingRequest<'_>,
-    payload: Payload,
-    answer_fields: &mut HeaderMap,
-    patience: &mut Patience,
-) -> impl Future<Output = Result<Answer, Failed>> {
-    // Here and not in the future, which would hold what it is made of as well.
-    let upload = Upload::new(request, payload, lease.worker.take_buffer());
-    let mut exchange = Exchange { io, pool: lease, upload: Some(upload), write_error: None };
-    let mut reader = HeadReader::new(answer_fields);
-    let asked = Asked { is_head: *request.method == http::Method::HEAD, upgrade: request.upgrade };
-    async move {
-        match std::future::poll_fn(|cx| exchange.poll_head(cx, &mut reader, asked, patience)).await {
-            Ok((head, rest)) => Ok(exchange.answer(head, rest)),
-            Err(error) => {
-                let broke = matches!(&error, SendError::Failed(Failure::Io(_) | Failure::Closed));
-                Err(Failed { error, before_answer: broke && !reader.has_begun })
-            }
-        }
-    }
-}
-
 /// A connection in use. Dropped, it closes the connection; [`Exchange::release`] keeps it for the next request.
 #[derive(Debug)]
-struct Exchange {
+pub(super) struct Exchange {
     io: Stream,
     pool: Lease,
     upload: Option<Upload>,
@@ -65,6 +41,28 @@ struct Exchange {
 }
 
 impl Exchange {
+    /// A request that goes out on `io`.
+    pub(super) fn new(io: Stream, lease: Lease, request: &OutgoingRequest<'_>, payload: Payload) -> Self {
+        let upload = Upload::new(request, payload, lease.worker.take_buffer());
+        Self { io, pool: lease, upload: Some(upload), write_error: None }
+    }
+
+    /// Sends it and waits for the head of the answer; gives that and what came behind it, for [`Exchange::answer`].
+    pub(super) async fn head(
+        &mut self,
+        request: &OutgoingRequest<'_>,
+        answer_fields: &mut HeaderMap,
+        patience: &mut Patience,
+    ) -> Result<(ResponseHead, Bytes), Failed> {
+        let asked = Asked { is_head: *request.method == http::Method::HEAD, upgrade: request.upgrade };
+        let mut reader = HeadReader::new(answer_fields);
+        let outcome = std::future::poll_fn(|cx| self.poll_head(cx, &mut reader, asked, patience)).await;
+        outcome.map_err(|error| {
+            let broke = matches!(&error, SendError::Failed(Failure::Io(_) | Failure::Closed));
+            Failed { error, before_answer: broke && !reader.has_begun }
+        })
+    }
+
     fn poll_head(
         &mut self,
         cx: &mut Context<'_>,
@@ -104,7 +102,8 @@ impl Exchange {
         Some(Ok(()))
     }
 
-    fn answer(self, head: ResponseHead, rest: Bytes) -> Answer {
+    /// The answer of which this is the head.
+    pub(super) fn answer(self, head: ResponseHead, rest: Bytes) -> Answer {
         let ResponseHead { status, framing, keep_alive } = head;
         let body = match framing {
             Framing::Tunnel => return Answer::Switched(Upgraded::new(self.io, rest, self.pool)),
@@ -168,7 +167,7 @@ impl<'a> HeadReader<'a> {
                     return Poll::Ready(Err(Failure::Closed));
                 }
                 self.has_begun = true;
-                self.append(buf.filled())
+                self.append(buf.filled(), &exchange.pool.worker)
             };
             if let Some(found) = self.take_head(bytes, asked)? {
                 return Poll::Ready(Ok(found));
@@ -176,9 +175,9 @@ impl<'a> HeadReader<'a> {
         }
     }
 
-    fn append(&mut self, read: &[u8]) -> Bytes {
+    fn append(&mut self, read: &[u8], worker: &Worker) -> Bytes {
         if self.partial.is_empty() {
-            return Bytes::copy_from_slice(read);
+            return worker.copy(read);
         }
         self.partial.extend_from_slice(read);
         std::mem::take(&mut self.partial).freeze()
