@@ -96,7 +96,7 @@ impl<R: Roster> Delivery<R> {
             note_present(present, change);
         }
         match event {
-            Event::Part(index, change) => self.take_up_part(book, index, change),
+            Event::Part(index, change) => self.take_up_part(book, index, change, now),
             Event::Secret(Change::Seen(secret)) => self.take_up_secret(book, &secret, now),
             Event::Secret(Change::Gone { key, revision }) => self.take_up_lost_secret(book, &key, &revision, now),
             Event::Secret(Change::Synced) => {
@@ -129,7 +129,7 @@ impl<R: Roster> Delivery<R> {
         book.wake_all();
     }
 
-    fn take_up_part(&self, book: &mut Book, index: usize, change: Change<Shard>) {
+    fn take_up_part(&self, book: &mut Book, index: usize, change: Change<Shard>, now: Now) {
         match change {
             Change::Seen(part) => {
                 if matches!(&self.store, Store::Shared(store) if store.state().is_behind(index, &part)) {
@@ -141,7 +141,7 @@ impl<R: Roster> Delivery<R> {
                     if key == REMOVALS {
                         book.removals = removals(value);
                     } else if let Some(id) = user_of(key) {
-                        self.adopt(book, &id, value);
+                        self.adopt(book, &id, value, now);
                         users.insert(id);
                     }
                 }
@@ -163,7 +163,7 @@ impl<R: Roster> Delivery<R> {
     }
 
     /// Takes over what stands in the shared state about a user.
-    pub(super) fn adopt(&self, book: &mut Book, id: &UserId, value: &[u8]) {
+    pub(super) fn adopt(&self, book: &mut Book, id: &UserId, value: &[u8], now: Now) {
         let base = Some(gist_of(value));
         if !self.is_ours(id) || book.users.get(id).is_some_and(|entry| entry.base == base) {
             return;
@@ -182,6 +182,10 @@ impl<R: Roster> Delivery<R> {
         let known = std::mem::take(&mut entry.user.record);
         let had = known.namespace.clone();
         let is_newer_here = leads && entry.is_unstored;
+        if known.facts != told.facts && known.read_unix_ms > told.read_unix_ms {
+            // By two clocks: who leads asks which of them holds.
+            entry.user.live.doubted_ms = Some(now.monotonic_ms);
+        }
         entry.user.record = if is_newer_here { joined(known, told) } else { adopted(known, told) };
         let has = entry.user.record.namespace.clone();
         self.bulletin.record(id, entry.user.record.own_namespace());
@@ -263,6 +267,7 @@ impl<R: Roster> Delivery<R> {
             self.note_tampered(entry, now);
         }
         entry.user.live.stand = None;
+        entry.user.live.lost = Some(revision.clone());
         self.see(&id, entry, Found::stateless(Content::Absent), &(self.token_service)(), now);
         if !is_meant {
             entry.user.live.home.disturb(Place::Unready);

@@ -39,7 +39,7 @@ impl<R: Roster> Delivery<R> {
             }
             News::SignedIn(user) if self.is_ours(&user) => self.note_sign_in(book, &user),
             News::Changed(user) if self.is_ours(&user) => {
-                // Of whom nothing is known, once it is known of whom anything is, nothing said can be wrong.
+                // Who is known is not read yet when a replica begins.
                 let is_unread = book.is_shared && !book.followed.is_restored;
                 if is_unread || book.users.contains_key(&user) {
                     book.entry(&user).user.live.doubted_ms = Some(now.monotonic_ms);

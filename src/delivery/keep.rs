@@ -71,7 +71,7 @@ impl<R: Roster> Delivery<R> {
                             entry.base = base.or(entry.base);
                         }
                     }
-                    Stored::Superseded(value) => self.adopt(book, &id, &value),
+                    Stored::Superseded(value) => self.adopt(book, &id, &value, now),
                 }
                 book.wake(&id);
             }

@@ -6,6 +6,7 @@ use super::offboard::Gone;
 use super::sink::Stand;
 use crate::base::clock::Now;
 use crate::base::secret::Secret;
+use crate::kubernetes::Revision;
 use crate::token_service::{Grant, NamespaceKind, Said};
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine;
@@ -73,6 +74,8 @@ pub struct Live {
     pub seen: Seen,
     /// In which state that is, where it has one: what the next write is decided on.
     pub stand: Option<Stand>,
+    /// When it was last deleted. What was read of it before is no news.
+    pub lost: Option<Revision>,
     /// Whether a token was there, and nothing was against the user since: whoever reads is to find one.
     pub is_promised: bool,
     /// What stands around it.

@@ -308,6 +308,13 @@ impl<R: Roster> Delivery<R> {
         {
             return;
         }
+        if let (Some(found), Some(lost)) = (&found.stand, &live.lost)
+            && found.version.revision().is_before(lost)
+        {
+            // It was read before it was deleted.
+            live.home.disturb(Place::Unready);
+            return;
+        }
         live.seen = live.seen.after(found.content, now, |token| service.ring().said(token));
         live.stand = found.stand;
         self.hand_out(id, &entry.user, service);

@@ -123,6 +123,14 @@ impl Replica {
                 return Err(error);
             }
         }
+        // What lets them in is to be known by all as well, else another replica takes it away again.
+        for key in users.iter().flat_map(Users::shared_keys).filter(|key| self.users.is_unshared(key)) {
+            let index = self.state.part_of(&key)?;
+            if let Err(error) = self.push(index).await {
+                self.counters.failures.fetch_add(1, Ordering::Relaxed);
+                return Err(error);
+            }
+        }
         if self.is_loaded() { Ok(()) } else { Err(ReplicaError::NotLoaded) }
     }
 

@@ -196,7 +196,7 @@ impl Replica {
     }
 
     /// Puts what is to be shared of a part. Whether there may be more.
-    async fn push(&self, index: usize) -> Result<bool, ReplicaError> {
+    pub(super) async fn push(&self, index: usize) -> Result<bool, ReplicaError> {
         let mut mirror = self.parts[index].mirror.lock().await;
         let is_here = |key: &String| self.state.part_of(key).is_ok_and(|part| part == index);
         let keys = self.users.unshared().into_iter().chain(self.notes.due()).filter(is_here);

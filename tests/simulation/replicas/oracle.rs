@@ -49,6 +49,7 @@ pub(crate) struct Token {
     issued: i64,
     subject: String,
     roles: Value,
+    epoch: Value,
 }
 
 impl Reader {
@@ -69,6 +70,7 @@ impl Token {
             issued: claims["iat"].as_i64()?,
             subject: claims["sub"].as_str()?.to_owned(),
             roles: claims["roles"].clone(),
+            epoch: claims["epoch"].clone(),
         })
     }
 }
@@ -88,8 +90,7 @@ impl World {
                 self.counts.fills += 1;
                 let left = token.expires - self.unix_s();
                 self.log(|| format!("  {slot} fills {namespace}: {left} s"));
-                let says_more = before.token.is_some_and(|before| before.roles != token.roles);
-                self.check_fill(&id, slot, (token, says_more));
+                self.check_fill(&id, slot, token);
             }
             (Some(slot), None) => {
                 self.counts.empties += 1;
@@ -97,6 +98,7 @@ impl World {
                 let now = self.now();
                 if let Some(person) = self.people.get_mut(&id) {
                     // Whoever takes a token away knows why.
+                    person.is_unheard = false;
                     let is_for_edit = person.edited.is_some_and(|edited| now < edited + 2 * FILL_MS);
                     person.is_settled |= person.standing == Standing::Out && reader.is_empty && !is_for_edit;
                 }
@@ -110,12 +112,15 @@ impl World {
         i64::try_from(EPOCH + self.now() / 1000).unwrap()
     }
 
-    fn check_fill(&mut self, id: &str, slot: usize, (token, says_more): (&Token, bool)) {
+    fn check_fill(&mut self, id: &str, slot: usize, token: &Token) {
         let (now, unix_s) = (self.now(), self.unix_s());
         let Some(person) = self.people.get_mut(id) else {
             return self.fail(format!("{id} is nobody, and has a token"));
         };
         let before = person.filled.replace((now, slot));
+        let says = (token.roles.clone(), token.epoch.clone());
+        let says_more = person.said.as_ref() != Some(&says);
+        person.said = Some(says);
         let mut wrong = None;
         if token.subject != id {
             wrong = Some(format!("{id} has a token of {}", token.subject));
@@ -140,7 +145,6 @@ impl World {
         let Some(person) = self.people.get_mut(id) else { return };
         let nothing = Reader { is_empty: true, ..Reader::default() };
         let reader = self.readers.get(&person.name).unwrap_or(&nothing);
-        person.is_unheard &= !reader.is_empty;
         let begin = person.since.max(crisp_since).max(person.edited.unwrap_or(0));
         let mut wrong = None;
         if person.standing == Standing::In {

@@ -1,6 +1,7 @@
 //! Users, and what administrators, operators and they themselves do at Keycloak.
 
 use super::world::{Ms, World};
+use serde_json::Value;
 
 /// What Keycloak tells of it.
 #[derive(Debug, Clone)]
@@ -59,6 +60,8 @@ pub(crate) struct Person {
     pub(crate) cause: Ms,
     /// The last fill: when, and by whom.
     pub(crate) filled: Option<(Ms, usize)>,
+    /// The roles and the block epoch of that token.
+    pub(crate) said: Option<(Value, Value)>,
     sign_ins: u32,
 }
 
@@ -80,6 +83,7 @@ impl Person {
             edited: None,
             cause: 0,
             filled: None,
+            said: None,
             sign_ins: 0,
         };
         (format!("id-{name}"), person)
