@@ -105,25 +105,29 @@ impl Pool {
                 None => Box::pin(self.open(upstream, request, may_repeat)).await?,
             };
             let payload = payload.take();
-            let (outcome, is_reused) = match connection {
+            // An answer goes straight to the caller: it is large, and each stop on its way is a copy.
+            let (failed, is_reused) = match connection {
                 Connection::Http1 { io, is_reused } => {
                     // Built here, where it stays: the future that works on it only points to it.
                     let mut exchange = Exchange::new(io, lease, request, payload);
-                    let head = exchange.head(request, answer_fields, patience).await;
-                    (head.map(|(head, rest)| exchange.answer(head, rest)), is_reused)
+                    match exchange.head(request, answer_fields, patience).await {
+                        Ok((head, rest)) => return Ok(exchange.answer(head, rest)),
+                        Err(failed) => (failed, is_reused),
+                    }
                 }
                 Connection::Http2 { connection, is_reused } => {
                     let sent = self.http2.send(connection, lease, request, payload, answer_fields, patience);
-                    (Box::pin(sent).await, is_reused)
+                    match Box::pin(sent).await {
+                        Ok(answer) => return Ok(answer),
+                        Err(failed) => (failed, is_reused),
+                    }
                 }
             };
-            match outcome {
-                Err(failed) if failed.before_answer && is_reused && may_repeat => {
-                    may_repeat = false;
-                    lease = self.lease()?;
-                }
-                outcome => return outcome,
+            if !(failed.before_answer && is_reused && may_repeat) {
+                return Err(failed);
             }
+            may_repeat = false;
+            lease = self.lease()?;
         }
     }
 

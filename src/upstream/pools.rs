@@ -88,8 +88,10 @@ impl Pools {
             return Box::pin(sent).await;
         };
         let mut patience = Patience::new(response_timeout, upstream.config.idle_timeout);
-        let sent = pool.send(upstream, request, &mut payload, answer_fields, &mut patience);
-        sent.await.map_err(|failed| failed.error)
+        match pool.send(upstream, request, &mut payload, answer_fields, &mut patience).await {
+            Ok(answer) => Ok(answer),
+            Err(failed) => Err(failed.error),
+        }
     }
 
     /// Closes connections that have been idle for too long or that the upstream has closed. A worker calls it
