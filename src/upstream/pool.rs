@@ -50,7 +50,7 @@ pub(super) struct Lease(Rc<Pool>);
 
 #[derive(Debug)]
 struct Idle {
-    io: Stream,
+    io: Box<Stream>,
     since: Instant,
 }
 
@@ -65,7 +65,8 @@ pub(super) struct Failed {
 
 /// A connection for one request, and whether it has carried one before.
 enum Connection {
-    Http1 { io: Stream, is_reused: bool },
+    /// In a box, since it is handed on several times a request.
+    Http1 { io: Box<Stream>, is_reused: bool },
     Http2 { connection: Http2, is_reused: bool },
 }
 
@@ -156,7 +157,7 @@ impl Pool {
     }
 
     /// Keeps a connection whose last message is whole, unless it is worn out.
-    pub(super) fn keep(&self, mut io: Stream) {
+    pub(super) fn keep(&self, mut io: Box<Stream>) {
         if !io.count() {
             return;
         }
@@ -215,7 +216,7 @@ impl Pool {
             let opened = self.http2.open(upstream, &self.endpoint, life(None), self.worker.now());
             return match opened.await? {
                 http2::Opened::Http2(connection) => Ok(Connection::Http2 { connection, is_reused: false }),
-                http2::Opened::Http1(io) => Ok(Connection::Http1 { io, is_reused: false }),
+                http2::Opened::Http1(io) => Ok(Connection::Http1 { io: Box::new(io), is_reused: false }),
             };
         }
         let permit = match self.permit(config.connect_timeout, request, may_repeat).await? {
@@ -225,7 +226,7 @@ impl Pool {
         let (io, spoken) = connect(upstream, &self.endpoint, is_upgrade).await?;
         let io = io.with(life(permit));
         if spoken == Spoken::Http1 {
-            return Ok(Connection::Http1 { io, is_reused: false });
+            return Ok(Connection::Http1 { io: Box::new(io), is_reused: false });
         }
         let connection = self.http2.adopt(io, self.worker.now()).await.map_err(SendError::Unreachable)?;
         Ok(Connection::Http2 { connection, is_reused: false })

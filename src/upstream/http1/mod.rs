@@ -34,7 +34,7 @@ const MAX_INTERIM: u32 = 16;
 /// A connection in use. Dropped, it closes the connection; [`Exchange::release`] keeps it for the next request.
 #[derive(Debug)]
 pub(super) struct Exchange {
-    io: Stream,
+    io: Box<Stream>,
     pool: Lease,
     upload: Option<Upload>,
     write_error: Option<io::Error>,
@@ -42,7 +42,7 @@ pub(super) struct Exchange {
 
 impl Exchange {
     /// A request that goes out on `io`.
-    pub(super) fn new(io: Stream, lease: Lease, request: &OutgoingRequest<'_>, payload: Payload) -> Self {
+    pub(super) fn new(io: Box<Stream>, lease: Lease, request: &OutgoingRequest<'_>, payload: Payload) -> Self {
         let upload = Upload::new(request, payload, lease.worker.take_buffer());
         Self { io, pool: lease, upload: Some(upload), write_error: None }
     }
@@ -106,7 +106,7 @@ impl Exchange {
     pub(super) fn answer(self, head: ResponseHead, rest: Bytes) -> Answer {
         let ResponseHead { status, framing, keep_alive } = head;
         let body = match framing {
-            Framing::Tunnel => return Answer::Switched(Upgraded::new(self.io, rest, self.pool)),
+            Framing::Tunnel => return Answer::Switched(Upgraded::new(*self.io, rest, self.pool)),
             Framing::Empty => {
                 self.release(keep_alive && rest.is_empty());
                 Body::Empty
@@ -162,7 +162,7 @@ impl<'a> HeadReader<'a> {
             let bytes = {
                 let mut scratch = exchange.pool.worker.scratch();
                 let mut buf = ReadBuf::new(&mut scratch);
-                ready!(Pin::new(&mut exchange.io).poll_read(cx, &mut buf))?;
+                ready!(Pin::new(&mut *exchange.io).poll_read(cx, &mut buf))?;
                 if buf.filled().is_empty() {
                     return Poll::Ready(Err(Failure::Closed));
                 }
