@@ -66,8 +66,14 @@ pub(super) struct Failed {
 /// A connection for one request, and whether it has carried one before.
 enum Connection {
     /// In a box, since it is handed on several times a request.
-    Http1 { io: Box<Stream>, is_reused: bool },
-    Http2 { connection: Http2, is_reused: bool },
+    Http1 {
+        io: Box<Stream>,
+        is_reused: bool,
+    },
+    Http2 {
+        connection: Http2,
+        is_reused: bool,
+    },
 }
 
 impl Pool {

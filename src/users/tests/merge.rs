@@ -102,10 +102,15 @@ fn heard(cause: IssuerCause, time: IssuerTime) -> usize {
 }
 
 /// Whether what was [`heard`] is an event of before the last that is known.
-fn is_told_late(number: usize, record: &Record) -> bool {
-    let (time, cause) = ((number - 1_000) / 8, (number - 1_000) % 8);
+fn is_before(number: usize, record: &Record) -> bool {
+    let time = (number - 1_000) / 8;
     let (ms, is_exact) = (time as u64 / 2, time % 2 == 1);
-    is_exact && cause != IssuerCause::Deleted as usize && ms.max(1) <= record.seen_ms
+    is_exact && ms.max(1) <= record.seen_ms
+}
+
+/// As well, and one that can be told late: a deletion always counts, unless one is known.
+fn is_told_late(number: usize, record: &Record) -> bool {
+    (number - 1_000) % 8 != IssuerCause::Deleted as usize && is_before(number, record)
 }
 
 /// Holds a merge against all that has to hold of it.
@@ -116,6 +121,12 @@ fn merged(base: &Record, found: &Known, mine: &Known) -> Result<Known, TestCaseE
     let mut lifted = union(&found.lifted, &mine.lifted);
     if found.record.by_issuer.is_none() {
         lifted.extend(mine.issuer.difference(&found.issuer).filter(|number| is_told_late(**number, &found.record)));
+    }
+    if mine.record.by_issuer.is_none() && found.record == *base {
+        // What came to it since changed nothing: it was lifted on the same.
+        let was_deleted = found.record.by_issuer == Some(Cause::Deleted);
+        let is_late = |number| is_told_late(number, &mine.record) || was_deleted && is_before(number, &mine.record);
+        lifted.extend(found.issuer.difference(&mine.issuer).filter(|number| is_late(**number)));
     }
     prop_assert!(record.by_issuer.is_some() || issuer.is_subset(&lifted), "let in against the issuer");
     prop_assert!(record.by_operator.is_some() || operator.is_subset(&lifted), "let in against an operator");
@@ -142,7 +153,10 @@ fn merged(base: &Record, found: &Known, mine: &Known) -> Result<Known, TestCaseE
             || (record.by_operator.is_some() && found.operator.contains(number))
     };
     let lifted = lifted.into_iter().filter(|number| found.lifted.contains(number) || !is_dropped(number)).collect();
-    Ok(Known { record, issuer, operator, lifted, shuts: union(&found.shuts, &mine.shuts) })
+    // An event that was told late shut nobody out who was not out before.
+    let is_late = record == found.record && mine.record.is_event && mine.record.epoch == base.epoch + 1;
+    let shuts = if is_late { found.shuts.clone() } else { union(&found.shuts, &mine.shuts) };
+    Ok(Known { record, issuer, operator, lifted, shuts })
 }
 
 fn check_tokens(known: &Known, tokens: &[Token]) -> Result<(), TestCaseError> {
