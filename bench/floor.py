@@ -37,6 +37,7 @@ LEASE = "/apis/coordination.k8s.io/v1/namespaces/postern/leases/postern-token-se
 SOON, LATE = within(1.0), within(2.5)  # seconds: promised of what an event of Keycloak's tells, by the half of all and by each
 SEEN = within(0.5)  # seconds: of a sign-in that the gateway sees
 WRITES = 6.0  # an hour and user
+PERIOD = 660  # seconds between two writes of a user: as long must be counted to have met each user once
 MEMORY = 200  # MiB
 START_UP = 60.0  # seconds
 PEAK = 20.0  # writes a second
@@ -200,10 +201,12 @@ class Readers:
     def __init__(self, stage, users):
         self.users = users
         self.blocked = {}  # by namespace: [(since, until)], by when it was promised
+        self.away = []  # [(since, until)] in which the API server was not there, or did not know yet who may read
         place = stage.cluster.new_namespace("notebooks")
         self.caller = let_read(stage.cluster, [user.name for user in users], place)
         path = f"/api/v1/namespaces/{users[-1].name}/secrets/access-token"
-        web.eventually("the reader may read", lambda: self.caller.get(path).status == 200)
+        self.may_read = lambda: self.caller.get(path).status == 200
+        web.eventually("the reader may read", self.may_read)
         self._readers = [
             Reader(stage.cluster, self.caller, [user.name for user in users[begin : begin + 10]])
             for begin in range(0, len(users), 10)
@@ -229,8 +232,11 @@ class Readers:
         score.check(not late, f"reads of a blocked user's token after the bound: {len(late)} {late[:3] or ''}")
         empty = [read for read in reads if read.status == 200 and not read.token and not self._may_be_empty(read)]
         score.check(not empty, f"reads of nothing by users who are in: {len(empty)} {empty[:3] or ''}")
-        wrong = [read for read in reads if read.status != 200]
+        wrong = [read for read in reads if read.status != 200 and not self._was_away(read)]
         score.check(not wrong, f"reads that were refused: {len(wrong)} {wrong[:3] or ''}")
+
+    def _was_away(self, read):
+        return any(since <= read.got and read.sent <= until for since, until in self.away)
 
     def _is_out(self, read):
         return any(since + BOUND < read.sent and read.got < until for since, until in self.blocked.get(read.namespace, ()))
@@ -283,7 +289,10 @@ def steady(stage, score):
     )
     print(f"refills: {mean:.1f}/s on average, {peak:.1f}/s in the busiest ten seconds, {max(seconds.values(), default=0)} in one second")
     score.check(len(moments) > 0, "tokens are refilled")
-    score.check(hourly <= WRITES, f"writes an hour and user: {hourly:.2f}, promised {WRITES:g}")
+    # A part of a period is a sample: three deviations of its count may be by chance.
+    chance = 0.0 if took >= PERIOD else 3 * hourly / max(1, len(moments)) ** 0.5
+    within_chance = f" and {chance:.2f} by chance" if chance else ""
+    score.check(hourly <= WRITES + chance, f"writes an hour and user: {hourly:.2f}, promised {WRITES:g}{within_chance}")
     score.check(peak <= PEAK, f"refills a second, over ten: {peak:.1f}, promised {PEAK:g}")
 
 
@@ -328,6 +337,8 @@ def faults(stage, users, readers, score):
     time.sleep(10)
     stage.cluster.start()
     print(f"API server away for {time.monotonic() - begun:.0f} s", flush=True)
+    web.eventually("readers may read again", readers.may_read)
+    readers.away.append((begun, time.monotonic()))
     sign_in("API server back", 30)
     block("API server back", BOUND)
 

@@ -67,6 +67,25 @@ def free_port():
         return probe.getsockname()[1]
 
 
+def resident(pid):
+    """Bytes of memory that a process holds."""
+    return int(re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[1]) * 1024
+
+
+def descriptors(pid, without):
+    """How many descriptors a process has open, but for connections to these ports."""
+    process = Path(f"/proc/{pid}")
+    rows = [line.split() for line in (process / "net/tcp").read_text().splitlines()[1:]]
+    left_out = {f"socket:[{row[9]}]" for row in rows if int(row[2].split(":")[1], 16) in without}
+    count = 0
+    for entry in os.listdir(process / "fd"):
+        try:
+            count += os.readlink(process / "fd" / entry) not in left_out
+        except FileNotFoundError:
+            pass
+    return count
+
+
 class Bench(ExitStack):
     """A scratch folder and the processes that run in it."""
 

@@ -39,8 +39,8 @@
 //! |---|---|
 //! | 0 | [`base`] |
 //! | 1 | [`config`], [`telemetry`] |
-//! | 2 | [`issuer`], [`upstream`], [`token_service`], [`router`], [`kubernetes`] |
-//! | 3 | [`users`] |
+//! | 2 | [`issuer`], [`upstream`], [`token_service`], [`router`], [`kubernetes`], [`redis`] |
+//! | 3 | [`users`], [`rates`] |
 //! | 4 | [`identity`], [`replica`] |
 //! | 5 | [`watch`], [`endpoints`], [`delivery`], [`broker`] |
 //! | 6 | [`pipeline`], [`listener`], [`admin`], [`operator`], [`doctor`], [`dev`], [`webhook`] |
@@ -62,10 +62,12 @@ pub mod telemetry;
 
 pub mod issuer;
 pub mod kubernetes;
+pub mod redis;
 pub mod router;
 pub mod token_service;
 pub mod upstream;
 
+pub mod rates;
 pub mod users;
 
 pub mod identity;

@@ -54,6 +54,26 @@ need_apiserver() {
 # Whether need_apiserver can do it: Go is there, and new enough for the sources.
 can_build_apiserver() { command -v go >/dev/null && (cd "$root/tests/apiserver" && go list -m >/dev/null 2>&1); }
 
+# need_go_programs NAME FOLDER PROGRAM=PACKAGE…: programs built from a Go module, in the folder GO_PROGRAMS, kept in the cache by the hash of
+# its sources; older ones are removed.
+need_go_programs() {
+    local name=$1 sources=$2 digest entry
+    shift 2
+    digest=$(cd "$sources" && find . -name 'go.*' -o -name '*.go' | LC_ALL=C sort | xargs cat -- | sha256sum | cut -c1-12)
+    GO_PROGRAMS=$cache/$name-$digest
+    mkdir -p "$cache"
+    (
+        flock 9
+        [ -e "$GO_PROGRAMS/complete" ] && exit 0
+        rm -rf "$cache/$name"-????????????
+        cd "$sources" || exit 1
+        for entry in "$@"; do
+            go build -trimpath -o "$GO_PROGRAMS/${entry%%=*}" "${entry#*=}" || exit 1
+        done
+        touch "$GO_PROGRAMS/complete"
+    ) 9>"$cache/$name.lock"
+}
+
 # need_programs PROGRAM[=PACKAGE]…: each is on the PATH, or is installed from the system's packages.
 need_programs() {
     local entry missing=()
@@ -97,15 +117,16 @@ need_cluster() {
     fi
 }
 
-# run_pytest FOLDER [ARGUMENTS]: runs the tests of a folder, in place of this shell.
+# run_pytest FOLDER [ARGUMENTS]: runs the tests of a folder, in place of this shell, with its own list of packages or the common one.
 run_pytest() {
-    local folder=$1
+    local folder=$1 list=$root/$1/requirements.txt
     shift
+    [ -f "$list" ] || list=$root/tests/keycloak/requirements.txt
     need_tools python3 flock
     python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || skip "Python 3.11 or newer is missing"
     python3 -c 'import venv, ensurepip' 2>/dev/null || skip "Python's \`venv\` module is missing (Debian: python3-venv)"
     need_postern
-    need_venv "$root/tests/keycloak/requirements.txt"
+    need_venv "$list"
     cd "$root/$folder"
     exec "$PYTHON" -m pytest -p no:cacheprovider --tb=short --durations=10 --quiet -rfE "$@"
 }

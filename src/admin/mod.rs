@@ -29,6 +29,8 @@ pub struct View {
     pub metrics: Arc<Metrics>,
     /// What the gateway still waits for before it is ready; empty if it is.
     pub waits_for: Arc<dyn Fn() -> Vec<String> + Send + Sync>,
+    /// What it goes without, though it is ready; empty if nothing.
+    pub goes_without: Arc<dyn Fn() -> Vec<String> + Send + Sync>,
 }
 
 impl fmt::Debug for View {
@@ -62,7 +64,10 @@ fn answer(view: &View, request: &Request<Incoming>) -> Response<Full<Bytes>> {
     match request.uri().path() {
         "/healthz" => text(StatusCode::OK, "ok\n"),
         "/readyz" => match (view.waits_for)() {
-            missing if missing.is_empty() => text(StatusCode::OK, "ready\n"),
+            missing if missing.is_empty() => match (view.goes_without)() {
+                without if without.is_empty() => text(StatusCode::OK, "ready\n"),
+                without => text(StatusCode::OK, format!("ready, without: {}\n", without.join(", "))),
+            },
             missing => text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {}\n", missing.join(", "))),
         },
         "/metrics" => {

@@ -6,6 +6,7 @@ use crate::delivery::DeliveryError;
 use crate::endpoints::events::OutboxError;
 use crate::issuer::{IssuerError, JwksError};
 use crate::kubernetes::KubernetesError;
+use crate::telemetry::traces::TracesError;
 use crate::token_service::KeyError;
 use crate::upstream::UpstreamError;
 use crate::users::StoreError;
@@ -34,12 +35,18 @@ pub enum StartError {
     /// The audit log cannot be opened.
     #[error("cannot open the audit log")]
     AuditLog(#[source] io::Error),
+    /// Spans cannot be sent as configured.
+    #[error("log.traces")]
+    Traces(#[from] TracesError),
     /// What is known against users cannot be read.
     #[error("state")]
     State(#[from] StoreError),
     /// What is known against users cannot be shared.
     #[error("kubernetes")]
     Replica(#[source] KubernetesError),
+    /// Redis cannot be reached as configured.
+    #[error("redis")]
+    Redis(#[source] TlsError),
     /// The events that wait for clients cannot be read.
     #[error("state")]
     Outbox(#[from] OutboxError),

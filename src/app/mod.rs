@@ -7,11 +7,15 @@ mod cluster;
 mod control;
 mod deliveries;
 mod error;
+mod known;
 mod observe;
 mod observe_users;
 mod operators;
+mod outlets;
 mod placed;
+mod rates;
 mod replicas;
+mod restart;
 mod shared_secret;
 mod signing_keys;
 mod upkeep;
@@ -28,18 +32,17 @@ use crate::config::{self, Config};
 use crate::delivery::Delivery;
 use crate::endpoints::{Counts, Endpoints, Feed, Surroundings};
 use crate::identity::{Links, Shared, Verifier};
-use crate::issuer::Issuer;
 use crate::issuer::keycloak::Keycloak;
-use crate::listener::tls::ServerTls;
+use crate::listener::tls::{Prepared, ServerTls};
 use crate::pipeline::Pipeline;
-use crate::telemetry::access_log::Writer;
 use crate::telemetry::audit_log::Audit;
 use crate::telemetry::metrics::{Metrics, OutcomeLabel};
 use crate::token_service::{SharedKeys, TokenService};
-use crate::users::Users;
 use arc_swap::ArcSwap;
 use cluster::Joined;
-use std::collections::HashMap;
+use known::{issuers, users};
+use outlets::Outlets;
+use replicas::Beside;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -64,6 +67,7 @@ pub struct Gateway {
     operators: Option<JoinHandle<()>>,
     webhook: Option<webhook::Running>,
     joined: Option<Joined>,
+    beside: Option<Beside>,
     signing_keys: Arc<SharedKeys>,
     surroundings: Surroundings,
     metrics: Arc<Metrics>,
@@ -71,12 +75,12 @@ pub struct Gateway {
     is_draining: Arc<AtomicBool>,
     tls: Option<ServerTls>,
     config: Mutex<Config>,
-    issuer_tasks: Mutex<HashMap<String, AbortHandle>>,
-    upstream_tasks: Mutex<Vec<AbortHandle>>,
+    /// What looks after issuers and upstreams in force.
+    loops: Mutex<Vec<AbortHandle>>,
     watches: Arc<Watches>,
     delivery: Option<Arc<Delivery<Keycloak>>>,
     audit: Audit,
-    writer: Option<Writer>,
+    outlets: Option<Outlets>,
 }
 
 /// What the threads are to do.
@@ -94,27 +98,27 @@ impl Gateway {
     /// # Errors
     /// [`StartError`]; nothing is left running.
     pub fn start(config: Config, clock: Clock) -> Result<Self, StartError> {
-        let writer = Writer::start(&config.log.access).map_err(StartError::AccessLog)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::Thread)?;
         let handle = runtime.handle().clone();
-        let metrics = Arc::new(Metrics::new());
+        let (metrics, watches) = (Arc::new(Metrics::new()), Arc::<Watches>::default());
+        let (outlets, exporting) = Outlets::start(&config.log, &metrics, &handle)?;
         let (users, audit) = users(&config, &clock)?;
-        let watches = Arc::<Watches>::default();
         let joined = cluster::join(config.kubernetes.as_ref(), &users, (&clock, &metrics, &runtime))?;
+        let beside = replicas::beside(config.redis.as_ref(), &users, (&clock, &metrics, &handle))?;
         let (token_service, signing_keys) = signing_keys::start(&config.token_service, &clock)?;
         let issuers = issuers(&config, &clock, &[])?;
-        let asked = Pipeline::claims_asked(&config);
-        let links = Arc::new(Links::default());
+        let (asked, links) = (Pipeline::claims_asked(&config), Arc::new(Links::default()));
         let shared = Shared { users: Arc::clone(&users), links, clock: clock.clone(), control: handle.clone() };
         let verifier = Arc::new(Verifier::new(issuers, asked, &token_service, shared.clone(), TOKEN_CAPACITY)?);
         upkeep::run_verifier(&verifier, &handle);
         let surroundings = surroundings(&config, shared, &metrics, audit.clone())?;
+        let tls = Prepared::read(&config)?;
         let pipeline = pipeline(&config, (verifier, token_service), &surroundings, joined.as_ref(), &metrics, None)?;
+        let pipeline = pipeline.with_client_trust(tls.as_ref().and_then(Prepared::trust).cloned());
         let pipeline = Arc::new(ArcSwap::from_pointee(pipeline));
         let (phase, cluster) = (watch::Sender::new(Phase::Serve), config.cluster);
         let kept = deliveries::start(&config, &pipeline, &surroundings, (&metrics, &phase), joined.as_ref())?;
         observe::register(&metrics, &pipeline, &users, &watches);
-        let tls = config.server.tls.as_ref().map(ServerTls::load).transpose()?;
         let count = config.server.workers.or_else(|| std::thread::available_parallelism().ok()).map_or(1, usize::from);
         let (sockets, addresses) = workers::bind(&config.server, count)?;
         let admin = config.admin.listen.map(|address| control::bind_admin(address, &handle)).transpose()?;
@@ -133,21 +137,21 @@ impl Gateway {
             operators: None,
             webhook: None,
             joined,
+            beside,
             signing_keys,
             surroundings,
             metrics,
             pipeline,
             is_draining: Arc::default(),
-            tls,
+            tls: tls.map(ServerTls::new),
             config: Mutex::new(config),
-            issuer_tasks: Mutex::default(),
-            upstream_tasks: Mutex::default(),
+            loops: Mutex::default(),
             watches,
             delivery: kept.delivery,
             audit,
-            writer: Some(writer),
+            outlets: Some(outlets),
         };
-        gateway.control = Some(gateway.start_control(runtime, admin, kept.election)?);
+        gateway.control = Some(gateway.start_control(runtime, admin, (kept.election, exporting))?);
         gateway.run_parts(cluster)?;
         gateway.operators = operator.map(|(listener, config)| gateway.start_operators(listener, config)).transpose()?;
         gateway.webhook = webhook.map(|opened| gateway.start_webhook(opened)).transpose()?;
@@ -183,7 +187,8 @@ impl Gateway {
 
     /// Whether all is there that requests need: every issuer's keys, and in a cluster what replicas share.
     pub fn is_ready(&self) -> bool {
-        let parts = (self.joined.as_ref(), self.delivery.as_deref());
+        let parts =
+            (replicas::of(self.joined.as_ref(), self.beside.as_ref()), self.joined.as_ref(), self.delivery.as_deref());
         control::waits_for(&self.pipeline, &self.is_draining, parts).is_empty()
     }
 
@@ -206,13 +211,13 @@ impl Gateway {
 
     fn try_reload(&self, mut config: Config) -> Result<(), StartError> {
         let mut current = self.config.lock().unwrap_or_else(PoisonError::into_inner);
-        let wants_delivery = std::mem::replace(&mut config.delivery, current.delivery.clone());
         if config.has_state() && !current.has_state() {
             return Err(StartError::NoStore);
         }
         if config.kubernetes != current.kubernetes {
             return Err(StartError::OtherCluster);
         }
+        let needs_restart = restart::keep_what_needs_one(&mut config, &current);
         let old = self.pipeline.load_full();
         let asked = Pipeline::claims_asked(&config);
         let is_same_service = config.token_service == current.token_service;
@@ -237,18 +242,20 @@ impl Gateway {
         };
         let parts = (Arc::clone(&verifier), token_service);
         let new = pipeline(&config, parts, &self.surroundings, self.joined.as_ref(), &self.metrics, Some(&old))?;
+        let redis = self.redis_access(&current, &config)?;
         // The last that can fail, so that a reload takes effect as a whole or not at all.
-        if let (Some(tls), Some(files)) = (&self.tls, &config.server.tls) {
-            tls.reload(files)?;
+        let tls = Prepared::read(&config)?;
+        let new = new.with_client_trust(tls.as_ref().and_then(Prepared::trust).cloned());
+        if let (Some(in_force), Some(tls)) = (&self.tls, tls) {
+            in_force.replace(tls);
         }
-        let is_kept = config.server == current.server && config.admin == current.admin && config.log == current.log;
-        let is_kept = is_kept && config.operator == current.operator && config.webhook == current.webhook;
-        if !is_kept || config.state != current.state || wants_delivery != current.delivery {
+        if needs_restart {
             tracing::warn!(
-                "changes of [server], [admin], [operator], [webhook], [log], [state] and [delivery], but for certificates, need a restart"
+                "changes of [server], [admin], [operator], [webhook], [log], [state] and [delivery], but for server.tls, need a restart"
             );
         }
         self.set_roster(&config)?;
+        let redis = self.reach_redis(redis, &current, config.redis.take());
         self.pipeline.store(Arc::new(new));
         if let Some(feed) = &self.surroundings.feed {
             feed.configure(&config);
@@ -257,11 +264,8 @@ impl Gateway {
             old.verifier().retire();
             upkeep::run_verifier(&verifier, &self.shared().control);
         }
-        // What needs a restart is said at every reload until there is one.
-        let (server, admin, log) = (current.server.clone(), current.admin.clone(), current.log.clone());
-        let (operator, webhook, state) = (current.operator.clone(), current.webhook.clone(), current.state.clone());
         let cluster = config.cluster;
-        *current = Config { server, admin, operator, webhook, log, state, ..config };
+        *current = Config { redis, ..config };
         drop(current);
         self.run_parts(cluster)
     }
@@ -281,8 +285,8 @@ impl Gateway {
 
     /// Opens the files of access and audit log again, after they were moved away.
     pub fn reopen_log(&self) {
-        if let Some(writer) = &self.writer {
-            writer.reopen();
+        if let Some(outlets) = &self.outlets {
+            outlets.reopen();
         }
         self.audit.reopen();
     }
@@ -313,13 +317,14 @@ impl Gateway {
             // A worker that panicked has said so.
             let _ = worker.join();
         }
+        // Ends the export of spans, on the control plane, once it has sent those of the workers.
+        self.outlets = None;
         // The control plane waits for the workers, and no longer.
         self.phase.send_replace(Phase::Drain(Duration::ZERO));
         let webhook = self.webhook.take().map(|webhook| webhook.thread);
         for thread in [self.control.take(), self.operators.take(), webhook].into_iter().flatten() {
             let _ = thread.join();
         }
-        self.writer = None;
     }
 }
 
@@ -328,27 +333,6 @@ impl Drop for Gateway {
         self.phase.send_replace(Phase::Drain(Duration::ZERO));
         self.join();
     }
-}
-
-/// The issuers of a configuration; what is known of one that is asked in the same way is kept.
-fn issuers(config: &Config, clock: &Clock, former: &[Arc<Issuer>]) -> Result<Vec<Arc<Issuer>>, StartError> {
-    let make = |config: &Arc<config::Issuer>| {
-        let known = former.iter().find(|known| known.config().name == config.name);
-        // A file of authorities may have changed under an unchanged configuration.
-        if let Some(known) = known
-            && known.config() == config
-            && config.ca.is_none()
-        {
-            return Ok(Arc::clone(known));
-        }
-        let issuer = Issuer::new(Arc::clone(config), clock.clone())
-            .map_err(|error| StartError::Issuer { name: config.name.clone(), source: Box::new(error) })?;
-        if let Some(known) = known {
-            issuer.adopt(known);
-        }
-        Ok(Arc::new(issuer))
-    };
-    config.issuers.iter().map(make).collect()
 }
 
 /// What outlives configurations: the feed of events runs from now on, where there is a store.
@@ -386,13 +370,4 @@ fn pipeline(
     let clock = surroundings.shared.clock.clone();
     let pipeline = Pipeline::new(config, verifier, token_service, metrics, clock, former)?;
     Ok(pipeline.with_endpoints(Arc::new(endpoints)).with_broker(Arc::new(broker)))
-}
-
-/// What is known against users; kept in a file where there is anything to keep.
-fn users(config: &Config, clock: &Clock) -> Result<(Arc<Users>, Audit), StartError> {
-    let audit = Audit::start(&config.log.audit).map_err(StartError::AuditLog)?;
-    if !config.has_state() {
-        return Ok((Users::in_memory(clock.clone()), audit));
-    }
-    Ok((Users::open(&config.state.path.join("users.redb"), clock.clone(), audit.clone())?, audit))
 }

@@ -46,6 +46,7 @@ impl Collector for InForce {
         encode_status(&mut encoder, verifier)?;
         encode_asking(&mut encoder, verifier)?;
         encode_upstreams(&mut encoder, &pipeline)?;
+        encode_limits(&mut encoder, &pipeline)?;
         let tokens = i64::try_from(verifier.cache().len()).unwrap_or(i64::MAX);
         let keys = i64::try_from(pipeline.token_service().ring().published().len()).unwrap_or(i64::MAX);
         gauge(&mut encoder, "cached_tokens", "Verified tokens that are remembered", tokens)?;
@@ -124,6 +125,13 @@ fn encode_upstreams(encoder: &mut DescriptorEncoder<'_>, pipeline: &Pipeline) ->
         }
     }
     Ok(())
+}
+
+fn encode_limits(encoder: &mut DescriptorEncoder<'_>, pipeline: &Pipeline) -> fmt::Result {
+    let help =
+        "Requests that found no place in the table of the routes' limits, and were counted with others like them";
+    let crowded = ConstCounter::new(pipeline.route_limits().crowded());
+    crowded.encode(encoder.encode_descriptor("route_limits_crowded", help, None, MetricType::Counter)?)
 }
 
 /// How asking issuers about users goes.

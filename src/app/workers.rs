@@ -2,6 +2,7 @@
 
 use super::{Gateway, Phase, StartError};
 use crate::base::tick;
+use crate::base::tls::Asked;
 use crate::config;
 use crate::listener::activity::InFlight;
 use crate::listener::connection::Service;
@@ -51,10 +52,10 @@ impl Gateway {
     pub(super) fn start_worker(&self, index: usize, sockets: Vec<TcpListener>) -> Result<JoinHandle<()>, StartError> {
         let server = self.config.lock().unwrap_or_else(PoisonError::into_inner).server.clone();
         let (pipeline, metrics, tls) = (Arc::clone(&self.pipeline), Arc::clone(&self.metrics), self.tls.clone());
-        let log = self.writer.as_ref().map(|writer| writer.log(metrics.access_lines_dropped.clone()));
-        let phase = self.phase.subscribe();
+        let outlets = self.outlets.as_ref().map(|outlets| outlets.of_worker(&metrics));
+        let (phase, is_draining) = (self.phase.subscribe(), Arc::clone(&self.is_draining));
         let run = move || {
-            let Some(log) = log else { return };
+            let Some((log, spans)) = outlets else { return };
             let built = tokio::runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
             let runtime = match built {
                 Ok(runtime) => runtime,
@@ -64,12 +65,12 @@ impl Gateway {
                 }
             };
             runtime.block_on(async move {
-                let worker = Rc::new(Worker::new(pipeline, log, &metrics));
+                let worker = Rc::new(Worker::new(pipeline, log, spans, &metrics, is_draining));
                 let service = Front { worker: Rc::clone(&worker), trusted: server.trusted_proxies.clone().into() };
                 let (open, refused) = (metrics.connections.clone(), metrics.connections_refused.clone());
                 let listeners = Listeners::new(&server, tls, service, open, refused);
                 serve(&worker, &listeners, sockets, phase).await;
-                worker.log.flush();
+                worker.flush();
             });
         };
         std::thread::Builder::new().name(format!("worker-{index}")).spawn(run).map_err(StartError::Thread)
@@ -133,8 +134,12 @@ impl Service for Front {
     type Connection = Connection;
     type Body = Recorded<InFlight>;
 
-    fn connect(&self, peer: IpAddr, is_tls: bool) -> Rc<Connection> {
-        Rc::new(Connection::new(peer, is_tls, Rc::clone(&self.trusted)))
+    fn takes_websockets(&self) -> bool {
+        self.worker.takes_websockets()
+    }
+
+    fn connect(&self, peer: IpAddr, is_tls: bool, asked: Option<Box<Asked>>) -> Rc<Connection> {
+        Rc::new(Connection::new(peer, is_tls, Rc::clone(&self.trusted)).with_asked(asked))
     }
 
     fn call(

@@ -11,13 +11,49 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Budgets of many keys.
-#[derive(Debug)]
-pub struct Budget<K> {
+/// How many units there can be, and how fast they come back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Pace {
     /// The time that one unit takes to come back.
     interval_ns: u64,
     /// How far ahead of now a budget's end can lie and leave room for one more.
     room_ns: u64,
+}
+
+impl Pace {
+    /// So many units, one of which comes back each `interval`.
+    pub fn new(burst: u32, interval: Duration) -> Self {
+        let interval_ns = u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX / 2).max(1);
+        Self { interval_ns, room_ns: interval_ns.saturating_mul(u64::from(burst.saturating_sub(1))) }
+    }
+
+    /// The time that one unit takes to come back.
+    pub(super) fn interval_ns(self) -> u64 {
+        self.interval_ns
+    }
+
+    /// The time that all units take to come back.
+    pub(super) fn whole_ns(self) -> u64 {
+        self.room_ns.saturating_add(self.interval_ns)
+    }
+
+    /// Takes one unit of a budget that is whole at that time: when it will be whole then.
+    ///
+    /// # Errors
+    /// There is none; so many nanoseconds are to be waited for it.
+    pub(super) fn take(self, whole_at_ns: u64, now_ns: u64) -> Result<u64, u64> {
+        let start = whole_at_ns.max(now_ns);
+        match start.saturating_sub(now_ns.saturating_add(self.room_ns)) {
+            0 => Ok(start.saturating_add(self.interval_ns)),
+            wait_ns => Err(wait_ns),
+        }
+    }
+}
+
+/// Budgets of many keys.
+#[derive(Debug)]
+pub struct Budget<K> {
+    pace: Pace,
     /// By key: when its budget will be whole again.
     whole_at_ns: Sharded<K, u64>,
     hasher: RandomState,
@@ -30,10 +66,8 @@ impl<K: Copy + Eq + Hash> Budget<K> {
     /// So many units, one of which comes back each `interval`; at most so many keys are remembered. At 32 bytes each in tables that
     /// may be half empty, 100,000 addresses take up to 7 MB.
     pub fn new(burst: u32, interval: Duration, capacity: usize) -> Self {
-        let interval_ns = u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX / 2);
         Self {
-            interval_ns,
-            room_ns: interval_ns.saturating_mul(u64::from(burst.saturating_sub(1))),
+            pace: Pace::new(burst, interval),
             whole_at_ns: Sharded::default(),
             hasher: RandomState::new(),
             capacity: capacity.max(SHARDS),
@@ -44,14 +78,9 @@ impl<K: Copy + Eq + Hash> Budget<K> {
     /// Takes one unit. False if there was none: then nothing is taken.
     pub fn take(&self, key: K, now: Now) -> bool {
         let now_ns = now.monotonic_us * 1000;
-        let room_until_ns = now_ns.saturating_add(self.room_ns);
         let mut shard = self.whole_at_ns.shard(self.hasher.hash_one(key));
         let known = shard.get(&key).copied();
-        let start = known.unwrap_or(0).max(now_ns);
-        if start > room_until_ns {
-            return false;
-        }
-        let whole_at = start.saturating_add(self.interval_ns);
+        let Ok(whole_at) = self.pace.take(known.unwrap_or(0), now_ns) else { return false };
         if known.is_none() && shard.len() >= self.capacity / SHARDS {
             self.make_room(&mut shard, now_ns);
             if shard.len() >= self.capacity / SHARDS {
@@ -60,8 +89,8 @@ impl<K: Copy + Eq + Hash> Budget<K> {
             }
         }
         shard.insert(key, whole_at);
-        if whole_at > room_until_ns {
-            self.over_until_ns.fetch_max(whole_at - self.room_ns, Ordering::Relaxed);
+        if let Err(wait_ns) = self.pace.take(whole_at, now_ns) {
+            self.over_until_ns.fetch_max(now_ns.saturating_add(wait_ns), Ordering::Relaxed);
         }
         true
     }
@@ -72,7 +101,7 @@ impl<K: Copy + Eq + Hash> Budget<K> {
         let mut shard = self.whole_at_ns.shard(self.hasher.hash_one(key));
         // One that was forgotten meanwhile is whole already.
         let Some(whole_at) = shard.get_mut(&key) else { return };
-        *whole_at = whole_at.saturating_sub(self.interval_ns);
+        *whole_at = whole_at.saturating_sub(self.pace.interval_ns);
         if *whole_at <= now_ns {
             shard.remove(&key);
         }
@@ -90,8 +119,7 @@ impl<K: Copy + Eq + Hash> Budget<K> {
             return None;
         }
         let whole_at = self.whole_at_ns.shard(self.hasher.hash_one(key)).get(&key).copied()?;
-        let wait_ns = whole_at.checked_sub(now_ns.saturating_add(self.room_ns))?;
-        (wait_ns > 0).then(|| Duration::from_nanos(wait_ns))
+        self.pace.take(whole_at, now_ns).err().map(Duration::from_nanos)
     }
 
     /// Forgets who has a whole budget again; where that is not enough, the eighth that is nearest to it. Never who has none left.
@@ -103,7 +131,7 @@ impl<K: Copy + Eq + Hash> Budget<K> {
         }
         let mut times: Vec<u64> = shard.values().copied().collect();
         let (_, limit, _) = times.select_nth_unstable(most.div_ceil(8) - 1);
-        let limit = (*limit).min(now_ns.saturating_add(self.room_ns));
+        let limit = (*limit).min(now_ns.saturating_add(self.pace.room_ns));
         shard.retain(|_, whole_at| *whole_at > limit);
     }
 }

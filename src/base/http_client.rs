@@ -127,6 +127,28 @@ impl HttpClient {
         reply(url, request, OPERATORS_LIMIT).await
     }
 
+    /// Posts bytes of a type, as the holder of a token if there is one. What is answered is not looked at.
+    ///
+    /// # Errors
+    /// No answer, or one that is no 2xx.
+    pub async fn post_bytes(
+        &self,
+        url: &Url,
+        content_type: &'static str,
+        token: Option<&BearerToken>,
+        body: Vec<u8>,
+    ) -> Result<(), HttpError> {
+        let mut request = self.inner.post(url.clone()).header(CONTENT_TYPE, content_type).body(body);
+        if let Some(token) = token {
+            request = request.header(AUTHORIZATION, token.0.clone());
+        }
+        let answer = request.send().await.map_err(|error| failed(url, error))?;
+        let status = answer.status();
+        // Read to its end, so that the connection can be used again.
+        read(url, answer, BODY_LIMIT).await?;
+        if status.is_success() { Ok(()) } else { Err(HttpError::Status { url: shown(url), status: status.as_u16() }) }
+    }
+
     /// Posts a form as the client that `who` names, and gives the body of a 200.
     ///
     /// # Errors
@@ -302,6 +324,7 @@ fn chain(error: &dyn std::error::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::{Read, Write};
 
     #[test]
     fn id_and_secret_are_form_encoded_before_basic() {
@@ -315,6 +338,43 @@ mod tests {
     fn an_error_shows_neither_user_nor_query() {
         let url = Url::parse("https://user:hunter2@issuer.test/keys?token=abc#d").unwrap();
         assert_eq!(shown(&url), "https://issuer.test/keys");
+    }
+
+    /// What it says may not be so any more: whoever reads it acts on it.
+    #[tokio::test]
+    async fn an_answer_that_lay_there_while_the_process_was_paused_is_none() {
+        let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = Url::parse(&format!("http://{}/users", server.local_addr().unwrap())).unwrap();
+        let (asked_to, asked) = std::sync::mpsc::channel();
+        let (pause_to, pause) = std::sync::mpsc::channel();
+        let (done_to, done) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let (mut connection, _) = server.accept().unwrap();
+            while !read_some(&mut connection).ends_with(b"\r\n\r\n") {}
+            asked_to.send(()).unwrap();
+            pause.recv().unwrap();
+            connection.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}").unwrap();
+            done_to.send(connection).unwrap();
+        });
+        let tls = crate::base::tls::client_config(None, None, &[]).unwrap();
+        let timeout = Duration::from_millis(500);
+        let client = HttpClient::new(&tls, timeout).unwrap();
+        let call = tokio::spawn(async move { client.get(&url).await });
+        while asked.try_recv().is_err() {
+            tokio::task::yield_now().await;
+        }
+        pause_to.send(()).unwrap();
+        // Nothing of this process goes on while its only thread stands still.
+        let _connection = done.recv().unwrap();
+        std::thread::sleep(timeout);
+        let error = call.await.unwrap().unwrap_err();
+        assert!(matches!(error, HttpError::Timeout { .. }), "{error}");
+    }
+
+    fn read_some(connection: &mut std::net::TcpStream) -> Vec<u8> {
+        let mut buffer = [0; 4096];
+        let read = connection.read(&mut buffer).unwrap();
+        buffer[..read].to_vec()
     }
 
     #[tokio::test]

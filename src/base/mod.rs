@@ -5,6 +5,8 @@ pub mod budget;
 pub mod bytes;
 pub mod clock;
 pub mod http_client;
+pub mod ledger;
+pub mod rate_table;
 pub mod secret;
 pub mod sharded;
 pub mod tick;

@@ -27,18 +27,25 @@ pub fn check(files: &[PathBuf]) -> ExitCode {
 fn report(file: &Path, has_colour: bool) -> Result<String, String> {
     let config = config::load(file).map_err(|mistakes| mistakes.render(has_colour))?;
     let mut lines = vec![format!("{}: ok ({})", file.display(), summary(&config))];
-    lines.extend(config.issuers.iter().filter_map(|issuer| note(issuer)));
+    for issuer in &config.issuers {
+        let delivers = config.delivery.as_ref().is_some_and(|delivery| delivery.issuer == issuer.name);
+        lines.extend(note(issuer, delivers));
+    }
     Ok(lines.join("\n"))
 }
 
-/// What is no mistake, and worth knowing.
-fn note(issuer: &Issuer) -> Option<String> {
+/// What is no mistake, and worth knowing. `delivers` says whether its users get tokens.
+fn note(issuer: &Issuer, delivers: bool) -> Option<String> {
     let name = &issuer.name;
     match &issuer.user_status {
         UserStatus::Introspection(_) => Some(format!(
             "  issuer `{name}`: source `introspection` knows the end of sessions only; source `keycloak` knows users too"
         )),
-        UserStatus::Keycloak(keycloak) => Some(format!("  issuer `{name}`: {}", doctor::tokens_in_use(keycloak))),
+        UserStatus::Keycloak(keycloak) => {
+            let in_use = doctor::tokens_in_use(keycloak);
+            let fresh = if delivers { format!(", {}", doctor::tokens_kept_fresh(keycloak)) } else { String::new() };
+            Some(format!("  issuer `{name}`: {in_use}{fresh}"))
+        }
         UserStatus::None => None,
     }
 }
@@ -81,10 +88,15 @@ mod tests {
         let text = text
             .replace("user_status.introspection", "user_status.keycloak")
             .replace("bound = \"5s\"", "bound = \"30s\"");
-        std::fs::write(&path, text).unwrap();
-        let shown = report(&path, false).unwrap();
+        let shown = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            report(&path, false).unwrap().lines().nth(1).unwrap_or_default().trim().to_owned()
+        };
         let expected = "issuer `main`: up to 1,000 tokens in use at bound 30s and 100 calls/s";
-        assert!(shown.lines().nth(1).is_some_and(|line| line.trim() == expected), "{shown}");
+        assert_eq!(shown(&text), expected);
+        // A quarter of the calls, for the 660 s between two writes, three to a user.
+        let delivering = format!("{text}\n[delivery]\nissuer = \"main\"\n[state]\npath = {:?}\n", folder.path());
+        assert_eq!(shown(&delivering), format!("{expected}, up to 5,500 users with a token kept fresh at 100 calls/s"));
     }
 
     #[test]

@@ -1,12 +1,13 @@
 //! `postern explain`: runs the stages that the gateway runs on one request, offline, and prints how each came out.
 
 use crate::base::clock::Clock;
-use crate::config::{self, Access, Config, Credential, Rate, Requirements, Route};
+use crate::base::tls::{Asked, ClientTrust, ShownCertificate};
+use crate::config::{self, Access, ClientCertificate, Config, Credential, Rate, Requirements, Route};
 use crate::identity::status::Assumed;
 use crate::identity::{LocalCache, Shared, Verifier};
 use crate::issuer::Issuer;
 use crate::pipeline::limit::Limits;
-use crate::pipeline::{Connection, Context, Pipeline, Rejection, Stage, Stripped};
+use crate::pipeline::{Connection, Context, Pipeline, Rejection, Stage, Stripped, Verdict};
 use crate::telemetry::metrics::Metrics;
 use crate::token_service::TokenService;
 use crate::users::Users;
@@ -16,10 +17,11 @@ use http::{HeaderValue, Request};
 use std::error::Error;
 use std::io::{Read, Write};
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Arguments of `explain`.
 #[derive(Debug, Args)]
@@ -36,6 +38,9 @@ pub struct Arguments {
     /// A file with the bearer token; `-` reads standard input. Tokens do not belong on command lines
     #[arg(short, long, value_name = "FILE")]
     token: Option<PathBuf>,
+    /// A PEM file with the client certificate that is shown
+    #[arg(long, value_name = "FILE")]
+    certificate: Option<PathBuf>,
     /// More headers, such as "Accept: text/plain"
     #[arg(short = 'H', long = "header", value_name = "NAME: VALUE")]
     headers: Vec<String>,
@@ -71,10 +76,10 @@ pub fn explain(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let pipeline = pipeline(&config, arguments, &clock, runtime.handle())?;
     let (mut parts, ()) = arguments.request()?.into_parts();
-    let mut context = context(&clock);
+    let mut context = context(&clock, arguments.certificate.as_deref())?;
     let (tokens, mut stripped) = (LocalCache::default(), Stripped::default());
     let decided = pipeline.decide(&tokens, &mut parts, &mut context, &mut stripped);
-    let outcome = runtime.block_on(decided).map(|()| stripped);
+    let outcome = runtime.block_on(decided).map(|verdict| (verdict, stripped));
     let mut out = std::io::stdout().lock();
     write_steps(&mut out, &pipeline, &context, &outcome)?;
     Ok(if outcome.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -140,13 +145,20 @@ fn pipeline(
     let users = Users::in_memory(clock.clone());
     let shared = Shared { users, links: Arc::default(), clock: clock.clone(), control: control.clone() };
     let verifier = Verifier::new(issuers, asked, &token_service, shared, 1)?.assuming(assumed);
-    Ok(Pipeline::new(config, Arc::new(verifier), token_service, &Metrics::new(), clock.clone(), None)?)
+    let pipeline = Pipeline::new(config, Arc::new(verifier), token_service, &Metrics::new(), clock.clone(), None)?;
+    let files = config.server.tls.as_ref();
+    let trust =
+        files.and_then(|files| Some(ClientTrust::load(files.client_ca.as_deref()?, files.client_crl.as_deref())));
+    Ok(pipeline.with_client_trust(trust.transpose()?.map(Arc::new)))
 }
 
-fn context(clock: &Clock) -> Context {
-    let connection = Rc::new(Connection::new(IpAddr::from([127, 0, 0, 1]), false, Rc::new([])));
+fn context(clock: &Clock, certificate: Option<&Path>) -> anyhow::Result<Context> {
+    let shown = certificate.map(ShownCertificate::read).transpose()?;
+    let asked = shown.map(|shown| Box::new(Asked { server_name: None, shown: Some(shown) }));
+    let connection = Connection::new(IpAddr::from([127, 0, 0, 1]), false, Rc::new([]));
     let parent = HeaderValue::from_static("00-00000000000000000000000000000001-0000000000000001-00");
-    Context::new(clock.now(), connection, HeaderValue::from_static("explain"), parent)
+    let id = HeaderValue::from_static("explain");
+    Ok(Context::new(clock.now(), Rc::new(connection.with_asked(asked)), id, parent))
 }
 
 /// The stages in their order: those that passed, the one that refused, and those that were not reached.
@@ -154,21 +166,27 @@ fn write_steps(
     out: &mut impl Write,
     pipeline: &Pipeline,
     context: &Context,
-    outcome: &Result<Stripped, Rejection>,
+    outcome: &Result<(Verdict, Stripped), Rejection>,
 ) -> anyhow::Result<()> {
-    const STAGES: [(Stage, &str); 7] = [
+    const STAGES: [(Stage, &str); 9] = [
         (Stage::Strip, "strip"),
         (Stage::Route, "route"),
         (Stage::Limit, "limit"),
+        (Stage::Certificate, "certificate"),
         (Stage::Authenticate, "authenticate"),
         (Stage::UserStatus, "user status"),
         (Stage::Authorize, "authorize"),
+        (Stage::RouteLimit, "route limit"),
         (Stage::Inject, "inject"),
     ];
     let route = context.route.and_then(|index| pipeline.routes().get(index));
     let is_public = route.is_some_and(|route| route.access == Access::Public);
+    let demands_certificate =
+        route.is_some_and(|route| matches!(route.client_certificate, Some(ClientCertificate::Required(_))));
     for (stage, name) in STAGES {
         match outcome {
+            // Few routes have this stage.
+            _ if stage == Stage::Certificate && !demands_certificate => {}
             _ if is_public && (Stage::Authenticate..=Stage::Authorize).contains(&stage) => {
                 writeln!(out, "  -        {name:<13} the route is public")?;
             }
@@ -180,7 +198,11 @@ fn write_steps(
         }
     }
     match outcome {
-        Ok(stripped) => {
+        Ok((Verdict::Preflight, _)) => writeln!(out, "answered by Postern: a preflight, for the route's `cors`")?,
+        Ok((Verdict::Forward, stripped)) => {
+            if let Some(target) = context.transformed.as_ref().and_then(|transformed| transformed.target.as_ref()) {
+                writeln!(out, "rewritten to: {target}")?;
+            }
             let names: Vec<_> = stripped.fields.iter().map(|(name, _)| name.as_str()).collect();
             writeln!(out, "forwarded with: {}", names.join(", "))?;
         }
@@ -196,7 +218,8 @@ fn said(stage: Stage, route: Option<&Route>, pipeline: &Pipeline, context: &Cont
     let issuer = context.token.as_ref().map(|token| token.issuer().config());
     match (stage, route) {
         (Stage::Route, Some(route)) => format!("`{}` ({})", route.name, route.path.text),
-        (Stage::Limit, _) => limits_text(pipeline.limits()),
+        (Stage::Limit, _) => limits_text(pipeline.limits(), route),
+        (Stage::Certificate, _) => "of our authorities, with the names that the route demands".into(),
         (Stage::Authenticate, _) => {
             format!("a token of issuer `{}`", issuer.map(|issuer| issuer.name.as_str()).unwrap_or_default())
         }
@@ -208,18 +231,35 @@ fn said(stage: Stage, route: Option<&Route>, pipeline: &Pipeline, context: &Cont
             }
         }
         (Stage::Authorize, Some(Route { access: Access::Token(required), .. })) => required_text(required),
+        (Stage::RouteLimit, Some(route)) => route_limit_text(route),
         (Stage::Inject, Some(route)) => injected(route, context),
         _ => "identity, forwarding and hop-by-hop fields are gone".into(),
     }
 }
 
 /// What the gateway would count; here nothing was counted before.
-fn limits_text(limits: &Limits) -> String {
-    let text = |rate: Option<Rate>| match rate {
-        Some(Rate { per_second, burst }) => format!("{per_second}/s, {burst} at once"),
-        None => "no limit".to_owned(),
-    };
-    format!("requests of one address: {}; failed authentications: {}", text(limits.requests()), text(limits.failures()))
+fn limits_text(limits: &Limits, route: Option<&Route>) -> String {
+    let text = |rate: Option<Rate>| rate.map_or("no limit".to_owned(), rate_text);
+    let of_route = route.and_then(|route| route.limit.as_ref()?.address);
+    format!(
+        "requests of one address: {}{}; failed authentications: {}",
+        text(limits.requests()),
+        of_route.map(|rate| format!(", for this route {}", rate_text(rate))).unwrap_or_default(),
+        text(limits.failures())
+    )
+}
+
+fn route_limit_text(route: &Route) -> String {
+    let Some(limit) = &route.limit else { return "no limit".into() };
+    let limits = [("user", limit.user), ("namespace", limit.namespace), ("route", limit.route)];
+    let given: Vec<_> = limits.iter().filter_map(|(of, rate)| Some(format!("{of}: {}", rate_text((*rate)?)))).collect();
+    let together = if limit.shared { ", with other replicas" } else { "" };
+    if given.is_empty() { "no limit".into() } else { given.join("; ") + together }
+}
+
+fn rate_text(Rate { rate, per, burst }: Rate) -> String {
+    let per = if per == Duration::from_secs(1) { "s".to_owned() } else { format!("{}s", per.as_secs_f64()) };
+    format!("{rate}/{per}, {burst} at once")
 }
 
 fn required_text(required: &Requirements) -> String {

@@ -10,6 +10,7 @@
 mod auth_token;
 mod delivery;
 mod description;
+mod dev_mode;
 mod diagnostic;
 mod follow;
 mod headers;
@@ -19,6 +20,7 @@ mod limits;
 mod nearest;
 mod operator;
 mod reader;
+mod redis;
 mod reference;
 mod route;
 mod scalar;
@@ -26,7 +28,9 @@ mod schema;
 mod secrets;
 mod server;
 mod state;
+mod tls;
 mod token_service;
+mod traces;
 mod tree;
 mod upstream;
 mod web;
@@ -44,16 +48,20 @@ pub use issuer::{
 pub use kubernetes::{Kubernetes, Role};
 pub use limits::{Limits, Rate};
 pub use operator::{Operator, OperatorAccess};
+pub use redis::{Redis, RedisPlace};
 pub use reference::reference;
 pub use route::{
-    Access, ClientCredentials, Credential, Exchange, HeaderSource, HostRank, IdentityHeader, IssuerName,
-    NamespaceSource, NamespaceToken, PathPattern, PathPatternError, Rank, Requirements, Route, SecretValue,
-    SegmentRank, ServiceAccount, StoredSecret, StreamEnds, TargetNamespace, TokenEndpoint,
+    Access, AllowedNames, ClientCertificate, ClientCredentials, Credential, DEFAULT_METHODS, Exchange, HeaderSource,
+    HostRank, IdentityHeader, IssuerName, NamespaceSource, NamespaceToken, PathPattern, PathPatternError, Rank,
+    Requirements, Route, RouteLimit, San, SecretValue, SegmentRank, ServiceAccount, StoredSecret, StreamEnds,
+    TargetNamespace, TokenEndpoint, transform,
 };
 pub use schema::schema;
-pub use server::{Admin, Log, LogFormat, LogPlace, Server, ServerTls};
+pub use server::{Admin, Log, LogFormat, LogPlace, Server};
 pub use state::{Cluster, State};
+pub use tls::{KeyPair, ServerTls, UnknownName};
 pub use token_service::{Client, SigningAlgorithm, SigningKeys, TokenService};
+pub use traces::Traces;
 pub use upstream::{
     CircuitBreaker, HealthCheck, OutlierDetection, Protocol, Retry, Target, Upgrade, Upstream, UpstreamTls,
 };
@@ -64,7 +72,6 @@ use diagnostic::Span;
 use reader::Reader;
 use route::{Known, Surroundings};
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tree::{Placed, Section};
@@ -84,6 +91,8 @@ pub struct Config {
     pub webhook: Option<Webhook>,
     /// What this process does in a cluster; absent outside of one.
     pub kubernetes: Option<Kubernetes>,
+    /// Through what replicas share what they know; absent where there is one, and in a cluster.
+    pub redis: Option<Redis>,
     /// What is logged, and where.
     pub log: Log,
     /// What one address may ask for before it is known who is asking.
@@ -134,6 +143,12 @@ static ROOT: Table = Table::of(&[
         Kind::Table(&kubernetes::KUBERNETES),
         "no cluster",
         "Postern in a Kubernetes cluster: what its replicas share lies in Secrets of its own namespace.",
+    ),
+    Key::optional(
+        "redis",
+        Kind::Table(&redis::REDIS),
+        "one replica, or a cluster",
+        "Several replicas outside of Kubernetes: they share what they know about users through this Redis.",
     ),
     Key::default("log", Kind::Table(&server::LOG), "{}", "What is logged, and where."),
     Key::default(
@@ -204,7 +219,8 @@ impl Config {
     /// Whether anything is to be remembered beyond the life of the process.
     pub fn has_state(&self) -> bool {
         let has_keycloak = self.issuers.iter().any(|issuer| issuer.user_status.keycloak().is_some());
-        has_keycloak || self.kubernetes.is_some() || self.operator.is_some() || !self.token_service.clients.is_empty()
+        let shares = self.kubernetes.is_some() || self.redis.is_some();
+        has_keycloak || shares || self.operator.is_some() || !self.token_service.clients.is_empty()
     }
 }
 
@@ -213,9 +229,10 @@ fn assemble(root: &Section, reader: &mut Reader<'_>) -> Option<Config> {
     let server = server_section.and_then(|section| Server::read(section, reader));
     let admin = server_section.and_then(|server| Admin::read(root.section("admin")?, server, reader));
     let log = root.section("log").and_then(|section| Log::read(section, reader));
-    let limits = root.section("limits").and_then(Limits::read);
+    let limits = root.section("limits").and_then(|section| Limits::read(section, reader));
     let state = root.section("state").and_then(State::read);
     let kubernetes = Kubernetes::read(root, reader);
+    let redis = Redis::read(root, reader);
     let cluster = root.section("cluster").and_then(|section| Cluster::read(section, reader));
     let token_service = server_section.and_then(|server| TokenService::read(root, server, reader));
     let issuers = read_issuers(root, token_service.as_ref(), reader);
@@ -235,18 +252,18 @@ fn assemble(root: &Section, reader: &mut Reader<'_>) -> Option<Config> {
         None => Some(None),
     };
     let upstreams = read_upstreams(root, token_service.as_ref(), reader);
-    let has_cluster = root.is_given("kubernetes");
     let surroundings =
-        Surroundings { issuers: &issuers, upstreams: &upstreams, token_service: token_service.as_ref(), has_cluster };
+        Surroundings { root, issuers: &issuers, upstreams: &upstreams, token_service: token_service.as_ref() };
     let routes = read_routes(root, &surroundings, reader);
     kubernetes::check_routes(root, kubernetes.as_ref(), reader);
-    check_clients(root, &upstreams, &routes, reader);
+    Client::check(root, &upstreams, &routes, reader);
     if root.flag("dev") == Some(true) {
         let listen = server.iter().flat_map(|server| server.listen.iter().copied());
         let admin = admin.iter().filter_map(|admin| admin.listen);
         let operator = operator.iter().flatten().map(|operator| operator.listen);
         let webhook = webhook.iter().flatten().map(|webhook| webhook.listen);
-        check_dev(root, listen.chain(admin).chain(operator).chain(webhook), &issuers, &routes, reader);
+        let others = (&issuers, &*routes, redis.as_ref().and_then(Option::as_ref));
+        dev_mode::check(root, listen.chain(admin).chain(operator).chain(webhook), others, reader);
     }
     Some(Config {
         files: reader.files(),
@@ -255,6 +272,7 @@ fn assemble(root: &Section, reader: &mut Reader<'_>) -> Option<Config> {
         operator: operator?,
         webhook: webhook?,
         kubernetes: kubernetes?,
+        redis: redis?,
         log: log?,
         limits: limits?,
         state: state?,
@@ -266,52 +284,6 @@ fn assemble(root: &Section, reader: &mut Reader<'_>) -> Option<Config> {
         delivery: delivery?,
         auth_token: auth_token?,
     })
-}
-
-/// With `dev = true` nothing may be reached from elsewhere, and no secret may leave the machine.
-fn check_dev(
-    root: &Section,
-    listen: impl Iterator<Item = SocketAddr>,
-    issuers: &Known<Issuer>,
-    routes: &[Arc<Route>],
-    reader: &mut Reader<'_>,
-) {
-    let open = listen.filter(|address| !address.ip().is_loopback()).map(|address| format!("it listens on `{address}`"));
-    let known = issuers.all.iter().filter_map(|(_, issuer)| issuer.as_ref());
-    let urls = known.flat_map(|issuer| {
-        let admin_url = issuer.user_status.keycloak().map(|keycloak| keycloak.admin_url.as_str());
-        [Some(issuer.url.as_str()), admin_url].into_iter().flatten()
-    });
-    let endpoints = routes.iter().filter_map(|route| match &route.credential {
-        Credential::ClientCredentials(client) => client.token_endpoint_url(),
-        _ => None,
-    });
-    let far = urls.chain(endpoints).filter(|url| !web::is_on_loopback(url)).map(|url| format!("`{url}` is not"));
-    let labels: Vec<_> = open.chain(far).collect();
-    for label in labels {
-        reader.note(Mistake::at(root.value_span("dev"), "`dev = true` needs everything on loopback").label(label));
-    }
-}
-
-/// Holds the audiences of `[token_service.clients]` against those that tokens are minted for.
-fn check_clients(root: &Section, upstreams: &Known<Upstream>, routes: &[Arc<Route>], reader: &mut Reader<'_>) {
-    // Where a section has a mistake, its audience is not known.
-    let is_complete = upstreams.all.iter().all(|(_, upstream)| upstream.is_some());
-    if !is_complete || routes.len() < root.list("route").len() {
-        return;
-    }
-    let of_upstreams = upstreams.all.iter().filter_map(|(_, upstream)| Some(upstream.as_ref()?.audience.as_str()));
-    let of_routes = routes.iter().filter_map(|route| match &route.credential {
-        Credential::NamespaceToken(token) => Some(token.audience.as_str()),
-        _ => None,
-    });
-    let mut known: Vec<_> = of_upstreams.collect();
-    known.extend(of_routes);
-    known.sort_unstable();
-    known.dedup();
-    if let Some(token_service) = root.section("token_service") {
-        Client::check_audiences(token_service, &known, reader);
-    }
 }
 
 /// The sections `[key.NAME]`, their names checked.

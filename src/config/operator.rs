@@ -5,7 +5,8 @@ use super::diagnostic::Mistake;
 use super::issuer::Issuer;
 use super::reader::Reader;
 use super::route::Known;
-use super::server::{ADDRESS, ServerTls, TLS, further_listener};
+use super::server::{ADDRESS, further_listener};
+use super::tls::{KEY_PAIR, KeyPair};
 use super::tree::{Placed, Section};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -16,7 +17,7 @@ pub struct Operator {
     /// `listen`.
     pub listen: SocketAddr,
     /// `tls`. Absent only on loopback, and never with [`OperatorAccess::ClientCa`].
-    pub tls: Option<ServerTls>,
+    pub tls: Option<KeyPair>,
     /// `access`.
     pub access: OperatorAccess,
 }
@@ -42,7 +43,7 @@ pub(super) static OPERATOR: Table = Table::of(&[
     Key::default("listen", ADDRESS, "\"off\"", "Where the API is served: an address, or the word `off`."),
     Key::optional(
         "tls",
-        Kind::Table(&TLS),
+        Kind::Table(&KEY_PAIR),
         "clear text, on loopback only",
         "TLS 1.2 and 1.3. Needed unless on loopback, and with `client_ca`.",
     ),
@@ -106,7 +107,7 @@ impl Operator {
             }
         }
         let tls = match section.section("tls") {
-            Some(tls) => Some(ServerTls::read(tls)?),
+            Some(tls) => Some(KeyPair::read(tls)?),
             None => None,
         };
         Some(Some(Self { listen: address, tls, access: access? }))

@@ -76,6 +76,11 @@ impl<'a> Reader<'a> {
         self.files.clone()
     }
 
+    /// Whether the file says `dev = true`.
+    pub(super) fn is_dev(&self) -> bool {
+        self.is_dev
+    }
+
     /// Notes a mistake, unless it may be a mere consequence of a syntax error.
     pub(super) fn note(&mut self, mistake: Mistake) {
         let on_broken_line = |span: &Span| self.broken.contains(&self.line_of(span.start));

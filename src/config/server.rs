@@ -3,6 +3,8 @@
 use super::description::{Key, Kind, Table};
 use super::diagnostic::Mistake;
 use super::reader::Reader;
+use super::tls::{SERVER_TLS, ServerTls};
+use super::traces::{TRACES, Traces};
 use super::tree::{Placed, Section};
 use super::web;
 use ipnet::IpNet;
@@ -24,7 +26,7 @@ pub struct Server {
     pub workers: Option<NonZeroUsize>,
     /// `header_timeout`: a request's head must be complete by then. Default `10s`.
     pub header_timeout: Duration,
-    /// `idle_timeout`: a connection without a request is closed after this. Default `75s`.
+    /// `idle_timeout`: a connection without a request, or whose client takes nothing of its answers, is closed after this. Default `75s`.
     pub idle_timeout: Duration,
     /// `max_header_bytes`: of a request's head. Default `64KiB`, at least `8KiB`.
     pub max_header_bytes: usize,
@@ -36,15 +38,6 @@ pub struct Server {
     pub drain_wait: Duration,
     /// `drain_deadline`: after that, how long running requests may take to end. Default `30s`.
     pub drain_deadline: Duration,
-}
-
-/// `server.tls`: PEM files, read again when they change.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ServerTls {
-    /// `certificate`: the chain, leaf first.
-    pub certificate: PathBuf,
-    /// `key`: the private key (PKCS#8, PKCS#1 or SEC1).
-    pub key: PathBuf,
 }
 
 /// `[admin]`: `/healthz`, `/readyz` and `/metrics`, on a listener of their own.
@@ -66,6 +59,8 @@ pub struct Log {
     /// `audit`: one JSON line for each change of a user's status and each act of an operator; `"stdout"`, `"off"` or
     /// `{ file = "PATH" }`. Default `"stdout"`.
     pub audit: LogPlace,
+    /// `traces`: absent where it is `"off"`, the default.
+    pub traces: Option<Traces>,
 }
 
 /// The form of the operator's log.
@@ -101,7 +96,7 @@ pub(super) static SERVER: Table = Table::of(&[
     .example("[\"0.0.0.0:8443\", \"[::]:8443\"]"),
     Key::optional(
         "tls",
-        Kind::Table(&TLS),
+        Kind::Table(&SERVER_TLS),
         "clear text: HTTP/1.1, and HTTP/2 with prior knowledge",
         "TLS 1.2 and 1.3; HTTP/2 where the client negotiates it.",
     ),
@@ -120,7 +115,12 @@ pub(super) static SERVER: Table = Table::of(&[
     )
     .example("4"),
     Key::default("header_timeout", Kind::DURATION, "\"10s\"", "A request's head must be complete by then."),
-    Key::default("idle_timeout", Kind::DURATION, "\"75s\"", "A connection without a request is closed after this."),
+    Key::default(
+        "idle_timeout",
+        Kind::DURATION,
+        "\"75s\"",
+        "A connection without a request, or whose client takes nothing of its answers, is closed after this.",
+    ),
     Key::default(
         "max_header_bytes",
         Kind::Size { least: 8 << 10, most: 1 << 20 },
@@ -151,17 +151,6 @@ pub(super) static SERVER: Table = Table::of(&[
         "\"30s\"",
         "After that, how long running requests may take to end.",
     ),
-]);
-
-pub(super) static TLS: Table = Table::of(&[
-    Key::required("certificate", Kind::File, "PEM file of the chain, leaf first; read again when it changes.")
-        .example("\"tls/server.pem\""),
-    Key::required(
-        "key",
-        Kind::File,
-        "PEM file of the private key (PKCS#8, PKCS#1 or SEC1); read again when it changes.",
-    )
-    .example("\"tls/server.key\""),
 ]);
 
 /// `[admin]`.
@@ -199,6 +188,12 @@ pub(super) static LOG: Table = Table::of(&[
         "\"stdout\"",
         "Where audit lines go, one for each change of a user's status and each act of an operator.",
     ),
+    Key::default(
+        "traces",
+        Kind::WordOr(&["off"], &TRACES),
+        "\"off\"",
+        "Where the spans of sampled requests go, by OTLP over HTTP.",
+    ),
 ]);
 
 static PLACE: Table = Table::of(&[Key::required(
@@ -214,7 +209,7 @@ impl Server {
         let trusted_proxies = reader.parse_all(section, "trusted_proxies", network);
         Some(Self {
             listen,
-            tls: section.section("tls").and_then(ServerTls::read),
+            tls: section.section("tls").and_then(|tls| ServerTls::read(tls, reader)),
             trusted_proxies,
             workers: section.integer("workers").and_then(NonZeroUsize::new),
             header_timeout: section.duration("header_timeout")?,
@@ -225,12 +220,6 @@ impl Server {
             drain_wait: section.duration("drain_wait")?,
             drain_deadline: section.duration("drain_deadline")?,
         })
-    }
-}
-
-impl ServerTls {
-    pub(super) fn read(section: &Section) -> Option<Self> {
-        Some(Self { certificate: section.path("certificate")?, key: section.path("key")? })
     }
 }
 
@@ -269,7 +258,11 @@ impl Log {
             "json" => LogFormat::Json,
             _ => LogFormat::Text,
         };
-        Some(Self { level: level?, format, access: access?, audit: audit? })
+        let traces = match section.section("traces") {
+            Some(traces) => Some(Traces::read(traces, reader)?),
+            None => section.text("traces").map(|_| None)?,
+        };
+        Some(Self { level: level?, format, access: access?, audit: audit?, traces })
     }
 }
 

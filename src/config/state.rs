@@ -26,7 +26,7 @@ pub(super) static STATE: Table = Table::of(&[Key::default(
     Kind::Path,
     "\"postern-state\"",
     "The folder of the embedded store, made with mode 0700 if absent. Used where an issuer has `user_status.keycloak`, \
-     with `[kubernetes]`, where `[operator]` is on, or `[token_service.clients]` exist.",
+     with `[kubernetes]` or `[redis]`, where `[operator]` is on, or `[token_service.clients]` exist.",
 )]);
 
 /// `[cluster]`.

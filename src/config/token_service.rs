@@ -5,10 +5,13 @@ use super::diagnostic::Mistake;
 use super::named;
 use super::nearest::did_you_mean;
 use super::reader::Reader;
+use super::route::{Credential, Known, Route};
 use super::tree::Section;
+use super::upstream::Upstream;
 use super::web;
 use crate::base::secret::Secret;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How Postern's own tokens are made and published.
@@ -189,8 +192,29 @@ impl Client {
         clients.collect()
     }
 
+    /// Holds the audiences of `[token_service.clients]` against those that tokens are minted for.
+    pub(super) fn check(root: &Section, upstreams: &Known<Upstream>, routes: &[Arc<Route>], reader: &mut Reader<'_>) {
+        // Where a section has a mistake, its audience is not known.
+        let is_complete = upstreams.all.iter().all(|(_, upstream)| upstream.is_some());
+        if !is_complete || routes.len() < root.list("route").len() {
+            return;
+        }
+        let of_upstreams = upstreams.all.iter().filter_map(|(_, upstream)| Some(upstream.as_ref()?.audience.as_str()));
+        let of_routes = routes.iter().filter_map(|route| match &route.credential {
+            Credential::NamespaceToken(token) => Some(token.audience.as_str()),
+            _ => None,
+        });
+        let mut known: Vec<_> = of_upstreams.collect();
+        known.extend(of_routes);
+        known.sort_unstable();
+        known.dedup();
+        if let Some(token_service) = root.section("token_service") {
+            Self::check_audiences(token_service, &known, reader);
+        }
+    }
+
     /// Each sees the tokens of one audience: one that no upstream has would see nothing, ever.
-    pub(super) fn check_audiences(section: &Section, known: &[&str], reader: &mut Reader<'_>) {
+    fn check_audiences(section: &Section, known: &[&str], reader: &mut Reader<'_>) {
         for (_, client) in section.map("clients") {
             let Some(audience) = client.section().and_then(|client| client.text("audience")) else { continue };
             if !known.contains(&audience.value) {

@@ -53,7 +53,8 @@ pub(super) fn any_origin(text: &str) -> Result<Url, WebError> {
     if url.path() == "/" { Ok(url) } else { Err(WebError::Path(text.to_owned())) }
 }
 
-fn web_url(text: &str) -> Result<Url, WebError> {
+/// Any URL to send requests to.
+pub(super) fn web_url(text: &str) -> Result<Url, WebError> {
     let url = Url::parse(text).map_err(|_| WebError::NoUrl(without_user(text)))?;
     // The parser drops white space and takes odd hosts; who compares URLs as text would not.
     let is_odd_host = matches!(url.host(), Some(Host::Domain(name)) if !is_domain(name));

@@ -4,6 +4,7 @@ use super::book::{Book, Issuer, Lane, phase_ms};
 use super::jobs::{Job, Jobs};
 use super::plan::{self, Act, Plan, Why, World};
 use super::record::{Facts, Record, Seen, User};
+use super::reserve;
 use super::run::{Done, Turn};
 use super::{Delivery, Roster};
 use crate::base::clock::Now;
@@ -15,6 +16,9 @@ use std::sync::Arc;
 
 /// Users asked about at once.
 const READS_AT_ONCE: usize = 16;
+
+/// While as many are asked about, no refill begins that can wait: whoever has no token finds a place.
+const REFILLS_AT_ONCE: usize = READS_AT_ONCE / 2;
 
 /// After a failure nobody else is asked about for so long.
 const PAUSE_MS: u64 = 2_000;
@@ -31,13 +35,27 @@ impl<R: Roster> Delivery<R> {
         if entry.is_busy(Lane::Empty, is_shared) || (!is_shared && entry.is_busy(Lane::Fill, false)) {
             return;
         }
-        let (plan, why) = self.plan(id, &entry.user, &book.issuer, turn);
+        let claims = self.outline(id, &entry.user, turn.service);
+        let world = self.world(id, &book.issuer, turn, &claims);
+        let (plan, why) = (plan::plan(&entry.user, &world), plan::why_empty(&entry.user, world.state));
         note_promise(&mut entry.user, why);
         if why.is_some() {
             self.bulletin.keep(id, None);
         }
+        // A refill takes its turn before the issuer is asked: what it says would be old when the turn came.
+        let can_wait_until = match plan.act {
+            Act::Read | Act::Fill if !entry.has_turn => plan::can_wait_until(&entry.user, &world),
+            _ => None,
+        };
+        if let Some(until_ms) = can_wait_until {
+            if !std::mem::replace(&mut entry.is_waiting, true) {
+                book.refills.push_back(id.clone());
+            }
+            return book.schedule(id, until_ms);
+        }
+        entry.is_waiting = false;
         match plan.act {
-            Act::Rest => {}
+            Act::Rest => entry.has_turn = false,
             Act::Look => {
                 if !std::mem::replace(&mut entry.is_looking, true) {
                     book.to_look.push_back(id.clone());
@@ -113,13 +131,25 @@ impl<R: Roster> Delivery<R> {
             book.reads += 1;
             let (roster, ceiling) = (self.roster.load_full(), Arc::clone(self.link.ceiling()));
             jobs.spawn(Job::Read(id.clone()), async move {
-                // Three calls, one after another.
-                drop(ceiling.begin_read().await);
-                drop(ceiling.begin_read().await);
+                // The calls are made one after another.
+                for _ in 1..reserve::CALLS_PER_REFILL {
+                    drop(ceiling.begin_read().await);
+                }
                 let _turn = ceiling.begin_read().await;
                 let outcome = roster.person(id.subject()).await;
                 Done::Read { id, outcome }
             });
+        }
+    }
+
+    /// Begins refills that can wait, at their pace, and behind everybody else.
+    pub(super) fn start_refills(&self, book: &mut Book, turn: &Turn<'_>, jobs: &mut Jobs) {
+        while book.reads < REFILLS_AT_ONCE
+            && book.to_read.is_empty()
+            && let Some(id) = book.next_refill(turn.now.monotonic_ms)
+        {
+            self.consider(book, &id, turn);
+            self.start_reads(book, jobs);
         }
     }
 

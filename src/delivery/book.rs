@@ -40,7 +40,9 @@ pub(super) struct Book {
     /// Users for whom a fence held, in their turn to be filled.
     pub(super) fenced: VecDeque<UserId>,
     pub(super) fences: usize,
-    pub(super) pace: Pace,
+    /// Users whose tokens merely come to their end, in their turn to be refilled.
+    pub(super) refills: VecDeque<UserId>,
+    pace: Pace,
     /// The server asked for fewer requests until then.
     pub(super) calm_until_ms: u64,
     /// Users of whom something is known that is not stored.
@@ -71,6 +73,9 @@ pub(super) struct Entry {
     pub(super) is_settling: bool,
     pub(super) is_removing: bool,
     pub(super) queued: Option<Lane>,
+    /// A refill waits for its turn, or has it.
+    pub(super) is_waiting: bool,
+    pub(super) has_turn: bool,
     /// By lane.
     pub(super) writing: [bool; 2],
     /// What was seen when the fence was begun that held.
@@ -252,6 +257,22 @@ impl Book {
         }
     }
 
+    /// Who may be refilled now, of those who can wait.
+    pub(super) fn next_refill(&mut self, now_ms: u64) -> Option<UserId> {
+        loop {
+            let id = self.refills.front()?;
+            // Who could not wait any longer did not.
+            if let Some(entry) = self.users.get_mut(id).filter(|entry| entry.is_waiting) {
+                if !self.pace.take(now_ms) {
+                    return None;
+                }
+                (entry.is_waiting, entry.has_turn) = (false, true);
+                return self.refills.pop_front();
+            }
+            self.refills.pop_front();
+        }
+    }
+
     /// A job that wrote has ended, for these.
     pub(super) fn end_write(&mut self, lane: Lane, users: &[UserId], now_ms: u64) {
         let queue = self.lane(lane);
@@ -260,6 +281,7 @@ impl Book {
             if let Some(entry) = self.users.get_mut(id) {
                 entry.writing[lane as usize] = false;
                 entry.wrote_ms = now_ms;
+                entry.has_turn = false;
             }
         }
     }

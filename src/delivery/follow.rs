@@ -319,10 +319,26 @@ fn take_up_namespace(book: &mut Book, namespace: &Namespace, now: Now) {
     book.wake(&id);
 }
 
-/// It is in order, as far as was told; all that is in it is looked at within the time of one look, not all users' at once.
+/// It is in order, as far as was told; all that is in it is looked at in its turn.
 fn settle_later(user: &mut User, id: &UserId, now: Now) {
     user.live.home.settle(Place::Ready, now);
-    user.live.home.look_ms = now.monotonic_ms + super::book::hash_of(id) % LOOK_EVERY_MS;
+    user.live.home.look_ms = look_ms(id, now);
+}
+
+/// Looks that fell due while this replica did not lead have their turn too: not all users' at once, with everybody new behind them.
+pub(super) fn spread_looks(book: &mut Book, now: Now) {
+    for (id, entry) in &mut book.users {
+        let home = &mut entry.user.live.home;
+        if home.place == Place::Ready && home.look_ms <= now.monotonic_ms {
+            home.look_ms = look_ms(id, now);
+        }
+    }
+}
+
+/// Each user's turn comes once in the time of a look, whoever leads.
+fn look_ms(id: &UserId, now: Now) -> u64 {
+    let turn_ms = super::book::hash_of(id) % LOOK_EVERY_MS;
+    now.monotonic_ms + (turn_ms + LOOK_EVERY_MS - now.unix_ms % LOOK_EVERY_MS) % LOOK_EVERY_MS
 }
 
 fn disturb(book: &mut Book, namespace: &str, place: Place) {

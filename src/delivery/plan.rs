@@ -125,6 +125,9 @@ pub fn plan(user: &User, world: &World<'_>) -> Plan {
 }
 
 fn empty(user: &User, world: &World<'_>, why: Why) -> Plan {
+    if why == Why::SaidToBeOut && is_outdated(user, world) {
+        return read(user, world);
+    }
     if !is_emptied(user, world, why) {
         return at(Act::Empty, user.live.failures.write_after_ms, world.now);
     }
@@ -140,6 +143,16 @@ fn empty(user: &User, world: &World<'_>, why: Why) -> Plan {
         None if is_unread => Plan { act: Act::Rest, next_ms: Some(world.now.monotonic_ms + FRESH_MS) },
         None => Plan { act: Act::Rest, next_ms: None },
     }
+}
+
+/// Whether the read that showed the user disabled is older than the token that another replica may have filled: it knew better, and they
+/// were enabled since.
+fn is_outdated(user: &User, world: &World<'_>) -> bool {
+    let is_gone = user.record.gone.is_some() || user.record.is_offboarded;
+    let Seen::Token(held) = &user.live.seen else { return false };
+    let is_as_new = held.said.as_ref().is_some_and(|said| said.epoch >= world.epoch);
+    let is_alone = user.live.home.place == Place::Elsewhere;
+    is_as_new && !is_gone && !is_alone && user.live.read_ms.is_none_or(|read_ms| held.learned_ms > read_ms)
 }
 
 fn is_absent(user: &User) -> bool {
@@ -211,11 +224,12 @@ fn write(user: &User, world: &World<'_>) -> Plan {
     at(act, user.live.failures.write_after_ms, world.now)
 }
 
-/// Whether a user's token merely comes to its end, and is good for a while yet: then it can wait for its turn.
-pub fn can_wait(user: &User, world: &World<'_>) -> bool {
-    let Seen::Token(held) = &user.live.seen else { return false };
-    let left_ms = held.ends_ms.saturating_sub(world.now.monotonic_ms);
-    is_current(held, user.live.stand.as_ref(), world) && left_ms + OUTAGE_MS / 2 >= REFILL_MS
+/// Until when a refill can wait for its turn, where a token merely comes to its end and nothing about it is in doubt.
+pub fn can_wait_until(user: &User, world: &World<'_>) -> Option<u64> {
+    let Seen::Token(held) = &user.live.seen else { return None };
+    let until_ms = held.ends_ms.saturating_sub(REFILL_MS - OUTAGE_MS / 2);
+    let is_plain = user.live.doubted_ms.is_none() && is_current(held, user.live.stand.as_ref(), world);
+    (is_plain && world.now.monotonic_ms < until_ms).then_some(until_ms)
 }
 
 /// Whether what is found is a token of ours, marked as such, that says what it should.

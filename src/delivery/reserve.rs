@@ -31,6 +31,9 @@ pub const CEILING_MS: u64 = 30 * 60_000;
 /// Each user's writes lie this far apart, at a phase of their own: less than the 710 s from a token's start to [`REFILL_MS`].
 pub const PERIOD_MS: u64 = 11 * 60_000;
 
+/// What the issuer is asked for each write: the user, their roles, their groups.
+pub const CALLS_PER_REFILL: u64 = 3;
+
 /// By how much our clock and the issuer's may differ. Beyond it nothing is minted: either is wrong, and a reader may have the other.
 pub const CLOCKS_MS: u64 = 30_000;
 

@@ -1,7 +1,7 @@
 //! The loop: hears, plans, has things done, takes up what came of them. What waits for a disk or for the issuer is a job beside it.
 
 use super::book::{Book, Lane, Task};
-use super::follow::Follow;
+use super::follow::{self, Follow};
 use super::jobs::{Job, Jobs};
 use super::removal::{List, Removed};
 use super::secrets::Settled;
@@ -174,7 +174,7 @@ impl<R: Roster> Delivery<R> {
         // Who has no keys yet can fill nothing, however it stands.
         let leads = self.leads.is_leader(now) && ring.current().is_some();
         let turn = Turn { now, keys: &keys, service: &service, leads };
-        self.note_lead(book, turn.leads);
+        self.note_lead(book, turn.leads, now);
         self.compare_clocks(book, now);
         if book.keys != keys {
             book.keys = keys.iter().map(ToString::to_string).collect();
@@ -184,6 +184,10 @@ impl<R: Roster> Delivery<R> {
         while let Some(id) = book.pop_due(now.monotonic_ms) {
             self.consider(book, &id, &turn);
         }
+        if turn.leads {
+            self.start_reads(book, jobs);
+            self.start_refills(book, &turn, jobs);
+        }
         self.start_fences(book, &turn, jobs);
         for lane in Lane::EVERY {
             self.start_writes(book, lane, &turn, jobs);
@@ -191,7 +195,6 @@ impl<R: Roster> Delivery<R> {
         self.start_looks(book, jobs);
         self.start_settles(book, &turn, jobs);
         if turn.leads {
-            self.start_reads(book, jobs);
             self.start_store(book, now, jobs);
             if book.list.is_due(now) {
                 self.start_list(book, jobs);
@@ -207,14 +210,14 @@ impl<R: Roster> Delivery<R> {
             }
             self.measure(book, now);
         }
-        let waits = book.is_shared && !book.lane(Lane::Fill).users.is_empty();
+        let waits = !book.refills.is_empty() || book.is_shared && !book.lane(Lane::Fill).users.is_empty();
         let longest = if waits { PACE } else { LONGEST_PAUSE };
         let next_ms = book.next_ms().unwrap_or(u64::MAX).saturating_sub(now.monotonic_ms);
         Duration::from_millis(next_ms).min(longest)
     }
 
     /// Leadership came or went: who leads plans for everybody, and looks soon who there is.
-    fn note_lead(&self, book: &mut Book, leads: bool) {
+    fn note_lead(&self, book: &mut Book, leads: bool, now: Now) {
         if std::mem::replace(&mut book.leads, leads) == leads {
             return;
         }
@@ -222,6 +225,7 @@ impl<R: Roster> Delivery<R> {
         if leads {
             book.list.after_ms = 0;
             self.settle_names(book);
+            follow::spread_looks(book, now);
             let everybody: Vec<_> = book.users.keys().cloned().collect();
             everybody.iter().for_each(|id| book.note(id));
             book.wake_all();

@@ -8,7 +8,7 @@
 use super::book::{Book, Entry, Lane};
 use super::home::Place;
 use super::jobs::{Job, Jobs};
-use super::plan::{Act, Why, can_wait};
+use super::plan::{Act, Why};
 use super::record::{Seen, User};
 use super::run::{Done, Turn};
 use super::sink::{Flaw, Found, Order, SinkError, Wrote};
@@ -63,20 +63,13 @@ impl<R: Roster> Delivery<R> {
 
     /// Who is to be filled now, and on what.
     fn to_fence(&self, book: &mut Book, turn: &Turn<'_>) -> Vec<(UserId, Version)> {
-        let (mut users, mut later) = (Vec::new(), Vec::new());
+        let mut users = Vec::new();
         while users.len() < FENCED_AT_ONCE
             && let Some(id) = book.lane(Lane::Fill).users.pop_front()
         {
             let Some(entry) = book.users.get_mut(&id).filter(|entry| entry.queued == Some(Lane::Fill)) else {
                 continue;
             };
-            let claims = self.outline(&id, &entry.user, turn.service);
-            if can_wait(&entry.user, &self.world(&id, &book.issuer, turn, &claims))
-                && !book.pace.take(turn.now.monotonic_ms)
-            {
-                later.push(id);
-                continue;
-            }
             entry.queued = None;
             let (plan, _) = self.plan(&id, &entry.user, &book.issuer, turn);
             match &entry.user.live.stand {
@@ -86,9 +79,6 @@ impl<R: Roster> Delivery<R> {
                 }
                 _ => book.wake(&id),
             }
-        }
-        for id in later.into_iter().rev() {
-            book.lane(Lane::Fill).users.push_front(id);
         }
         users
     }

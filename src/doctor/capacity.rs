@@ -3,6 +3,7 @@
 use super::{Finding, text};
 use crate::base::clock::Clock;
 use crate::config::Keycloak;
+use crate::delivery::reserve;
 use crate::issuer::Issuer;
 use std::time::Duration;
 
@@ -20,6 +21,13 @@ pub fn tokens_in_use(keycloak: &Keycloak) -> String {
         text(keycloak.introspection.bound),
         grouped(keycloak.max_calls_per_second.into()),
     )
+}
+
+/// For how many users `[delivery]` can keep tokens fresh: a quarter of the calls are kept for reads of single users.
+pub fn tokens_kept_fresh(keycloak: &Keycloak) -> String {
+    let calls = u64::from(keycloak.max_calls_per_second);
+    let users = calls * reserve::PERIOD_MS / (4 * 1000 * reserve::CALLS_PER_REFILL);
+    format!("up to {} users with a token kept fresh at {} calls/s", grouped(users), grouped(calls))
 }
 
 /// With a comma before each three digits.

@@ -16,7 +16,7 @@ mod token;
 #[cfg(test)]
 mod tests;
 
-pub use capacity::tokens_in_use;
+pub use capacity::{tokens_in_use, tokens_kept_fresh};
 pub use finding::{Examined, Finding, Report, Severity};
 pub use token::{Token, TokenError};
 

@@ -97,6 +97,10 @@ impl Verifier {
             if known.is_some() && answered.is_some() && known != answered {
                 return Err(ClaimError::Unusable("sub"));
             }
+            // What the token says was checked, so the answer may not say more.
+            if answer.contains_key("cnf") && claims::binding(&answer)? != token.facts.bound {
+                return Err(ClaimError::Bound);
+            }
             let claims = completed(token.bytes(), answer);
             self.identity(&claims, token.issuer()).ok_or(ClaimError::Unusable("sub"))
         });

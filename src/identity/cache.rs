@@ -7,7 +7,7 @@
 
 pub(super) use crate::base::sharded::Sharded;
 
-use super::verifier::VerifiedToken;
+use super::verifier::{VerifiedToken, Verifier};
 use crate::base::clock::Now;
 use crate::base::sharded::SHARDS;
 use std::cell::RefCell;
@@ -130,8 +130,9 @@ impl LocalCache {
         tokens.insert(hash, token);
     }
 
-    /// Forgets tokens that expired or whose key is gone.
-    pub fn sweep(&self, now: Now) {
-        self.0.borrow_mut().retain(|_, known| known.check(now).is_ok());
+    /// Forgets tokens that expired or whose key is gone, and those of another verifier than the one in force: that finds them by other
+    /// hashes, so never, and each holds all that its verifier knew of its issuer.
+    pub fn sweep(&self, verifier: &Verifier, now: Now) {
+        self.0.borrow_mut().retain(|_, known| verifier.has_made(known) && known.check(now).is_ok());
     }
 }

@@ -2,8 +2,11 @@
 
 use super::Identity;
 use super::service_account::ServiceAccount;
+use crate::base::tls::Thumbprint;
 use crate::config::{ClaimPath, Issuer, IssuerKind};
 use crate::token_service::CredentialCache;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Map, Value};
 use std::sync::Arc;
 
@@ -22,6 +25,8 @@ pub struct Facts {
     pub session: Option<String>,
     /// `jti`.
     pub id: Option<String>,
+    /// `cnf`: the certificate without which it is worth nothing.
+    pub bound: Option<Box<Thumbprint>>,
 }
 
 /// Why the claims of a token with a good signature are refused.
@@ -36,8 +41,8 @@ pub enum ClaimError {
     /// An ID, refresh, offline or logout token.
     #[error("`typ` in the payload is not `Bearer`")]
     Type,
-    /// The token is bound to a client's key (RFC 7800 §3), and nobody checked the binding.
-    #[error("the token is bound to a key (`cnf`), which is not checked here")]
+    /// The token is bound to a client's key (RFC 7800 §3) that the caller did not show, or in a way that is not checked here.
+    #[error("the token is bound to a key (`cnf`) that was not shown")]
     Bound,
     /// Of a service account: `sub` and `kubernetes.io` name two of them.
     #[error("`sub` is not the service account that `kubernetes.io` names")]
@@ -53,9 +58,7 @@ impl Facts {
         if claims.get("typ").is_some_and(|typ| typ.as_str() != Some("Bearer")) {
             return Err(ClaimError::Type);
         }
-        if claims.contains_key("cnf") {
-            return Err(ClaimError::Bound);
-        }
+        let bound = binding(claims)?;
         match claims.get("aud") {
             None if issuer.lightweight => {}
             None => return Err(ClaimError::Unusable("aud")),
@@ -73,8 +76,20 @@ impl Facts {
         };
         let text = |name| claims.get(name).and_then(Value::as_str).map(str::to_owned);
         let (not_before, issued) = (date(claims, "nbf")?, date(claims, "iat")?);
-        Ok(Self { expires, not_before, issued, subject, session: text("sid"), id: text("jti") })
+        Ok(Self { expires, not_before, issued, subject, session: text("sid"), id: text("jti"), bound })
     }
+}
+
+/// The certificate that a token is bound to (RFC 8705 §3.1), if it is.
+///
+/// # Errors
+/// [`ClaimError::Bound`] if it is bound to anything else, or also: nobody here could check that.
+pub fn binding(claims: &Map<String, Value>) -> Result<Option<Box<Thumbprint>>, ClaimError> {
+    let Some(confirmation) = claims.get("cnf") else { return Ok(None) };
+    let only = confirmation.as_object().filter(|members| members.len() == 1);
+    let text = only.and_then(|members| members.get("x5t#S256")?.as_str()).ok_or(ClaimError::Bound)?;
+    let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| ClaimError::Bound)?;
+    Ok(Some(Box::new(bytes.try_into().map_err(|_| ClaimError::Bound)?)))
 }
 
 /// Holds an introspection answer against the token it was asked about: `iss` and `sub` must agree, the audience must be
@@ -284,7 +299,29 @@ pub(super) mod tests {
         for typ in ["ID", "Refresh", "Offline", "Logout", "bearer"] {
             check("typ", json!(typ), Err(ClaimError::Type));
         }
-        check("cnf", json!({"x5t#S256": "abc"}), Err(ClaimError::Bound));
+    }
+
+    #[test]
+    fn a_token_is_bound_to_one_certificate_or_refused() {
+        let thumbprint = URL_SAFE_NO_PAD.encode([7; 32]);
+        let facts = |cnf: Value| {
+            let mut claims = good();
+            claims.insert("cnf".into(), cnf);
+            Facts::read(&claims, &issuer()).map(|facts| facts.bound)
+        };
+        assert_eq!(facts(json!({ "x5t#S256": thumbprint })), Ok(Some(Box::new([7; 32]))));
+        for cnf in [
+            json!({ "x5t#S256": "abc" }),
+            json!({ "x5t#S256": thumbprint.clone() + "=" }),
+            json!({ "x5t#S256": URL_SAFE_NO_PAD.encode([7; 31]) }),
+            json!({ "x5t#S256": thumbprint, "jkt": "abc" }),
+            json!({ "jkt": "abc" }),
+            json!({}),
+            json!(null),
+            json!(thumbprint),
+        ] {
+            assert_eq!(facts(cnf.clone()), Err(ClaimError::Bound), "{cnf}");
+        }
     }
 
     #[test]

@@ -13,6 +13,7 @@ use super::status::{Standing, Status, Verdict};
 use super::verifier::{TokenError, VerifiedToken, Verifier};
 use crate::base::clock::Now;
 use crate::base::tick::Deadline;
+use crate::base::tls::Thumbprint;
 use crate::issuer::Introspected;
 use arc_swap::ArcSwapOption;
 use serde_json::{Map, Value};
@@ -69,8 +70,8 @@ impl Verifier {
         local: &LocalCache,
         token: &[u8],
         issuer: &str,
-        client: IpAddr,
-        now: Now,
+        shown: Option<&Thumbprint>,
+        (client, now): (IpAddr, Now),
     ) -> Result<Arc<VerifiedToken>, TokenError> {
         if token.len() > MAX_BYTES {
             return Err(Malformed::TooLong.into());
@@ -91,6 +92,7 @@ impl Verifier {
             }
         };
         verified.check(self.clock.now())?;
+        verified.check_binding(shown)?;
         Ok(verified)
     }
 

@@ -10,6 +10,7 @@ use super::status::{Status, UserRecord};
 use super::succession::Former;
 use super::{Identity, json, jws, own};
 use crate::base::clock::{Clock, Now};
+use crate::base::tls::Thumbprint;
 use crate::config::ClaimPath;
 use crate::issuer::{Issuer, JwksError, KeyLookup, VerifyingKey};
 use crate::token_service::TokenService;
@@ -178,13 +179,33 @@ impl Verifier {
         self.sources.iter().map(|source| &source.issuer)
     }
 
+    /// Whether this verifier has verified it, and none before it.
+    pub(super) fn has_made(&self, token: &VerifiedToken) -> bool {
+        self.sources.iter().chain([&self.own]).any(|source| Arc::ptr_eq(source, &token.source))
+    }
+
     /// Finds the token among the verified ones, or verifies it. Then holds it against this moment.
     ///
-    /// Waits only for an early fetch of keys, where the token names one that is not known.
+    /// Waits only for an early fetch of keys, where the token names one that is not known. A token that is bound to a certificate
+    /// is refused.
     ///
     /// # Errors
     /// [`TokenError`].
     pub async fn verify(&self, local: &LocalCache, token: &[u8], now: Now) -> Result<Arc<VerifiedToken>, TokenError> {
+        self.verify_shown(local, token, None, now).await
+    }
+
+    /// The same for a caller who may have shown a certificate, to which the token may be bound.
+    ///
+    /// # Errors
+    /// [`TokenError`].
+    pub async fn verify_shown(
+        &self,
+        local: &LocalCache,
+        token: &[u8],
+        shown: Option<&Thumbprint>,
+        now: Now,
+    ) -> Result<Arc<VerifiedToken>, TokenError> {
         let hash = self.cache.hash(token);
         let known = local.get(hash, token);
         let verified = match known {
@@ -205,6 +226,7 @@ impl Verifier {
             }
         };
         verified.check(now)?;
+        verified.check_binding(shown)?;
         Ok(verified)
     }
 
@@ -328,6 +350,12 @@ impl VerifiedToken {
             return Err(TokenError::KeysUnavailable { issuer: config.name.clone() });
         }
         Ok(())
+    }
+
+    /// Holds what the token is bound to against what its bearer showed (RFC 8705 §3).
+    pub(super) fn check_binding(&self, shown: Option<&Thumbprint>) -> Result<(), TokenError> {
+        let Some(bound) = &self.facts.bound else { return Ok(()) };
+        if shown == Some(&**bound) { Ok(()) } else { Err(ClaimError::Bound.into()) }
     }
 
     pub(super) fn is_key_retired(&self) -> bool {

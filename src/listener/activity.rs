@@ -1,7 +1,8 @@
 //! What each connection is doing, and how long it may: one sweep a tick instead of timers.
 //!
 //! A connection is reading a head (at most `header_timeout` from its first byte, or from the accept), serving a request (the
-//! upstream's timers count), idle (`idle_timeout`), or stuck because its client does not read (`idle_timeout`).
+//! upstream's timers count), idle (`idle_timeout`), or stuck because its client does not read (`idle_timeout`). Over HTTP/2 it is stuck, too,
+//! when every answer waits for the client to open a window.
 
 use crate::base::tick;
 use crate::config;
@@ -10,7 +11,11 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Waker};
+use std::task::{Context, Poll, Waker};
+
+/// How long a connection keeps its buffers without a request, in ticks: half a second. Longer, and a crowd that comes at once would need them all
+/// at once; shorter, and clients in the middle of a conversation would pay for new ones.
+const REST: u64 = 5;
 
 /// Limits of a listener, in ticks where they are times.
 #[derive(Debug)]
@@ -51,9 +56,16 @@ pub struct Activity {
     since: AtomicU64,
     /// The tick at which a write first found no room; 0 if there is room.
     stuck_since: AtomicU64,
+    /// Answers over HTTP/2 of which a piece waits for a window.
+    unread: AtomicU32,
+    /// While there are any: the tick at which one was last begun, or anything was written.
+    moved_at: AtomicU64,
     is_http2: AtomicBool,
     is_draining: AtomicBool,
     is_overdue: AtomicBool,
+    /// It has been idle for long enough to give its buffers back.
+    may_rest: AtomicBool,
+    is_resting: AtomicBool,
     task: Mutex<Option<Waker>>,
 }
 
@@ -65,9 +77,13 @@ impl Activity {
             is_reading_head: AtomicBool::new(true),
             since: AtomicU64::new(tick::count()),
             stuck_since: AtomicU64::new(0),
+            unread: AtomicU32::new(0),
+            moved_at: AtomicU64::new(0),
             is_http2: AtomicBool::new(false),
             is_draining: AtomicBool::new(false),
             is_overdue: AtomicBool::new(false),
+            may_rest: AtomicBool::new(false),
+            is_resting: AtomicBool::new(false),
             task: Mutex::new(None),
         }
     }
@@ -86,6 +102,20 @@ impl Activity {
         if has_room != (stuck_since == 0) {
             self.stuck_since.store(if has_room { 0 } else { tick::count().max(1) }, Relaxed);
         }
+        // A window may be opened a little at a time.
+        if has_room && self.unread.load(Relaxed) > 0 {
+            self.moved_at.store(tick::count(), Relaxed);
+        }
+    }
+
+    /// A piece of an answer waits for the client to open a window, or does no longer.
+    pub(super) fn wait_for_client(&self, is_waiting: bool) {
+        if is_waiting {
+            self.unread.fetch_add(1, Relaxed);
+        } else {
+            self.unread.fetch_sub(1, Relaxed);
+        }
+        self.moved_at.store(tick::count(), Relaxed);
     }
 
     pub(super) fn set_http2(&self) {
@@ -108,6 +138,38 @@ impl Activity {
         self.is_overdue.load(Relaxed)
     }
 
+    /// Whether it is time to rest, once: nothing is under way, no head has begun to come, and all that was written has gone.
+    pub(super) fn takes_rest(&self) -> bool {
+        self.may_rest.load(Relaxed) && self.may_rest.swap(false, Relaxed) && self.is_idle()
+    }
+
+    fn is_idle(&self) -> bool {
+        self.in_flight.load(Relaxed) == 0
+            && !self.is_reading_head.load(Relaxed)
+            && self.stuck_since.load(Relaxed) == 0
+            && !self.is_http2.load(Relaxed)
+    }
+
+    fn becomes_restful(&self) -> bool {
+        self.is_idle() && !self.is_resting() && tick::count() - self.since.load(Relaxed) >= REST
+    }
+
+    pub(super) fn is_resting(&self) -> bool {
+        self.is_resting.load(Relaxed)
+    }
+
+    /// Waits until `wake`, which says whether the client has sent anything; false if the connection is to end instead.
+    pub(super) async fn rest(&self, mut wake: impl FnMut(&mut Context<'_>) -> Poll<bool>) -> bool {
+        self.is_resting.store(true, Relaxed);
+        let is_wanted = std::future::poll_fn(|cx| {
+            self.register(cx);
+            if self.is_overdue() || self.is_draining() { Poll::Ready(false) } else { wake(cx) }
+        });
+        let is_wanted = is_wanted.await;
+        self.is_resting.store(false, Relaxed);
+        is_wanted
+    }
+
     /// Has the connection's task woken when something changes here.
     pub(super) fn register(&self, cx: &Context<'_>) {
         *self.task.lock().unwrap_or_else(PoisonError::into_inner) = Some(cx.waker().clone());
@@ -125,8 +187,9 @@ impl Activity {
         if stuck_since > 0 && now - stuck_since > limits.idle {
             return true;
         }
-        if self.in_flight.load(Relaxed) > 0 {
-            return false;
+        let in_flight = self.in_flight.load(Relaxed);
+        if in_flight > 0 {
+            return self.unread.load(Relaxed) == in_flight && now - self.moved_at.load(Relaxed) > limits.idle;
         }
         let limit = if self.is_reading_head.load(Relaxed) { limits.header } else { limits.idle };
         now - self.since.load(Relaxed) > limit
@@ -161,6 +224,9 @@ impl Activities {
         for (_, activity) in &*self.0.borrow() {
             if activity.exceeds(limits) {
                 activity.is_overdue.store(true, Relaxed);
+                activity.wake();
+            } else if activity.becomes_restful() {
+                activity.may_rest.store(true, Relaxed);
                 activity.wake();
             }
         }

@@ -4,7 +4,10 @@ use super::Listeners;
 use super::activity::{Activity, InFlight};
 use super::io::{ClientIo, detect_http2};
 use super::linger::Remains;
+use super::tls::ServerTls;
+use super::unread::Unread;
 use crate::base::tick::Deadline;
+use crate::base::tls::Asked;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
@@ -29,8 +32,11 @@ pub trait Service: Clone + 'static {
     /// The body of an answer.
     type Body: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Unpin + 'static;
 
-    /// A new connection.
-    fn connect(&self, peer: IpAddr, is_tls: bool) -> Rc<Self::Connection>;
+    /// Whether clients of HTTP/2 may ask for WebSockets (RFC 8441 §3).
+    fn takes_websockets(&self) -> bool;
+
+    /// A new connection, and what came of asking for a certificate, where that was done.
+    fn connect(&self, peer: IpAddr, is_tls: bool, asked: Option<Box<Asked>>) -> Rc<Self::Connection>;
 
     /// Answers one request. The body holds `in_flight`, which tells the end of the answer.
     fn call(
@@ -56,17 +62,25 @@ impl<S: Service> Listeners<S> {
     pub(super) async fn serve(self: Rc<Self>, stream: TcpStream, peer: IpAddr) {
         let _open = Open::new(&self.open);
         let listed = self.activities.add();
-        let connection = self.service.connect(peer, self.tls.is_some());
         match &self.tls {
-            None => self.serve_http(stream, None, connection, &listed.activity).await,
-            Some(tls) => match Deadline::after(self.limits.header_timeout).bound(tls.accept(stream)).await {
-                Some(Ok(stream)) => {
-                    let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-                    self.serve_http(stream, Some(is_http2), connection, &listed.activity).await;
-                }
-                Some(Err(error)) => tracing::debug!(%peer, %error, "TLS handshake failed"),
-                None => tracing::debug!(%peer, "TLS handshake timed out"),
-            },
+            None => {
+                let connection = self.service.connect(peer, false, None);
+                self.serve_http(stream, None, connection, &listed.activity).await;
+            }
+            // In a box, like all that only some connections need: the room for it would be that of each.
+            Some(tls) => Box::pin(self.serve_tls(tls, stream, peer, &listed.activity)).await,
+        }
+    }
+
+    async fn serve_tls(&self, tls: &ServerTls, stream: TcpStream, peer: IpAddr, activity: &Arc<Activity>) {
+        match Deadline::after(self.limits.header_timeout).bound(tls.accept(stream)).await {
+            Some(Ok((stream, asked))) => {
+                let connection = self.service.connect(peer, true, asked);
+                let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+                self.serve_http(stream, Some(is_http2), connection, activity).await;
+            }
+            Some(Err(error)) => tracing::debug!(%peer, %error, "TLS handshake failed"),
+            None => tracing::debug!(%peer, "TLS handshake timed out"),
         }
     }
 
@@ -85,37 +99,87 @@ impl<S: Service> Listeners<S> {
             },
         };
         let remains = Remains::default();
-        let io = TokioIo::new(ClientIo::new(io, prefix, Arc::clone(activity), remains.clone()));
-        let (service, begun) = (self.service.clone(), Arc::clone(activity));
-        let service = service_fn(move |request| service.clone().call(Rc::clone(&connection), request, begun.begin()));
+        let io = ClientIo::new(io, prefix, Arc::clone(activity), remains.clone());
         if is_http2 {
-            activity.set_http2();
-            let mut server = http2::Builder::new(LocalExecutor);
-            server
-                .max_concurrent_streams(self.limits.max_concurrent_streams)
-                .max_header_list_size(u32::try_from(self.limits.max_header_bytes).unwrap_or(u32::MAX))
-                .max_pending_accept_reset_streams(20);
-            watch(server.serve_connection(io, service), activity, http2::Connection::graceful_shutdown).await;
+            Box::pin(self.serve_http2(io, connection, activity)).await;
         } else {
-            let mut server = http1::Builder::new();
-            server.header_read_timeout(None).max_header_size(self.limits.max_header_bytes);
-            let serving = server.serve_connection(io, service).with_upgrades();
-            watch(serving, activity, http1::UpgradeableConnection::graceful_shutdown).await;
+            self.serve_http1(io, &connection, activity).await;
         }
         // Whoever was too slow is not waited for once more.
         if !activity.is_overdue() {
             remains.linger().await;
         }
     }
+
+    async fn serve_http2<T: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+        &self,
+        io: ClientIo<T>,
+        connection: Rc<S::Connection>,
+        activity: &Arc<Activity>,
+    ) {
+        activity.set_http2();
+        let (service, begun) = (self.service.clone(), Arc::clone(activity));
+        let service = service_fn(move |request| {
+            let answer = service.clone().call(Rc::clone(&connection), request, begun.begin());
+            let activity = Arc::clone(&begun);
+            async move { answer.await.map(|response| response.map(|body| Unread::new(body, activity))) }
+        });
+        let mut server = http2::Builder::new(LocalExecutor);
+        server
+            .max_concurrent_streams(self.limits.max_concurrent_streams)
+            .max_header_list_size(u32::try_from(self.limits.max_header_bytes).unwrap_or(u32::MAX))
+            .max_pending_accept_reset_streams(20);
+        if self.service.takes_websockets() {
+            server.enable_connect_protocol();
+        }
+        let serving = std::pin::pin!(server.serve_connection(TokioIo::new(io), service));
+        watch(serving, activity, http2::Connection::graceful_shutdown).await;
+    }
+
+    /// Serves to the end of the connection. While it has been idle for a while it rests: hyper's state, most of which is buffers,
+    /// is given back, and made anew for the next request. So a connection that does nothing costs next to nothing.
+    async fn serve_http1<T: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+        &self,
+        mut io: ClientIo<T>,
+        connection: &Rc<S::Connection>,
+        activity: &Arc<Activity>,
+    ) {
+        while let Some(idle) = Box::pin(self.serve_until_rest(io, Rc::clone(connection), activity)).await {
+            io = idle;
+            if !activity.rest(|cx| io.poll_wake(cx)).await {
+                return;
+            }
+        }
+    }
+
+    /// Serves until the connection ends; gives the socket back if it only rests.
+    async fn serve_until_rest<T: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+        &self,
+        io: ClientIo<T>,
+        connection: Rc<S::Connection>,
+        activity: &Arc<Activity>,
+    ) -> Option<ClientIo<T>> {
+        let (service, begun) = (self.service.clone(), Arc::clone(activity));
+        let service = service_fn(move |request| service.clone().call(Rc::clone(&connection), request, begun.begin()));
+        let mut server = http1::Builder::new();
+        server.header_read_timeout(None).max_header_size(self.limits.max_header_bytes);
+        let mut serving = server.serve_connection(TokioIo::new(io), service).with_upgrades();
+        if !watch(Pin::new(&mut serving), activity, http1::UpgradeableConnection::graceful_shutdown).await {
+            return None;
+        }
+        let parts = serving.into_parts()?;
+        let mut io = parts.io.into_inner();
+        io.put_back(parts.read_buf);
+        Some(io)
+    }
 }
 
-/// Drives a connection until it ends, is overdue, or has drained.
+/// Drives a connection until it ends, is overdue, or has drained; true if it does not end but rests.
 async fn watch<C: Future<Output = hyper::Result<()>>>(
-    connection: C,
+    mut connection: Pin<&mut C>,
     activity: &Activity,
     drain: impl FnOnce(Pin<&mut C>),
-) {
-    let mut connection = std::pin::pin!(connection);
+) -> bool {
     let mut drain = Some(drain);
     let mut registered: Option<Waker> = None;
     std::future::poll_fn(|cx| {
@@ -125,7 +189,7 @@ async fn watch<C: Future<Output = hyper::Result<()>>>(
             activity.register(cx);
         }
         if activity.is_overdue() {
-            return Poll::Ready(());
+            return Poll::Ready(false);
         }
         if activity.is_draining()
             && let Some(drain) = drain.take()
@@ -133,9 +197,14 @@ async fn watch<C: Future<Output = hyper::Result<()>>>(
             drain(connection.as_mut());
         }
         // How a client's connection ends is the client's affair; what mattered is in the access log.
-        connection.as_mut().poll(cx).map(|_| ())
+        match connection.as_mut().poll(cx) {
+            Poll::Ready(_) => Poll::Ready(false),
+            // It has done what there was to do, so that nothing it holds is lost.
+            Poll::Pending if activity.takes_rest() => Poll::Ready(true),
+            Poll::Pending => Poll::Pending,
+        }
     })
-    .await;
+    .await
 }
 
 /// Counts an open connection.
@@ -151,5 +220,118 @@ impl<'a> Open<'a> {
 impl Drop for Open<'_> {
     fn drop(&mut self) {
         self.0.dec();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::tick;
+    use http_body::{Frame, SizeHint};
+    use http_body_util::Full;
+    use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
+    use std::task::Context;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+    use tokio::task::{LocalSet, spawn_local};
+
+    /// Answers everything with `ok`.
+    #[derive(Clone)]
+    struct Canned;
+
+    struct Held {
+        body: Full<Bytes>,
+        _in_flight: InFlight,
+    }
+
+    impl Body for Held {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            Pin::new(&mut self.body).poll_frame(cx)
+        }
+
+        fn is_end_stream(&self) -> bool {
+            self.body.is_end_stream()
+        }
+
+        fn size_hint(&self) -> SizeHint {
+            self.body.size_hint()
+        }
+    }
+
+    impl Service for Canned {
+        type Connection = ();
+        type Body = Held;
+
+        fn takes_websockets(&self) -> bool {
+            false
+        }
+
+        fn connect(&self, _: IpAddr, _: bool, _: Option<Box<Asked>>) -> Rc<()> {
+            Rc::default()
+        }
+
+        async fn call(
+            self,
+            _: Rc<()>,
+            _: Request<Incoming>,
+            in_flight: InFlight,
+        ) -> Result<Response<Held>, Infallible> {
+            Ok(Response::new(Held { body: Full::from("ok"), _in_flight: in_flight }))
+        }
+    }
+
+    fn listeners() -> Rc<Listeners<Canned>> {
+        let text = "version = 1\n[admin]\nlisten = 'off'\n[upstream.up]\nto = 'http://127.0.0.1:1'\n\
+                    [[route]]\npath = '/**'\nupstream = 'up'\naccess = 'public'\n";
+        let server = crate::config::parse(text, std::path::Path::new("")).unwrap().server;
+        Listeners::new(&server, None, Canned, Gauge::default(), Counter::default())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_rested_serves_on_and_ends_with_the_drain() {
+        let test = async {
+            spawn_local(tick::run());
+            let listeners = listeners();
+            let (mut client, io) = duplex(4096);
+            let (listed, serving) = (listeners.activities.add(), Rc::clone(&listeners));
+            let activity = Arc::clone(&listed.activity);
+            let serving =
+                spawn_local(async move { serving.serve_http(io, None, Rc::default(), &listed.activity).await });
+            for _ in 0..3 {
+                for piece in ["G", "ET / HTTP/1.1\r\nhost: a\r\n", "\r\n"] {
+                    client.write_all(piece.as_bytes()).await.unwrap();
+                    tokio::time::sleep(tick::TICK).await;
+                    listeners.sweep();
+                    assert!(!activity.is_resting());
+                }
+                let mut answer = Vec::new();
+                while !answer.ends_with(b"\r\n\r\nok") {
+                    assert_ne!(client.read_buf(&mut answer).await.unwrap(), 0, "{answer:?}");
+                }
+                while !activity.is_resting() {
+                    tokio::time::sleep(tick::TICK).await;
+                    listeners.sweep();
+                }
+            }
+            listeners.drain();
+            assert_eq!(client.read(&mut [0; 16]).await.unwrap(), 0);
+            drop(client);
+            serving.await.unwrap();
+        };
+        LocalSet::new().run_until(test).await;
+    }
+
+    #[tokio::test]
+    async fn a_connection_at_rest_takes_little_room() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let listeners = listeners();
+        let task = Rc::clone(&listeners).serve(client, IpAddr::from([127, 0, 0, 1]));
+        assert!(size_of_val(&task) <= 1024, "{} bytes", size_of_val(&task));
     }
 }

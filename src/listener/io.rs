@@ -28,6 +28,27 @@ impl<T: AsyncRead + Unpin> ClientIo<T> {
     pub(super) fn new(inner: T, prefix: Bytes, activity: Arc<Activity>, remains: Remains<T>) -> Self {
         Self { inner: Some(inner), prefix, activity, has_ended: false, remains }
     }
+
+    /// Gives back what was read and not used: it is read again.
+    pub(super) fn put_back(&mut self, unused: Bytes) {
+        self.prefix = unused;
+    }
+
+    /// Waits, without a buffer, for the client to send anything, which is then read as usual; false if it ended the connection.
+    pub(super) fn poll_wake(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        let mut bytes = [0; 64];
+        let mut buffer = ReadBuf::new(&mut bytes);
+        let Some(inner) = &mut self.inner else { return Poll::Ready(false) };
+        if ready!(Pin::new(inner).poll_read(cx, &mut buffer)).is_err() {
+            return Poll::Ready(false);
+        }
+        self.has_ended = buffer.filled().is_empty();
+        if !self.has_ended {
+            self.activity.read();
+            self.prefix = [&*self.prefix, buffer.filled()].concat().into();
+        }
+        Poll::Ready(!self.has_ended)
+    }
 }
 
 impl<T> Drop for ClientIo<T> {

@@ -5,6 +5,7 @@ pub mod connection;
 pub mod io;
 mod linger;
 pub mod tls;
+mod unread;
 
 use crate::config;
 use activity::{Activities, Limits};

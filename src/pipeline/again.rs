@@ -63,7 +63,9 @@ pub(super) async fn again(worker: &Worker, pipeline: &Pipeline, record: &mut Rec
         }
     }
     record.is_doubted = false;
-    record.stripped.fields = Vec::new();
+    if outcome.is_ok() {
+        record.stripped.fields = Vec::new();
+    }
     outcome
 }
 

@@ -1,14 +1,13 @@
 //! Stage 4: exactly one bearer token (RFC 6750 §2.1), from the `Authorization` header alone, of an issuer that the route accepts.
 
+use super::Context;
 use super::reject::Rejection;
 use super::strip::Presented;
-use crate::base::clock::Now;
 use crate::config::{IssuerName, Route};
 use crate::identity::opaque::is_opaque;
 use crate::identity::own::OWN;
 use crate::identity::{LocalCache, TokenError, VerifiedToken, Verifier};
 use crate::telemetry::reason::Reason;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 /// Verifies the token of a request. Waits only where the token names a key that is not known yet, or where it is opaque and only its
@@ -21,8 +20,7 @@ pub async fn authenticate(
     tokens: &LocalCache,
     presented: &Presented,
     route: &Route,
-    client: IpAddr,
-    now: Now,
+    context: &Context,
 ) -> Result<Arc<VerifiedToken>, Rejection> {
     let header = match presented {
         Presented::Nothing => return Err(Reason::MissingToken.into()),
@@ -30,14 +28,15 @@ pub async fn authenticate(
         Presented::One(header) => header.as_bytes(),
     };
     let token = bearer(header).ok_or(Reason::MalformedAuthorization)?;
-    let verified = match verifier.verify(tokens, token, now).await {
+    let (now, shown) = (context.now, context.connection.thumbprint());
+    let verified = match verifier.verify_shown(tokens, token, shown, now).await {
         Ok(verified) => verified,
         // Only a token that is refused is looked at byte by byte: one that was verified before has the right bytes.
         Err(TokenError::Malformed(error)) if !is_token68(token) => {
             return Err(Rejection::because(Reason::MalformedAuthorization, error));
         }
         Err(TokenError::Malformed(error)) => match opaque_issuer(route).filter(|_| is_opaque(token)) {
-            Some(issuer) => verifier.verify_opaque(tokens, token, issuer, client, now).await?,
+            Some(issuer) => verifier.verify_opaque(tokens, token, issuer, shown, (context.client, now)).await?,
             None => return Err(TokenError::Malformed(error).into()),
         },
         Err(error) => return Err(error.into()),

@@ -1,7 +1,10 @@
 //! What is known about a request while it is decided about.
 
 use super::strip::Stripped;
+use super::trace::Trace;
+use super::transform::Transformed;
 use crate::base::clock::Now;
+use crate::base::tls::{Asked, ShownCertificate, Thumbprint};
 use crate::broker::Injected;
 use crate::identity::{Identity, VerifiedToken};
 use crate::token_service::Minted;
@@ -41,6 +44,10 @@ pub struct Context {
     pub obtained: Option<Injected>,
     /// The upstream of the caller's namespace, where the route's follows the user.
     pub upstream: Option<Arc<Upstream>>,
+    /// What is to become of its trace, where traces are on.
+    pub trace: Option<Box<Trace>>,
+    /// What the route changes of the request, where it changes anything that has to be remembered.
+    pub transformed: Option<Box<Transformed>>,
 }
 
 /// The stages that decide about a request, in their order.
@@ -50,9 +57,11 @@ pub enum Stage {
     Strip,
     Route,
     Limit,
+    Certificate,
     Authenticate,
     UserStatus,
     Authorize,
+    RouteLimit,
     Inject,
     Forward,
 }
@@ -73,6 +82,8 @@ pub struct Connection {
     pub peer_text: HeaderValue,
     /// Whether it came over TLS.
     pub is_tls: bool,
+    /// What came of asking the client for a certificate; none where it was not asked.
+    pub asked: Option<Box<Asked>>,
     /// The proxies whose forwarding headers are believed.
     trusted_proxies: Rc<[IpNet]>,
 }
@@ -86,8 +97,20 @@ impl Connection {
             // The text of an address is a field value.
             peer_text: HeaderValue::try_from(peer.to_string()).unwrap_or(HeaderValue::from_static("unknown")),
             is_tls,
+            asked: None,
             trusted_proxies,
         }
+    }
+
+    /// The same connection, with what came of asking the client for a certificate.
+    #[must_use]
+    pub fn with_asked(self, asked: Option<Box<Asked>>) -> Self {
+        Self { asked, ..self }
+    }
+
+    /// What a token may be bound to here.
+    pub(super) fn thumbprint(&self) -> Option<&Thumbprint> {
+        self.asked.as_ref()?.shown.as_ref().map(ShownCertificate::thumbprint)
     }
 
     /// Whether an address is that of a proxy that is believed.
@@ -113,6 +136,8 @@ impl Context {
             minted: None,
             obtained: None,
             upstream: None,
+            trace: None,
+            transformed: None,
         }
     }
 
@@ -137,6 +162,9 @@ impl Context {
         }
         if let Some(parent) = &stripped.traceparent {
             self.traceparent = parent.clone();
+        }
+        if let Some(trace) = &mut self.trace {
+            trace.decide(&mut self.traceparent, stripped.traceparent.is_some());
         }
     }
 

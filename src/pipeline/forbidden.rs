@@ -3,6 +3,8 @@
 //! Names are compared folded: lower case, and every character that is no letter or digit as `-`, because servers behind a gateway
 //! fold them too (`X_Auth_User`, `X.Auth.User`).
 
+use crate::config::transform::is_never_from_client;
+use crate::upstream::is_forbidden_trailer;
 use http::{HeaderName, HeaderValue};
 use std::collections::HashSet;
 
@@ -21,57 +23,18 @@ pub fn fold(name: &str) -> String {
 }
 
 fn is_forbidden_folded(name: &str, identity_headers: &HashSet<String>) -> bool {
-    const PREFIXES: [&str; 11] = [
-        "x-forwarded",
-        "x-auth-",
-        "x-remote-",
-        "x-original-",
-        "x-rewrite-",
-        "x-http-method",
-        "x-postern-",
-        "impersonate-",
-        "proxy-",
-        "x-client-",
-        "x-envoy-",
-    ];
-    match name {
-        "authorization"
-        | "host"
-        | "content-length"
-        | "transfer-encoding"
-        | "connection"
-        | "keep-alive"
-        | "te"
-        | "trailer"
-        | "upgrade"
-        | "expect"
-        | "http2-settings"
-        | "forwarded"
-        | "x-real-ip"
-        | "true-client-ip"
-        | "cf-connecting-ip"
-        | "x-cluster-client-ip"
-        | "remote-user"
-        | "remote-addr"
-        | "x-user"
-        | "x-user-id"
-        | "x-user-name"
-        | "x-user-email"
-        | "x-user-roles"
-        | "x-userinfo"
-        | "x-username"
-        | "x-email"
-        | "x-roles"
-        | "x-groups"
-        | "x-token"
-        | "x-access-token"
-        | "x-id-token"
-        | "x-method-override"
-        | "x-url-scheme"
-        | "x-request-id"
-        | "traceparent" => true,
-        name => PREFIXES.iter().any(|prefix| name.starts_with(prefix)) || identity_headers.contains(name),
-    }
+    is_never_from_client(name) || identity_headers.contains(name)
+}
+
+/// The names in fields `Trailer` (RFC 9110 §6.6.2) whose trailers are passed on, as one field; nothing if there is none.
+pub(super) fn announced(fields: &[HeaderValue], identity_headers: &HashSet<String>) -> Option<HeaderValue> {
+    let is_passed_on = |name: &&str| {
+        HeaderName::from_bytes(name.as_bytes())
+            .is_ok_and(|name| !is_forbidden_trailer(&name) && !is_forbidden(name.as_str(), identity_headers))
+    };
+    let names = fields.iter().filter_map(|field| field.to_str().ok()).flat_map(|field| field.split(','));
+    let names: Vec<_> = names.map(str::trim).filter(is_passed_on).collect();
+    if names.is_empty() { None } else { HeaderValue::from_str(&names.join(", ")).ok() }
 }
 
 /// A WebSocket's subprotocol in which the Kubernetes API takes a bearer token: a second way to say who one is.

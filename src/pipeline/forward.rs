@@ -1,22 +1,22 @@
 //! Stage 7, the only one that sees the body: the request goes to its upstream, the answer comes back as it streams.
 
+use super::grpc::Call;
 use super::record::Record;
-use super::{Context, Pipeline, Rejection, Worker};
-use crate::config::Upgrade;
+use super::streams::Open;
+use super::switch::Switch;
+use super::{Context, Pipeline, Rejection, Worker, trace, transform};
 use crate::telemetry::reason::Reason;
-use crate::upstream::{self, Answer, OutgoingRequest, RequestBody, Upstream};
-use http::header::{CONNECTION, TE, UPGRADE};
+use crate::upstream::{Answer, Body, OutgoingRequest, RequestBody, Upstream};
+use http::header::{CONTENT_TYPE, TE};
 use http::uri::PathAndQuery;
-use http::{HeaderValue, StatusCode, Version};
+use http::{HeaderValue, Method, StatusCode, Uri, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
-use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context as TaskContext, Poll};
 
 /// What a target without a path asks for.
 static ROOT: PathAndQuery = PathAndQuery::from_static("/");
@@ -33,33 +33,32 @@ pub async fn forward(
 ) -> Result<(), Rejection> {
     let index = record.context.route.ok_or(Reason::NoRoute)?;
     let route = &pipeline.routes[index];
-    let body = request_body(body, record, route.max_body_bytes, pipeline)?;
+    let mut call = begin_call(pipeline, record)?;
+    let body = request_body(body, record, call.as_deref(), route.max_body_bytes, pipeline)?;
     if pipeline.upstreams[index].follows_user {
         follow(worker, &pipeline.upstreams[index], &mut record.context)?;
     }
     let upstream = record.context.upstream.as_ref().unwrap_or(&pipeline.upstreams[index]);
     let (parts, stripped) = (&mut record.request, &mut record.stripped);
-    let protocol = stripped.upgrade.as_ref().and_then(|value| Upgrade::asked(value.as_bytes()));
-    let protocol = protocol.filter(|protocol| upstream.config.upgrades.contains(protocol));
-    let mut on_upgrade = protocol.and_then(|_| parts.extensions.remove::<OnUpgrade>());
-    if stripped.takes_trailers {
-        // The HTTP/1.1 client leaves it out: it concerns one hop.
-        stripped.fields.push((TE, HeaderValue::from_static("trailers")));
-    }
+    let mut switch = if stripped.upgrade.is_some() { Switch::of(parts, stripped, upstream)? } else { None };
+    // The HTTP/1.1 client leaves it out: it concerns one hop.
+    let te = stripped.takes_trailers.then_some((TE, HeaderValue::from_static("trailers")));
+    stripped.fields.extend(te);
+    trace::called(record.context.trace.as_mut(), pipeline, &mut stripped.fields);
     let request = OutgoingRequest {
         method: &parts.method,
-        target: parts.uri.path_and_query().unwrap_or(&ROOT),
+        target: target(&parts.uri, &record.context),
         host: &upstream.host,
         fields: &stripped.fields,
-        upgrade: stripped.upgrade.as_ref().filter(|_| on_upgrade.is_some()),
+        upgrade: stripped.upgrade.as_ref().filter(|_| switch.is_some()),
     };
     let timeout = route.response_timeout.unwrap_or(upstream.config.response_timeout);
     let generation = pipeline.verifier.generation();
     let answer = {
         let mut sent = pin!(worker.pools.send(upstream, &request, body, &mut parts.headers, timeout));
-        poll_fn(|cx| match record.open.as_ref().map(|open| open.cut().poll(cx)) {
-            Some(Poll::Ready(reason)) => Poll::Ready(Err(reason.into())),
-            Some(Poll::Pending) | None => sent.as_mut().poll(cx).map_err(Rejection::from),
+        poll_fn(|cx| match poll_end(record.open.as_ref(), call.as_deref_mut(), cx) {
+            Poll::Ready(reason) => Poll::Ready(Err(reason.into())),
+            Poll::Pending => sent.as_mut().poll(cx).map_err(Rejection::from),
         })
         .await?
     };
@@ -67,8 +66,8 @@ pub async fn forward(
     if is_unauthorized(&answer) && record.context.has_old_credential() {
         // It may be sent again.
         record.is_doubted = true;
-        if let Some(on_upgrade) = on_upgrade.take() {
-            parts.extensions.insert(on_upgrade);
+        if let Some(switch) = switch.take() {
+            switch.undo(parts);
         }
     } else {
         // An answer may take long.
@@ -76,25 +75,61 @@ pub async fn forward(
     }
     // Only a line in the log says it.
     record.answered_us = worker.log.is_on().then(|| pipeline.clock.monotonic_us());
+    if let Some(transform) = &route.transform {
+        transform::answer(transform, &record.context, &mut parts.headers);
+    }
     match answer {
-        Answer::Response { status, body } => (record.status, record.body) = (Some(status), body),
+        Answer::Response { status, body } => {
+            if switch.is_some_and(|switch| switch.is_connect) && status.is_success() {
+                // Over HTTP/2 that would be an agreement.
+                return Err(Rejection::because(Reason::UpstreamFailed, "the upstream did not switch to a WebSocket"));
+            }
+            let may_be_cut = body.is_open_ended() && (call.is_some() || record.context.token.is_some());
+            (record.status, record.body) = (Some(status), if may_be_cut { in_parts(body, call, record) } else { body });
+        }
         Answer::Switched(io) => {
-            let (client, protocol) = on_upgrade.zip(protocol).ok_or(Reason::UpstreamFailed)?;
-            let (idle, open) = (upstream.config.idle_timeout, worker.open(pipeline, &record.context));
-            tokio::task::spawn_local(async move {
-                // Where nobody had to say who they are, nobody is cut off.
-                let cut = open.as_ref().map(|open| Rc::clone(open.cut())).unwrap_or_default();
-                // A client that is gone by now needs no tunnel.
-                if let Ok(client) = client.await {
-                    upstream::tunnel(TokioIo::new(client), io, protocol, idle, &cut).await;
-                }
-            });
-            record.status = Some(StatusCode::SWITCHING_PROTOCOLS);
-            parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-            parts.headers.insert(UPGRADE, HeaderValue::from_static(protocol.name()));
+            let (switch, idle) = (switch.ok_or(Reason::UpstreamFailed)?, upstream.config.idle_timeout);
+            switch.agree(worker, pipeline, io, idle, record)?;
         }
     }
+    trace::answered(record.context.trace.as_mut(), pipeline, record.status);
     Ok(())
+}
+
+/// Why an answer is waited for no longer.
+#[inline]
+fn poll_end(open: Option<&Open>, call: Option<&mut Call>, cx: &mut TaskContext<'_>) -> Poll<Reason> {
+    if let Some(Poll::Ready(reason)) = open.map(|open| open.cut().poll(cx)) {
+        return Poll::Ready(reason);
+    }
+    call.map_or(Poll::Pending, |call| call.poll(cx).map(|()| Reason::UpstreamTimeout))
+}
+
+/// The call of gRPC that a request is, if it says how long it may take.
+fn begin_call(pipeline: &Pipeline, record: &mut Record) -> Result<Option<Box<Call>>, Rejection> {
+    if record.request.version != Version::HTTP_2 || record.request.method != Method::POST {
+        return Ok(None);
+    }
+    let began_us = record.context.now.monotonic_us;
+    let elapsed_us = || pipeline.clock.monotonic_us().saturating_sub(began_us);
+    Ok(Call::begin(&mut record.stripped, elapsed_us)?)
+}
+
+/// An answer that has not come whole, as one that can be ended between two of its parts.
+fn in_parts(body: Body, call: Option<Box<Call>>, record: &Record) -> Body {
+    let cut = record.open.as_ref().map(|open| Rc::clone(open.cut()));
+    let deadline = call.map(|call| {
+        let cut = cut.unwrap_or_else(|| Rc::clone(&call.cut));
+        call.rest(cut)
+    });
+    let content_type = record.request.headers.get(CONTENT_TYPE);
+    body.in_parts(content_type, record.request.version == Version::HTTP_2, deadline)
+}
+
+/// What the upstream is asked for.
+fn target<'a>(uri: &'a Uri, context: &'a Context) -> &'a PathAndQuery {
+    let rewritten = context.transformed.as_ref().and_then(|transformed| transformed.target.as_ref());
+    rewritten.or(uri.path_and_query()).unwrap_or(&ROOT)
 }
 
 fn is_unauthorized(answer: &Answer) -> bool {
@@ -125,6 +160,7 @@ pub(super) fn may_have(pipeline: &Pipeline, context: &Context, generation: u64) 
 fn request_body(
     body: Option<Incoming>,
     record: &mut Record,
+    call: Option<&Call>,
     max_bytes: Option<u64>,
     pipeline: &Pipeline,
 ) -> Result<RequestBody, Rejection> {
@@ -139,6 +175,7 @@ fn request_body(
     // h2 silently drops pseudo-header fields from trailers, which make a request malformed (RFC 9113 §8.1). Since they cannot be
     // seen, trailers of an HTTP/2 request are refused.
     let keep_trailer = (record.request.version != Version::HTTP_2).then(|| pipeline.keep_trailer.clone());
-    let cut = record.list().map(|open| Rc::clone(open.cut())).unwrap_or_default();
+    let cut = record.list().map(|open| Rc::clone(open.cut()));
+    let cut = cut.or_else(|| call.map(|call| Rc::clone(&call.cut))).unwrap_or_default();
     Ok(RequestBody::Incoming { body, max_bytes, keep_trailer, cut })
 }

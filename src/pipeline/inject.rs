@@ -20,7 +20,7 @@ const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+pub(super) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// Adds the credential and the headers that the route asks for.
 ///
@@ -133,7 +133,7 @@ pub(super) fn namespace_token(
 }
 
 /// The value of an identity header; nothing where there is nothing to say.
-fn source(source: &HeaderSource, identity: &Identity, namespace: Option<&str>) -> Option<HeaderValue> {
+pub(super) fn source(source: &HeaderSource, identity: &Identity, namespace: Option<&str>) -> Option<HeaderValue> {
     let text = match source {
         HeaderSource::Subject => encode(&identity.subject, false),
         HeaderSource::Username => encode(identity.username.as_deref()?, false),

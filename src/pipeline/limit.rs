@@ -4,13 +4,13 @@
 //! a table in parts. A request pays for a look-up only where a limit of requests is configured, or while some address is
 //! over its failures; else it pays for one load. An address of IPv6 is its network of 64 bits, which one customer has whole.
 
+use super::Rejection;
 use crate::base::budget::{Budget, network};
 use crate::base::clock::Now;
 use crate::config::{self, Rate};
 use crate::telemetry::reason::Reason;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 /// The budgets of one configuration. A budget that stays the same outlives a reload.
 #[derive(Debug)]
@@ -46,10 +46,12 @@ impl Limits {
     /// Lets a request go on, or not; counts it.
     ///
     /// # Errors
-    /// The reason to answer 429.
-    pub(super) fn admit(&self, client: IpAddr, now: Now) -> Result<(), Reason> {
+    /// 429.
+    pub(super) fn admit(&self, client: IpAddr, now: Now) -> Result<(), Rejection> {
         match &self.requests {
-            Some(requests) if !requests.budget.take(network(client), now) => Err(Reason::TooManyRequests),
+            Some(requests) if !requests.budget.take(network(client), now) => {
+                Err(requests.refused(Reason::TooManyRequests, client, now))
+            }
             _ => Ok(()),
         }
     }
@@ -58,6 +60,12 @@ impl Limits {
     /// must not pay for a neighbour who floods, or for a proxy that is not named in `trusted_proxies`.
     pub(super) fn is_over_failures(&self, client: IpAddr, now: Now) -> bool {
         self.failures.as_ref().is_some_and(|failures| failures.budget.is_over(network(client), now))
+    }
+
+    /// The refusal of an address that is over its failures.
+    pub(super) fn over_failures(&self, client: IpAddr, now: Now) -> Rejection {
+        let reason = Reason::TooManyFailedAuthentications;
+        self.failures.as_ref().map_or(reason.into(), |failures| failures.refused(reason, client, now))
     }
 
     /// Counts a refusal, if it is a failed authentication.
@@ -83,8 +91,11 @@ impl Limits {
 
 impl Limit {
     fn new(rate: Rate) -> Self {
-        let interval = Duration::from_nanos(1_000_000_000_u64.div_ceil(u64::from(rate.per_second).max(1)));
-        Self { rate, budget: Arc::new(Budget::new(rate.burst, interval, CAPACITY)) }
+        Self { rate, budget: Arc::new(Budget::new(rate.burst, rate.interval(), CAPACITY)) }
+    }
+
+    fn refused(&self, reason: Reason, client: IpAddr, now: Now) -> Rejection {
+        Rejection::too_many(reason, self.budget.wait(network(client), now).unwrap_or_default())
     }
 }
 
@@ -98,6 +109,7 @@ fn is_failed_authentication(reason: Reason) -> bool {
 mod tests {
     use super::*;
     use crate::base::clock::Clock;
+    use std::time::Duration;
 
     fn nth(n: u32) -> IpAddr {
         IpAddr::from((10 << 24 | n).to_be_bytes())
@@ -107,7 +119,12 @@ mod tests {
         Limits::new(&config::Limits { address, failed_authentications }, None)
     }
 
-    const TEN: Rate = Rate { per_second: 10, burst: 3 };
+    const TEN: Rate = Rate { rate: 10, per: Duration::from_secs(1), burst: 3 };
+
+    /// The reason to refuse a request.
+    fn asked(limits: &Limits, now: Now) -> Result<(), Reason> {
+        limits.admit(nth(1), now).map_err(|refused| refused.reason)
+    }
 
     #[test]
     fn failures_beyond_the_budget_are_refused_until_one_came_back() {
@@ -139,7 +156,7 @@ mod tests {
         let (limits, now) = (limits(None, None), Clock::manual(1).now());
         for _ in 0..10_000 {
             limits.refused(nth(1), Reason::InvalidToken, now);
-            assert_eq!((limits.admit(nth(1), now), limits.is_over_failures(nth(1), now)), (Ok(()), false));
+            assert_eq!((asked(&limits, now), limits.is_over_failures(nth(1), now)), (Ok(()), false));
         }
     }
 
@@ -148,11 +165,11 @@ mod tests {
         let config = config::Limits { address: Some(TEN), failed_authentications: Some(TEN) };
         let (former, now) = (Limits::new(&config, None), Clock::manual(1).now());
         for _ in 0..3 {
-            assert_eq!(former.admit(nth(1), now), Ok(()));
+            assert_eq!(asked(&former, now), Ok(()));
         }
         let same = Limits::new(&config, Some(&former));
-        assert_eq!(same.admit(nth(1), now), Err(Reason::TooManyRequests));
-        let config = config::Limits { address: Some(Rate { per_second: 20, ..TEN }), ..config };
-        assert_eq!(Limits::new(&config, Some(&former)).admit(nth(1), now), Ok(()));
+        assert_eq!(asked(&same, now), Err(Reason::TooManyRequests));
+        let config = config::Limits { address: Some(Rate { rate: 20, ..TEN }), ..config };
+        assert_eq!(asked(&Limits::new(&config, Some(&former)), now), Ok(()));
     }
 }

@@ -1,6 +1,7 @@
 //! What a request leaves behind: one access line and a few counters, when its answer ends.
 
 use super::streams::Open;
+use super::switch::Tunnel;
 use super::worker::InForce;
 use super::{Connection, Context, Stripped, Worker};
 use crate::telemetry::access_log::Line;
@@ -17,8 +18,8 @@ use std::task::{Context as TaskContext, Poll};
 /// The record of one request, written when it is dropped.
 #[derive(Debug)]
 pub struct Record {
-    worker: Rc<Worker>,
-    pipeline: InForce,
+    pub(super) worker: Rc<Worker>,
+    pub(super) pipeline: InForce,
     /// The request's head. Once it was decided about its fields are gone, and those of the answer take their room.
     pub request: Parts,
     /// What is known about the request.
@@ -29,6 +30,8 @@ pub struct Record {
     pub status: Option<StatusCode>,
     /// The rest of the answer, unless it is a stream.
     pub(super) body: Body,
+    /// What it was switched to, to be joined.
+    pub(super) tunnel: Option<Box<Tunnel>>,
     /// The stream that this is, from the moment that it turns out to be one.
     pub open: Option<Open>,
     /// Why it was refused.
@@ -54,6 +57,7 @@ impl Record {
             stripped: Stripped::default(),
             status: None,
             body: Body::Empty,
+            tunnel: None,
             open: None,
             reason: None,
             answered_us: None,
@@ -94,13 +98,23 @@ impl Record {
         };
         if is_stream && let Some(open) = self.list() {
             match open.ended() {
-                Some(reason) => return Poll::Ready(Some(Err(BodyError::Cut(reason)))),
                 // Has this task woken.
-                None if polled.is_pending() => return open.poll_frame(cx),
+                _ if polled.is_pending() => return open.poll_frame(cx),
+                Some(reason) => return Poll::Ready(Some(Err(BodyError::Cut(reason)))),
                 None => {}
             }
         }
         polled
+    }
+
+    /// Why its answer was ended, if it was.
+    fn ended(&self) -> Option<Reason> {
+        self.open.as_ref().map_or_else(|| self.body.ended(), Open::ended)
+    }
+
+    /// Whether the whole answer was given.
+    pub(super) fn is_complete(&self) -> bool {
+        self.is_complete || self.request.method == Method::HEAD
     }
 
     fn has_ended(&self) -> bool {
@@ -110,6 +124,9 @@ impl Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
+        if self.context.trace.is_some() {
+            self.end_trace();
+        }
         // The connection died while the request was being decided about; nobody was answered.
         let Some(status) = self.status else { return };
         let context = &self.context;
@@ -139,8 +156,8 @@ impl Drop for Record {
             duration_us,
             upstream_us: self.answered_us.map(since_start),
             bytes_sent: self.bytes_sent,
-            complete: self.is_complete || self.request.method == Method::HEAD,
-            ended: self.open.as_ref().filter(|_| !self.is_complete).and_then(Open::ended),
+            complete: self.is_complete(),
+            ended: if self.is_complete { None } else { self.ended() },
         });
     }
 }
@@ -150,11 +167,11 @@ impl Drop for Record {
 pub struct Recorded<H> {
     record: Box<Record>,
     /// What the listener wants kept until then.
-    _held: H,
+    _held: Option<H>,
 }
 
 impl<H> Recorded<H> {
-    pub(super) fn new(mut record: Box<Record>, held: H) -> Self {
+    pub(super) fn new(mut record: Box<Record>, held: Option<H>) -> Self {
         record.is_complete = record.body.is_end_stream();
         if record.is_complete {
             // A request that was listed for its upload has its whole answer.
@@ -182,7 +199,7 @@ impl<H: Unpin> http_body::Body for Recorded<H> {
                 record.bytes_sent += u64::try_from(sent).unwrap_or(0);
                 record.is_complete = record.has_ended();
             }
-            Poll::Ready(None) => record.is_complete = true,
+            Poll::Ready(None) => record.is_complete = record.ended().is_none(),
             Poll::Ready(Some(Err(_))) | Poll::Pending => {}
         }
         polled

@@ -9,6 +9,8 @@ use crate::upstream::{Body, RequestBodyError, SendError};
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, Response, StatusCode};
 use std::error::Error;
+use std::num::NonZeroU32;
+use std::time::Duration;
 
 /// A request that goes no further. The client is told the reason; the log also gets the cause.
 #[derive(Debug)]
@@ -17,18 +19,26 @@ pub struct Rejection {
     pub reason: Reason,
     /// What the operator can read.
     pub cause: Option<Box<dyn Error + Send + Sync>>,
+    /// In how many seconds the client should come back, where that is known.
+    retry_after: Option<NonZeroU32>,
 }
 
 /// When to come back after a 503, in seconds.
 const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("5");
 
-/// When to come back after a 429: every limit is at least one a second.
-const RETRY_AFTER_LIMIT: HeaderValue = HeaderValue::from_static("1");
+/// When to come back after a 429, where nothing else is known.
+const RETRY_AFTER_LIMIT: NonZeroU32 = NonZeroU32::MIN;
 
 impl Rejection {
     /// A refusal with what led to it.
     pub fn because(reason: Reason, cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self { reason, cause: Some(cause.into()) }
+        Self { reason, cause: Some(cause.into()), retry_after: None }
+    }
+
+    /// A refusal for a time, which is told in whole seconds, rounded up.
+    pub fn too_many(reason: Reason, wait: Duration) -> Self {
+        let seconds = u32::try_from(wait.as_nanos().div_ceil(1_000_000_000)).unwrap_or(u32::MAX);
+        Self { reason, cause: None, retry_after: NonZeroU32::new(seconds) }
     }
 
     /// The answer. `realm` names the protection space (RFC 9110 §11.5).
@@ -50,7 +60,8 @@ impl Rejection {
             StatusCode::UNAUTHORIZED => {
                 headers.insert(WWW_AUTHENTICATE, challenge(self.reason, realm));
             }
-            StatusCode::FORBIDDEN => {
+            // A token cannot help against a certificate.
+            StatusCode::FORBIDDEN if !self.reason.is_about_certificate() => {
                 headers.insert(WWW_AUTHENTICATE, challenge(self.reason, realm));
             }
             StatusCode::BAD_REQUEST if self.reason == Reason::MalformedAuthorization => {
@@ -60,7 +71,7 @@ impl Rejection {
                 headers.insert(RETRY_AFTER, RETRY_AFTER_SECONDS);
             }
             StatusCode::TOO_MANY_REQUESTS => {
-                headers.insert(RETRY_AFTER, RETRY_AFTER_LIMIT);
+                headers.insert(RETRY_AFTER, self.retry_after.unwrap_or(RETRY_AFTER_LIMIT).get().into());
             }
             StatusCode::METHOD_NOT_ALLOWED => {
                 // An empty list is allowed (RFC 9110 §10.2.1); the route's methods are nobody's business before a token.
@@ -87,7 +98,7 @@ fn challenge(reason: Reason, realm: &HeaderValue) -> HeaderValue {
 
 impl From<Reason> for Rejection {
     fn from(reason: Reason) -> Self {
-        Self { reason, cause: None }
+        Self { reason, cause: None, retry_after: None }
     }
 }
 
@@ -176,6 +187,19 @@ mod tests {
     }
 
     #[test]
+    fn the_time_to_wait_is_told_in_whole_seconds() {
+        let realm = HeaderValue::from_static("");
+        for (wait, told) in [(0, "1"), (1, "1"), (1000, "1"), (1001, "2"), (3_600_000, "3600")] {
+            let wait = Duration::from_millis(wait);
+            let response = Rejection::too_many(Reason::TooManyRequestsOfUser, wait).into_response("id-1", &realm);
+            assert_eq!(
+                (response.status().as_u16(), &response.headers()[RETRY_AFTER]),
+                (429, &HeaderValue::from_static(told))
+            );
+        }
+    }
+
+    #[test]
     fn each_class_of_refusal_has_its_challenge() {
         check(Reason::MissingToken, 401, Some("Bearer realm=\"postern\""), false);
         check(Reason::TokenExpired, 401, Some("Bearer realm=\"postern\", error=\"invalid_token\""), false);
@@ -186,5 +210,7 @@ mod tests {
         check(Reason::TooManyRequests, 429, None, true);
         check(Reason::TooManyFailedAuthentications, 429, None, true);
         check(Reason::NoRoute, 404, None, false);
+        check(Reason::ClientCertificateMissing, 403, None, false);
+        check(Reason::MisdirectedRequest, 421, None, false);
     }
 }

@@ -45,12 +45,15 @@ pub(super) async fn serve(
         (Served::Endpoint(endpoint), Some(endpoints)) => {
             let Record { request, context, stripped, .. } = &mut *record;
             strip(request, &pipeline.identity_headers, stripped)?;
+            if stripped.is_connect {
+                return Err(Reason::MethodNotAllowed.into());
+            }
             context.keep(stripped);
             let (client, now) = (context.client, context.now);
             pipeline.limits.admit(client, now)?;
             // Also before right credentials: else they could be guessed at any rate.
             if !endpoint.has_own_limits() && pipeline.limits.is_over_failures(client, now) {
-                return Err(Reason::TooManyFailedAuthentications.into());
+                return Err(pipeline.limits.over_failures(client, now));
             }
             let reply = call(endpoints, &endpoint, request, client, std::mem::take(stripped), body).await;
             if reply.is_failed_authentication {

@@ -126,9 +126,11 @@ impl Streams {
         self.timed_ms.set(now.monotonic_ms);
         let mut bodies = Vec::new();
         for (_, entry) in self.open.borrow_mut().iter_mut() {
-            if entry.cut.reason().is_none() && self.judge(entry, verifier, now) {
-                bodies.push(std::mem::take(&mut entry.body));
-            }
+            bodies.push(match entry.cut.reason() {
+                Some(_) => entry.give_up(),
+                None if self.judge(entry, verifier, now) => entry.end(),
+                None => continue,
+            });
         }
         // Dropped, they close connections; nothing is borrowed meanwhile.
         drop(bodies);
@@ -144,6 +146,25 @@ impl Streams {
 }
 
 impl Entry {
+    /// Ends the answer, now or at the end of the part that it is in. Gives what is not needed any more.
+    fn end(&mut self) -> Body {
+        let Some(reason) = self.cut.reason() else { return Body::Empty };
+        let rest = self.body.cut(reason);
+        if self.body.is_finishing() {
+            self.cut.hold_sender();
+        }
+        rest
+    }
+
+    /// Has a part end that takes too long.
+    fn give_up(&mut self) -> Body {
+        let rest = self.body.give_up();
+        if !self.body.is_finishing() {
+            self.cut.release_sender();
+        }
+        rest
+    }
+
     fn ended(&self, verifier: &Verifier, now: Now) -> Option<Ended> {
         if let Err(error) = verifier.may_go_on(&self.token, now) {
             let cause = match &error {
@@ -163,7 +184,7 @@ impl Entry {
 impl Open {
     /// Why it was ended, if it was.
     pub fn ended(&self) -> Option<Reason> {
-        self.cut.reason()
+        self.cut.reason().or_else(|| self.with(|body| body.ended()))
     }
 
     /// What tells its tasks that it is.
@@ -177,15 +198,20 @@ impl Open {
     }
 
     pub(super) fn poll_frame(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if let Some(reason) = self.ended() {
-            return Poll::Ready(Some(Err(BodyError::Cut(reason))));
-        }
         // Nothing is borrowed while it is polled.
         let mut body = self.with(std::mem::take);
+        if let Some(reason) = self.cut.reason() {
+            // Of one that came too late.
+            drop(body.cut(reason));
+            if body.is_finishing() {
+                self.cut.hold_sender();
+            }
+        }
         let polled = Pin::new(&mut body).poll_frame(cx);
         self.keep(body);
         if polled.is_pending() {
-            return self.cut.poll(cx).map(|reason| Some(Err(BodyError::Cut(reason))));
+            // Has this task woken.
+            let _ = self.cut.poll(cx);
         }
         polled
     }
@@ -206,6 +232,7 @@ impl Open {
 
 impl Drop for Open {
     fn drop(&mut self) {
+        self.cut.release_sender();
         let entry = self.streams.open.borrow_mut().try_remove(self.key);
         // Not before the list is free again.
         drop(entry);

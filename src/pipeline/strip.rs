@@ -2,12 +2,16 @@
 //!
 //! It has no condition, so no branch can step round it. Which fields those are, [`super::forbidden`] says.
 
-use super::forbidden::{drop_bearer_protocols, is_forbidden};
+use super::forbidden::{announced, drop_bearer_protocols, is_forbidden};
 use super::reject::Rejection;
+use super::switch::accept_connect;
 use crate::base::bytes::ByteSet;
 use crate::config::Upgrade;
 use crate::telemetry::reason::Reason;
-use http::header::{AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, TE, TRANSFER_ENCODING, UPGRADE};
+use http::header::{
+    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT, HOST, TE, TRAILER, TRANSFER_ENCODING,
+    UPGRADE,
+};
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, Version};
 use std::collections::HashSet;
@@ -23,6 +27,8 @@ pub struct Stripped {
     pub host: Option<HeaderValue>,
     /// The protocol that the connection is to be switched to, if it is one that an upstream may have.
     pub upgrade: Option<HeaderValue>,
+    /// It was asked for by extended CONNECT (RFC 8441), so the request can only be switched or refused.
+    pub is_connect: bool,
     /// `TE: trailers`, which gRPC needs.
     pub takes_trailers: bool,
     /// `X-Request-Id`, if it can be kept.
@@ -53,23 +59,31 @@ pub enum Presented {
 ///
 /// # Errors
 /// [`Rejection`] with 400 where the request breaks HTTP in a way that hyper lets through, 417 for an unknown expectation,
-/// 405 for `TRACE` and `CONNECT`.
+/// 405 for `TRACE`, and for every `CONNECT` but that for a WebSocket over HTTP/2, which is taken as the `GET` that it is elsewhere.
 pub fn strip(parts: &mut Parts, identity_headers: &HashSet<String>, stripped: &mut Stripped) -> Result<(), Rejection> {
     if parts.method == Method::TRACE || parts.method == Method::CONNECT {
-        return Err(Reason::MethodNotAllowed.into());
+        accept_connect(parts, stripped)?;
     }
     // With room for what is injected.
     stripped.fields = Vec::with_capacity(parts.headers.len() + 8);
-    let mut sorted = Sorted { stripped, hosts: 0, codings: 0, connection: Vec::new() };
+    let mut sorted = Sorted { stripped, hosts: 0, codings: 0, connection: Vec::new(), trailers: Vec::new() };
     let mut last_name = None;
-    for (name, value) in parts.headers.drain() {
+    let mut fields = parts.headers.drain();
+    while let Some((name, value)) = fields.next() {
         // The map gives a name once, for the first of its values.
         if name.is_some() {
             last_name = name;
         }
-        sorted.take(last_name.as_ref().ok_or(Reason::MalformedRequest)?, value, identity_headers)?;
+        let name = last_name.as_ref().ok_or(Reason::MalformedRequest)?;
+        if let Err(refused) = sorted.take(name, value, identity_headers) {
+            // What kind of request it is tells how to refuse it.
+            let kind = fields.filter_map(|(name, value)| Some((name.filter(|name| *name == CONTENT_TYPE)?, value)));
+            sorted.stripped.fields.extend(kind);
+            return Err(refused);
+        }
     }
-    sorted.judge(parts)
+    drop(fields);
+    sorted.judge(parts, identity_headers)
 }
 
 /// The fields of a head, sorted in one pass.
@@ -79,6 +93,8 @@ struct Sorted<'a> {
     codings: usize,
     /// The values of `Connection`; few requests have any.
     connection: Vec<HeaderValue>,
+    /// The values of `Trailer`; hardly a request has any.
+    trailers: Vec<HeaderValue>,
 }
 
 impl Sorted<'_> {
@@ -123,6 +139,7 @@ impl Sorted<'_> {
                 "tracestate" => stripped.tracestate = joined(stripped.tracestate.take(), value),
                 "x-forwarded-proto" => stripped.forwarded_proto = Some(value),
                 "x-forwarded-for" => stripped.forwarded_for = joined(stripped.forwarded_for.take(), value),
+                "trailer" => self.trailers.push(value),
                 text if is_forbidden(text, identity_headers) => {}
                 _ => stripped.fields.push((name.clone(), value)),
             },
@@ -131,13 +148,20 @@ impl Sorted<'_> {
     }
 
     /// What only the whole head tells.
-    fn judge(self, parts: &Parts) -> Result<(), Rejection> {
+    fn judge(self, parts: &Parts, identity_headers: &HashSet<String>) -> Result<(), Rejection> {
         let stripped = self.stripped;
         judge_host(parts, self.hosts, &mut stripped.host)?;
+        // Some upstreams take only trailers that were announced. Only chunks have any that are passed on.
+        if self.codings > 0 && !self.trailers.is_empty() {
+            stripped.fields.extend(announced(&self.trailers, identity_headers).map(|names| (TRAILER, names)));
+        }
         let named = || self.connection.iter().flat_map(words);
         let wants_upgrade =
             parts.version == Version::HTTP_11 && named().any(|word| word.eq_ignore_ascii_case("upgrade"));
         stripped.upgrade = stripped.upgrade.take().filter(|_| wants_upgrade);
+        if stripped.is_connect {
+            stripped.upgrade = Some(HeaderValue::from_static(Upgrade::WebSocket.name()));
+        }
         if stripped.upgrade.is_some() {
             drop_bearer_protocols(&mut stripped.fields);
         }
@@ -274,6 +298,8 @@ mod tests {
             "X.Auth.User",
             "X-Auth_Roles",
             "Remote_User",
+            "Client-Cert",
+            "client_cert_chain",
             "X-Forwarded-For",
             "X-Forwarded-Port",
             "Forwarded",

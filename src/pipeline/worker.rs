@@ -3,20 +3,24 @@
 use super::inject::X_REQUEST_ID;
 use super::record::{Record, Recorded};
 use super::streams::{Open, Streams};
-use super::{Connection, Context, Pipeline, Rejection, again, forward, serve};
+use super::trace::Trace;
+use super::{Connection, Context, Pipeline, Rejection, Verdict, again, cors, forward, grpc, serve, transform};
 use crate::config::StreamEnds;
 use crate::identity::LocalCache;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::traces::Spans;
 use crate::upstream::{Body, Pools};
 use arc_swap::{ArcSwap, Cache};
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response};
+use http::header::CONNECTION;
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A pipeline that requests of one worker hold: counted without atomics, so that workers do not contend for one counter.
 #[allow(clippy::redundant_allocation)]
@@ -36,12 +40,22 @@ pub struct Worker {
     streams: Rc<Streams>,
     /// Access lines.
     pub log: AccessLog,
+    /// Spans, where traces are on.
+    pub(super) spans: Option<Spans>,
     ids: Ids,
+    /// Whether the gateway is about to end.
+    is_draining: Arc<AtomicBool>,
 }
 
 impl Worker {
-    /// A worker that answers with whatever pipeline is in force.
-    pub fn new(pipeline: Arc<ArcSwap<Pipeline>>, log: AccessLog, metrics: &Metrics) -> Self {
+    /// A worker that answers with whatever pipeline is in force, and once `is_draining` sends HTTP/1.1 clients away.
+    pub fn new(
+        pipeline: Arc<ArcSwap<Pipeline>>,
+        log: AccessLog,
+        spans: Option<Spans>,
+        metrics: &Metrics,
+        is_draining: Arc<AtomicBool>,
+    ) -> Self {
         let current = Rc::new(pipeline.load_full());
         Self {
             pipeline: RefCell::new(Cache::new(pipeline)),
@@ -50,12 +64,14 @@ impl Worker {
             pools: Pools::new(),
             streams: Streams::new(metrics),
             log,
+            spans,
             ids: Ids::new(),
+            is_draining,
         }
     }
 
     /// Answers one request; `held` is kept until the answer has ended. It does not fail: the result is what a service gives.
-    pub fn handle<H>(
+    pub fn handle<H: 'static>(
         self: Rc<Self>,
         connection: Rc<Connection>,
         request: Request<Incoming>,
@@ -81,10 +97,19 @@ impl Worker {
             if let Err(rejection) = passed {
                 let refusal = refuse(&pipeline, rejection, &mut record);
                 record.put(refusal);
+                transform::refusal(&pipeline, &mut record);
             }
             let mut fields = std::mem::take(&mut record.request.headers);
             fields.insert(X_REQUEST_ID, record.context.request_id.clone());
+            if self.is_draining.load(Ordering::Relaxed) {
+                send_away(&record, &mut fields);
+            }
             let status = record.status.unwrap_or_default();
+            let mut held = Some(held);
+            if let Some(tunnel) = record.tunnel.take() {
+                // A stream of HTTP/2 is under way as long as its tunnel.
+                tokio::task::spawn_local(tunnel.run(held.take()));
+            }
             let mut response = Response::new(Recorded::new(record, held));
             (*response.status_mut(), *response.headers_mut()) = (status, fields);
             Ok(response)
@@ -94,7 +119,10 @@ impl Worker {
     /// All stages; the answer is in `record` then.
     async fn pass(&self, pipeline: &Pipeline, body: Incoming, record: &mut Record) -> Result<(), Rejection> {
         let Record { request, context, stripped, .. } = &mut *record;
-        pipeline.decide(&self.tokens, request, context, stripped).await?;
+        if pipeline.decide(&self.tokens, request, context, stripped).await? == Verdict::Preflight {
+            cors::answer_preflight(pipeline, record);
+            return Ok(());
+        }
         forward::forward(self, pipeline, Some(body), record).await
     }
 
@@ -111,7 +139,11 @@ impl Worker {
 
     pub(super) fn context(&self, pipeline: &Pipeline, connection: Rc<Connection>) -> Context {
         let (request_id, traceparent) = self.ids.next();
-        Context::new(pipeline.clock.now(), connection, request_id, traceparent)
+        let mut context = Context::new(pipeline.clock.now(), connection, request_id, traceparent);
+        if let Some(spans) = &self.spans {
+            context.trace = Some(Trace::new(spans));
+        }
+        context
     }
 
     /// Lists a stream of the caller; none where nobody had to say who they are.
@@ -121,18 +153,40 @@ impl Worker {
         Some(self.streams.open(&pipeline.verifier, token, ends_with_token, pipeline.clock.now()))
     }
 
+    /// Whether clients of HTTP/2 may ask for WebSockets, by the configuration in force.
+    pub fn takes_websockets(&self) -> bool {
+        self.pipeline().takes_websockets()
+    }
+
     /// Ends what users have going on who are out. Called on every tick.
     pub fn judge_streams(&self) {
         let pipeline = self.pipeline();
         self.streams.sweep(&pipeline.verifier, pipeline.clock.now());
     }
 
+    /// Hands over access lines and spans.
+    pub fn flush(&self) {
+        self.log.flush();
+        if let Some(spans) = &self.spans {
+            spans.flush();
+        }
+    }
+
     /// Lets go of what is no longer needed. Called twice a second.
     pub fn sweep(&self) {
-        self.log.flush();
+        self.flush();
         self.pools.sweep();
         let pipeline = self.pipeline();
-        self.tokens.sweep(pipeline.clock.now());
+        self.tokens.sweep(&pipeline.verifier, pipeline.clock.now());
+    }
+}
+
+/// Has the connection end with this answer: whoever keeps one makes another, and finds another gateway. HTTP/2 needs none of it, since
+/// its end says which requests were not seen.
+#[cold]
+fn send_away(record: &Record, fields: &mut HeaderMap) {
+    if record.request.version != Version::HTTP_2 && record.status != Some(StatusCode::SWITCHING_PROTOCOLS) {
+        fields.insert(CONNECTION, HeaderValue::from_static("close"));
     }
 }
 
@@ -146,7 +200,9 @@ fn refuse(pipeline: &Pipeline, rejection: Rejection, record: &mut Record) -> Res
         let error: &(dyn std::error::Error + 'static) = &**cause;
         tracing::debug!(request_id, reason, error, "request refused");
     }
-    rejection.into_response(request_id, &pipeline.realm)
+    let reason = rejection.reason;
+    let refusal = rejection.into_response(request_id, &pipeline.realm);
+    if grpc::is_call(record) { grpc::refused(reason, refusal) } else { refusal }
 }
 
 /// Ids that are unique, not secret: a counter's bits, mixed (splitmix64), from a random start.

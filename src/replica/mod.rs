@@ -1,12 +1,13 @@
-//! What is known about users, shared by all replicas through Secrets of Postern's own namespace.
+//! What is known about users, shared by all replicas: through Secrets of Postern's own namespace, or through a Redis ([`Carrier`]).
 //!
-//! Local first, then shared: a decision holds here, durably, before anybody else hears of it, and goes on holding while the API server
+//! Local first, then shared: a decision holds here, durably, before anybody else hears of it, and goes on holding while the carrier
 //! is away. What is not shared yet is put as soon as it can be, by compare-and-swap on what others put ([`Users::offer`]); what others
-//! put is adopted ([`Users::adopt`]). Each Secret has a task of its own, so one that fails holds up no other.
+//! put is adopted ([`Users::adopt`]). Each Secret has a task of its own, so one that fails holds up no other; a Redis has one.
 //!
 //! A watch only says that something changed. What is adopted was read then, and reads and writes of a Secret take turns: so nothing
-//! that is known is ever replaced by something older, whatever the watch tells late.
+//! that is known is ever replaced by something older, whatever the watch tells late. A Redis tells nothing, and is asked.
 
+mod carrier;
 mod notes;
 mod part;
 
@@ -15,10 +16,11 @@ mod tests;
 
 use crate::base::clock::Clock;
 use crate::kubernetes::KubernetesError;
-use crate::kubernetes::state::State;
+use crate::redis::RedisError;
 use crate::users::{ShareError, StoreError, UserId, Users};
+pub use carrier::Carrier;
 use notes::Notes;
-use part::Part;
+use part::{Due, Part};
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -27,11 +29,14 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-/// The name of the state: Secrets `postern-users-0` to `postern-users-15`.
+/// The name of the state in a cluster: Secrets `postern-users-0` to `postern-users-15`.
 pub const STATE: &str = "postern-users";
 
 /// Of how many Secrets it is. Fixed: a change needs a migration.
 pub const PARTS: u16 = 16;
+
+/// The name of the state in a Redis, after the prefix.
+pub const SHELF: &str = "users";
 
 /// Why what is known cannot be shared.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +44,9 @@ pub enum ReplicaError {
     /// The API server.
     #[error(transparent)]
     Kubernetes(#[from] KubernetesError),
+    /// Redis.
+    #[error(transparent)]
+    Redis(#[from] RedisError),
     /// What stands there, or our own store.
     #[error(transparent)]
     Share(#[from] ShareError),
@@ -49,7 +57,7 @@ pub enum ReplicaError {
 
 /// This replica's part in what all know. One a process.
 pub struct Replica {
-    state: State,
+    carrier: Carrier,
     users: Arc<Users>,
     clock: Clock,
     parts: Vec<Part>,
@@ -73,22 +81,23 @@ pub struct Counters {
 }
 
 impl Replica {
-    /// From now on what `users` decide is to be shared through `state`, and nobody is let in until all that is shared was read.
+    /// From now on what `users` decide is to be shared through `carrier`, and nobody is let in until all that is shared was read.
     /// To be called before anything is decided. Nothing is sent before [`Replica::run`].
     ///
     /// # Errors
     /// It cannot be stored that it is to be shared.
-    pub fn new(state: State, users: Arc<Users>, clock: Clock) -> Result<Arc<Self>, StoreError> {
+    pub fn new(carrier: impl Into<Carrier>, users: Arc<Users>, clock: Clock) -> Result<Arc<Self>, StoreError> {
         users.share()?;
-        let parts = (0..state.parts()).map(|_| Part::default()).collect();
+        let carrier = carrier.into();
+        let parts = (0..carrier.parts()).map(|_| Part::default()).collect();
         let (notes, counters) = (Notes::default(), Counters::default());
         let (loaded, failing) = (AtomicUsize::new(0), Mutex::default());
-        Ok(Arc::new(Self { state, users, clock, parts, notes, counters, loaded, failing }))
+        Ok(Arc::new(Self { carrier, users, clock, parts, notes, counters, loaded, failing }))
     }
 
     /// Shares: for ever. Dropping it ends all that it began.
     pub async fn run(self: Arc<Self>) {
-        let watches = match self.state.watches() {
+        let watches = match self.carrier.watches() {
             Ok(watches) => watches,
             Err(error) => {
                 tracing::error!(error = &error as &dyn std::error::Error, "what is known about users is not shared");
@@ -108,25 +117,18 @@ impl Replica {
     }
 
     /// Reads what is shared about these users, by reads that begin now, and adopts it. What was decided before this by any replica,
-    /// and shared, is known once this returns.
+    /// and shared, is known once this returns; and what was decided here about them is shared, else another replica might take away what
+    /// is let in on it.
     ///
     /// # Errors
-    /// Not all could be read: then nothing may be done that lets one of them in.
+    /// Not all could be read, or shared: then nothing may be done that lets one of them in.
     pub async fn refresh(&self, users: &[UserId]) -> Result<(), ReplicaError> {
         let mut parts = BTreeSet::new();
         for key in users.iter().flat_map(Users::shared_keys) {
-            parts.insert(self.state.part_of(&key)?);
+            parts.insert(self.carrier.part_of(&key)?);
         }
         for index in parts {
-            if let Err(error) = self.pull(index).await {
-                self.counters.failures.fetch_add(1, Ordering::Relaxed);
-                return Err(error);
-            }
-        }
-        // What lets them in is to be known by all as well, else another replica takes it away again.
-        for key in users.iter().flat_map(Users::shared_keys).filter(|key| self.users.is_unshared(key)) {
-            let index = self.state.part_of(&key)?;
-            if let Err(error) = self.push(index).await {
+            if let Err(error) = self.turn(index, Due::Read).await {
                 self.counters.failures.fetch_add(1, Ordering::Relaxed);
                 return Err(error);
             }
@@ -153,6 +155,11 @@ impl Replica {
         self.notes.listen()
     }
 
+    /// Whether at this moment something cannot be shared: what others decide is not heard of, or not all of it.
+    pub fn is_alone(&self) -> bool {
+        !self.failing.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
     /// How many keys were decided about here and are not known to be shared.
     pub fn unshared(&self) -> usize {
         self.users.unshared_len()
@@ -170,7 +177,7 @@ impl Replica {
     }
 
     fn wake(&self, key: &str) {
-        if let Some(part) = self.state.part_of(key).ok().and_then(|index| self.parts.get(index)) {
+        if let Some(part) = self.carrier.part_of(key).ok().and_then(|index| self.parts.get(index)) {
             part.wake();
         }
     }

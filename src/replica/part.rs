@@ -1,10 +1,12 @@
-//! One Secret of the shared state: read, adopted, put, watched.
+//! One part of what is shared, a Secret or a Redis: read, adopted, put, watched.
 
+use super::carrier::{Extent, Reading, Seen};
 use super::notes::{self, is_note};
 use super::{Replica, ReplicaError};
 use crate::base::clock::Now;
 use crate::kubernetes::state::{Edit, Shard};
-use crate::kubernetes::{Change, Version, Watch, Watched};
+use crate::kubernetes::{Change, Watch, Watched};
+use crate::redis::Position;
 use crate::users::ShareError;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -12,18 +14,21 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::{Mutex, Notify, mpsc};
 
-/// How often a Secret is read although its watch tells of nothing.
-const CONFIRM_EVERY: Duration = Duration::from_secs(60);
-
-/// The pauses after failures in a row: the first, doubled until the longest.
+/// The first pause after a failure, doubled after each further one until the carrier's longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// The longest that the server can make us wait.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 /// Keys that are put with one write.
 const BATCH: usize = 500;
+
+/// For so long after it was put, what stands in a Redis may yet be lost: another server takes over that had not heard of it, or
+/// it was not on the disk.
+const DOUBTED_MS: u64 = 10_000;
+
+/// How many values of one key are remembered for that: the oldest and the newest.
+const BEFORE_KEPT: usize = 16;
 
 #[derive(Default)]
 pub(super) struct Part {
@@ -36,13 +41,39 @@ pub(super) struct Part {
 
 /// What was read or written last.
 #[derive(Default)]
-struct Mirror {
+pub(super) struct Mirror {
     is_loaded: bool,
-    /// `None`: written since it was read.
-    version: Option<Version>,
-    values: BTreeMap<String, Vec<u8>>,
+    /// `None`: it was not there, or was written since it was read.
+    pub(super) seen: Option<Seen>,
+    pub(super) values: BTreeMap<String, Vec<u8>>,
+    /// The entries that were written into the log of a Redis since it was read: until they are seen there they may be lost.
+    pub(super) written: Vec<Position>,
+    /// When all of it was read, by the monotonic clock.
+    pub(super) whole_ms: u64,
     /// Keys that concern nobody any more.
     over: BTreeSet<String>,
+    /// What stood under keys before it was changed of late, the oldest first, and when it was changed. Kept for a Redis.
+    before: BTreeMap<String, Vec<Before>>,
+}
+
+/// What stood somewhere, and when it was changed.
+type Before = (Option<Vec<u8>>, u64);
+
+impl Mirror {
+    /// Something else stands there now.
+    fn set(&mut self, key: String, value: Option<Vec<u8>>, now_ms: u64) {
+        let old = match value {
+            Some(value) => self.values.insert(key.clone(), value),
+            None => self.values.remove(&key),
+        };
+        if self.is_loaded && matches!(self.seen, Some(Seen::Redis(_))) {
+            let before = self.before.entry(key).or_default();
+            before.push((old, now_ms));
+            if before.len() > BEFORE_KEPT {
+                before.remove(1);
+            }
+        }
+    }
 }
 
 impl Part {
@@ -64,9 +95,16 @@ pub(super) enum Due {
 
 impl Replica {
     /// Keeps a part read and written: for ever.
-    pub(super) async fn run_part(self: Arc<Self>, index: usize, watch: Watch<Shard>) {
+    pub(super) async fn run_part(self: Arc<Self>, index: usize, watch: Option<Watch<Shard>>) {
         let (to, changes) = mpsc::channel(4);
-        tokio::join!(watch.run(to), self.work(index, changes));
+        let watching = async {
+            match watch {
+                Some(watch) => watch.run(to).await,
+                // Nothing is told.
+                None => to.closed().await,
+            }
+        };
+        tokio::join!(watching, self.work(index, changes));
     }
 
     async fn work(&self, index: usize, mut changes: mpsc::Receiver<Change<Shard>>) {
@@ -84,7 +122,8 @@ impl Replica {
                 }
                 Err(error) => {
                     self.note_failure(index, &error);
-                    let pause = (FIRST_PAUSE * 2_u32.saturating_pow(failures.min(16))).min(LONGEST_PAUSE);
+                    let pause =
+                        (FIRST_PAUSE * 2_u32.saturating_pow(failures.min(16))).min(self.carrier.longest_pause());
                     failures = failures.saturating_add(1);
                     let asked = if let ReplicaError::Kubernetes(error) = &error { error.retry_after() } else { None };
                     let pause = pause.max(asked.unwrap_or_default().min(LONGEST_WAIT));
@@ -102,15 +141,9 @@ impl Replica {
                 },
                 _ = outbox.recv() => {}
                 () = part.wake.notified() => {}
-                () = tokio::time::sleep(self.until_confirmation(index)) => due = Due::Read,
+                () = tokio::time::sleep(self.carrier.until_look(index)) => due = Due::Read,
             }
         }
-    }
-
-    /// The parts are not read all at once.
-    fn until_confirmation(&self, index: usize) -> Duration {
-        let count = u32::try_from(self.parts.len()).unwrap_or(u32::MAX).max(1);
-        CONFIRM_EVERY + CONFIRM_EVERY / count * u32::try_from(index).unwrap_or_default() / 4
     }
 
     async fn due_after(&self, index: usize, change: &Change<Shard>) -> Due {
@@ -118,7 +151,8 @@ impl Replica {
             // Told of what was just read.
             Change::Seen(shard) => {
                 let mirror = self.parts[index].mirror.lock().await;
-                if mirror.version.as_ref() == Some(shard.version()) { Due::Write } else { Due::Read }
+                let is_known = matches!(&mirror.seen, Some(Seen::Secret(version)) if version == shard.version());
+                if is_known { Due::Write } else { Due::Read }
             }
             Change::Synced => Due::Write,
             // The outage is noticed, or it is over already.
@@ -135,11 +169,12 @@ impl Replica {
     }
 
     /// Reads a part, by a read that begins after this was called, and adopts what stands there.
-    pub(super) async fn pull(&self, index: usize) -> Result<(), ReplicaError> {
+    async fn pull(&self, index: usize) -> Result<(), ReplicaError> {
         let part = &self.parts[index];
         let mut mirror = part.mirror.lock().await;
-        let shard = self.state.read_part(index).await?;
-        self.take(index, &mut mirror, shard)?;
+        let now = self.clock.now();
+        let reading = self.carrier.read(index, &mirror, now.monotonic_ms).await?;
+        self.take(index, &mut mirror, reading, now)?;
         part.confirmed_ms.store(self.clock.now().monotonic_ms + 1, Ordering::Relaxed);
         let is_first = !std::mem::replace(&mut mirror.is_loaded, true);
         if is_first && self.loaded.fetch_add(1, Ordering::AcqRel) + 1 == self.parts.len() {
@@ -149,10 +184,11 @@ impl Replica {
         Ok(())
     }
 
-    fn take(&self, index: usize, mirror: &mut Mirror, shard: Option<Shard>) -> Result<(), ReplicaError> {
-        let version = shard.as_ref().map(|shard| shard.version().clone());
-        let values: BTreeMap<String, Vec<u8>> =
-            shard.iter().flat_map(Shard::pairs).map(|(key, value)| (key.to_owned(), value.to_vec())).collect();
+    fn take(&self, index: usize, mirror: &mut Mirror, reading: Reading, now: Now) -> Result<(), ReplicaError> {
+        let Reading { seen, values, extent } = reading;
+        if matches!(extent, Extent::Anew) && mirror.is_loaded {
+            self.doubt(mirror, &values)?;
+        }
         let is_news = |(key, value): &(&String, &Vec<u8>)| mirror.values.get(*key) != Some(*value);
         let news = values.iter().filter(is_news).map(|(key, value)| (key.clone(), value.clone()));
         let (noted, changed): (Vec<_>, Vec<_>) = news.partition(|(key, _)| is_note(key));
@@ -165,18 +201,21 @@ impl Replica {
         for (key, _) in &noted {
             self.notes.seen(key);
         }
-        let gone: Vec<String> = if mirror.is_loaded {
-            mirror.values.keys().filter(|key| !values.contains_key(*key)).cloned().collect()
-        } else {
-            let is_here = |key: &String| self.state.part_of(key).is_ok_and(|part| part == index);
-            self.users.known_keys().into_iter().filter(|key| !values.contains_key(key) && is_here(key)).collect()
+        let gone: Vec<String> = match &extent {
+            Extent::Changes { gone } => gone.clone(),
+            Extent::Whole | Extent::Anew if mirror.is_loaded => {
+                mirror.values.keys().filter(|key| !values.contains_key(*key)).cloned().collect()
+            }
+            Extent::Whole | Extent::Anew => {
+                let is_here = |key: &String| self.carrier.part_of(key).is_ok_and(|part| part == index);
+                self.users.known_keys().into_iter().filter(|key| !values.contains_key(key) && is_here(key)).collect()
+            }
         };
-        let (noted, gone): (Vec<_>, Vec<_>) = gone.into_iter().partition(|key| is_note(key));
-        noted.iter().for_each(|key| self.notes.gone(key));
-        if !gone.is_empty() {
-            self.count_repairs(self.users.restore(&gone)?);
+        let (noted_gone, known_gone): (Vec<_>, Vec<_>) = gone.iter().cloned().partition(|key| is_note(key));
+        noted_gone.iter().for_each(|key| self.notes.gone(key));
+        if !known_gone.is_empty() {
+            self.count_repairs(self.users.restore(&known_gone)?);
         }
-        let now = self.clock.now();
         for (key, value) in &values {
             if is_note(key) {
                 self.notes.sweep(key, value, now);
@@ -184,7 +223,37 @@ impl Replica {
                 mirror.over.insert(key.clone());
             }
         }
-        (mirror.version, mirror.values) = (version, values);
+        mirror.before.retain(|_, before| {
+            before.retain(|(_, at_ms)| at_ms.saturating_add(DOUBTED_MS) > now.monotonic_ms);
+            !before.is_empty()
+        });
+        mirror.seen = seen;
+        mirror.written.clear();
+        if !matches!(extent, Extent::Changes { .. }) {
+            mirror.whole_ms = now.monotonic_ms;
+        }
+        gone.into_iter().for_each(|key| mirror.set(key, None, now.monotonic_ms));
+        for (key, value) in noted.into_iter().chain(changed) {
+            mirror.set(key, Some(value), now.monotonic_ms);
+        }
+        Ok(())
+    }
+
+    /// What was put, or read, just before a Redis lost something is held to be not shared, unless it stands there still. It came from
+    /// what stands there now, if that stood there of late; else from no later than what stood there first.
+    fn doubt(&self, mirror: &Mirror, found: &BTreeMap<String, Vec<u8>>) -> Result<(), ReplicaError> {
+        let mut doubted = Vec::new();
+        for (key, before) in mirror.before.iter().filter(|(key, _)| !is_note(key)) {
+            let found = found.get(key);
+            if found != mirror.values.get(key) {
+                let known = before.iter().find(|(value, _)| value.as_ref() == found).or(before.first());
+                doubted.extend(known.map(|(value, _)| (key.clone(), value.clone())));
+            }
+        }
+        if !doubted.is_empty() {
+            tracing::warn!(count = doubted.len(), "redis may have lost what replicas shared of late; it is put again");
+            self.users.doubt(&doubted)?;
+        }
         Ok(())
     }
 
@@ -196,9 +265,9 @@ impl Replica {
     }
 
     /// Puts what is to be shared of a part. Whether there may be more.
-    pub(super) async fn push(&self, index: usize) -> Result<bool, ReplicaError> {
+    async fn push(&self, index: usize) -> Result<bool, ReplicaError> {
         let mut mirror = self.parts[index].mirror.lock().await;
-        let is_here = |key: &String| self.state.part_of(key).is_ok_and(|part| part == index);
+        let is_here = |key: &String| self.carrier.part_of(key).is_ok_and(|part| part == index);
         let keys = self.users.unshared().into_iter().chain(self.notes.due()).filter(is_here);
         let keys: Vec<String> = keys.chain(mirror.over.iter().cloned()).take(BATCH).collect();
         if keys.is_empty() {
@@ -207,7 +276,7 @@ impl Replica {
         let now = self.clock.now();
         let mut put: BTreeMap<String, Option<Vec<u8>>> = BTreeMap::new();
         let (mut conflicts, mut failed) = (BTreeSet::new(), None);
-        let done = self.state.update_many(&keys, |key, found| {
+        let done = self.carrier.update(&keys, |key, found| {
             let (edit, after) = match self.edit(key, found, &mut conflicts, now) {
                 Ok(edit) => edit,
                 Err(error) => {
@@ -218,24 +287,20 @@ impl Replica {
             put.insert(key.to_owned(), after);
             edit
         });
-        done.await?;
+        mirror.written.extend(done.await?);
         self.counters.conflicts.fetch_add(conflicts.len() as u64, Ordering::Relaxed);
-        mirror.version = None;
+        // A Redis tells what was written here as it tells what others wrote.
+        mirror.seen.take_if(|seen| matches!(seen, Seen::Secret(_)));
         mirror.over.clear();
         let mut shared = Vec::new();
         for (key, value) in put {
             if is_note(&key) {
                 self.notes.written(&key, value.is_some());
             }
-            match value {
-                Some(value) => {
-                    mirror.values.insert(key.clone(), value.clone());
-                    shared.push((key, value));
-                }
-                None => {
-                    mirror.values.remove(&key);
-                }
+            if mirror.values.get(&key) != value.as_ref() {
+                mirror.set(key.clone(), value.clone(), now.monotonic_ms);
             }
+            shared.extend(value.map(|value| (key, value)));
         }
         shared.retain(|(key, _)| !is_note(key));
         match self.users.adopt(&shared) {

@@ -4,7 +4,7 @@
 
 pub mod path;
 
-use crate::config::Route;
+use crate::config::{DEFAULT_METHODS, Route};
 use http::Method;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -43,10 +43,6 @@ pub enum NoRoute {
     /// A route has, but not for this method.
     Method,
 }
-
-/// Methods that a route takes if it does not say. `CONNECT` and `TRACE` are refused before any route is looked for.
-const DEFAULT_METHODS: [Method; 7] =
-    [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS];
 
 impl Router {
     /// Prepares the routes.
@@ -130,6 +126,7 @@ impl Node {
 fn choose(candidates: &[Candidate], method: &Method) -> Result<usize, NoRoute> {
     let takes = |candidate: &&Candidate| match &candidate.methods {
         Some(methods) => methods.contains(method),
+        // `CONNECT` and `TRACE` are refused before any route is looked for.
         None => DEFAULT_METHODS.contains(method),
     };
     candidates.iter().find(takes).map(|candidate| candidate.index).ok_or(NoRoute::Method)

@@ -3,6 +3,7 @@
 use super::credentials::{Credentials, RouteCredentials};
 use super::histogram::Histogram;
 use super::reason::Reason;
+use super::traces::SpanCounts;
 use super::upstreams::{UpstreamMetrics, Upstreams};
 use http::StatusCode;
 use prometheus_client::encoding::EncodeLabelSet;
@@ -43,6 +44,8 @@ pub struct Metrics {
     pub webhook_certificate_failures: Counter,
     /// `postern_webhook_certificate_expires_timestamp_seconds`: when its certificate ends; 0 where there is none.
     pub webhook_certificate_expires: Gauge,
+    /// `postern_spans_total` by outcome.
+    pub spans: SpanCounts,
     credentials: Credentials,
     upstreams: Upstreams,
 }
@@ -119,6 +122,7 @@ impl Metrics {
             webhook_reviews: Family::default(),
             webhook_certificate_failures: Counter::default(),
             webhook_certificate_expires: Gauge::default(),
+            spans: SpanCounts::default(),
             credentials: Credentials::default(),
             upstreams: Upstreams::default(),
         };
@@ -151,6 +155,7 @@ impl Metrics {
         );
         metrics.register_streams(&mut registry);
         metrics.register_webhook(&mut registry);
+        metrics.spans.register(&mut registry);
         metrics.credentials.register(&mut registry);
         metrics.upstreams.register(&mut registry);
         // Both are there from the start, so that the first failure is an increase.

@@ -1,4 +1,5 @@
-//! What is seen from outside: metrics, one access line a request, the audit log, the operator's log.
+//! What is seen from outside: metrics, one access line a request, spans of sampled requests, the audit log, the
+//! operator's log.
 
 pub mod access_log;
 pub mod audit_log;
@@ -6,6 +7,7 @@ pub mod credentials;
 pub mod histogram;
 pub mod metrics;
 pub mod reason;
+pub mod traces;
 pub mod upstreams;
 
 use crate::config::{Log, LogFormat};

@@ -41,6 +41,14 @@ reasons! {
     MalformedRequest, "malformed_request", BAD_REQUEST, "The request is malformed";
     /// An expectation other than `100-continue`.
     ExpectationFailed, "expectation_failed", EXPECTATION_FAILED, "This expectation cannot be met";
+    /// The route demands another client certificate than the one for whose host the connection was opened.
+    MisdirectedRequest, "misdirected_request", MISDIRECTED_REQUEST, "This connection cannot be used for this host";
+    /// The route demands a client certificate, and none was shown.
+    ClientCertificateMissing, "client_certificate_missing", FORBIDDEN, "A client certificate is needed";
+    /// The client certificate is of no authority of ours, expired, or was revoked.
+    ClientCertificateInvalid, "client_certificate_invalid", FORBIDDEN, "The client certificate is not valid";
+    /// The route demands a client certificate with other names.
+    WrongClientCertificate, "wrong_client_certificate", FORBIDDEN, "This client certificate is not accepted here";
     /// No `Authorization` header.
     MissingToken, "missing_token", UNAUTHORIZED, "A bearer token is needed";
     /// More than one `Authorization` header, or not one bearer token in it.
@@ -67,8 +75,15 @@ reasons! {
     ClaimMissing, "claim_missing", FORBIDDEN, "A claim is missing";
     /// A namespace is needed, and the user has none or another.
     NamespaceMissing, "namespace_missing", FORBIDDEN, "The user has no such namespace";
-    /// The address asks more often than `limits.address` lets it.
+    /// The address asks more often than `limits.address` or the route's `limit.address` lets it.
     TooManyRequests, "too_many_requests", TOO_MANY_REQUESTS, "Too many requests from this address";
+    /// The user asks more often than the route's `limit.user` lets them.
+    TooManyRequestsOfUser, "too_many_requests_of_user", TOO_MANY_REQUESTS, "Too many requests of this user";
+    /// The users of the namespace ask more often than the route's `limit.namespace` lets them.
+    TooManyRequestsOfNamespace, "too_many_requests_of_namespace", TOO_MANY_REQUESTS,
+        "Too many requests of this namespace";
+    /// The route is asked for more often than its `limit.route` lets it be.
+    TooManyRequestsOfRoute, "too_many_requests_of_route", TOO_MANY_REQUESTS, "Too many requests for this service";
     /// The address showed more bad tokens than `limits.failed_authentications` lets it.
     TooManyFailedAuthentications, "too_many_failed_authentications", TOO_MANY_REQUESTS,
         "Too many failed authentications from this address";
@@ -94,6 +109,33 @@ reasons! {
     UpstreamTimeout, "upstream_timeout", GATEWAY_TIMEOUT, "The upstream did not answer in time";
 }
 
+impl Reason {
+    /// The status of a gRPC call that is refused: gRPC's own translation of HTTP's, but that what is limited is exhausted, what is
+    /// late is late, and a method that is not served is unimplemented.
+    pub fn grpc_status(self) -> u8 {
+        match self.status().as_u16() {
+            400 => 13,
+            401 => 16,
+            403 => 7,
+            404 | 405 => 12,
+            408 | 504 => 4,
+            413 | 429 => 8,
+            502 | 503 => 14,
+            _ => 2,
+        }
+    }
+
+    /// What a gRPC call is told beside that: the code, and the sentence.
+    pub fn grpc_message(self) -> String {
+        format!("{}: {}", self.code(), self.title())
+    }
+
+    /// Whether it is about a client's certificate, and not about a token.
+    pub fn is_about_certificate(self) -> bool {
+        matches!(self, Self::ClientCertificateMissing | Self::ClientCertificateInvalid | Self::WrongClientCertificate)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -103,5 +145,23 @@ mod tests {
         let codes: std::collections::HashSet<_> = Reason::ALL.iter().map(|reason| reason.code()).collect();
         assert_eq!(codes.len(), Reason::ALL.len());
         assert!(codes.iter().all(|code| code.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')));
+    }
+
+    #[test]
+    fn a_message_of_grpc_needs_no_percent_encoding() {
+        let is_plain = |byte: u8| matches!(byte, b' '..=b'~') && byte != b'%';
+        assert!(Reason::ALL.iter().all(|reason| reason.grpc_message().bytes().all(is_plain)));
+    }
+
+    #[test]
+    fn a_call_of_grpc_is_told_what_http_would_say() {
+        let told = |reason: Reason| reason.grpc_status();
+        assert_eq!([Reason::MissingToken, Reason::TokenExpired, Reason::UserInactive].map(told), [16; 3]);
+        assert_eq!([Reason::RoleMissing, Reason::NamespaceMissing].map(told), [7; 2]);
+        assert_eq!([Reason::NoRoute, Reason::MethodNotAllowed].map(told), [12; 2]);
+        assert_eq!([Reason::TooManyRequests, Reason::BodyTooLarge].map(told), [8; 2]);
+        assert_eq!([Reason::UserStatusUnknown, Reason::UpstreamUnreachable].map(told), [14; 2]);
+        assert_eq!([Reason::UpstreamTimeout, Reason::RequestTimeout].map(told), [4; 2]);
+        assert_eq!([Reason::MalformedRequest, Reason::ExpectationFailed].map(told), [13, 2]);
     }
 }

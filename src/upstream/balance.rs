@@ -12,7 +12,7 @@ use crate::upstream::patience::Patience;
 use crate::upstream::pool::{Failed, Pool, is_idempotent};
 use crate::upstream::pools::Worker;
 use crate::upstream::request::{OutgoingRequest, Payload};
-use crate::upstream::{Answer, SendError, Upstream, limits};
+use crate::upstream::{Answer, Failure, SendError, Upstream, limits};
 use http::HeaderMap;
 use std::rc::Rc;
 use std::time::Duration;
@@ -141,6 +141,10 @@ impl Tries<'_> {
             Ok(Answer::Switched(_)) => false,
             // A try that took all the time there is leaves none.
             Err(Failed { error: SendError::Timeout(_), .. }) => self.may_repeat,
+            // Nothing of a head is passed on before it is whole, so it makes no difference how much of it came.
+            Err(Failed { error: SendError::Failed(Failure::Io(_) | Failure::Closed | Failure::Head(_)), .. }) => {
+                self.may_repeat
+            }
             Err(Failed { before_answer, .. }) => is_unsent || (self.may_repeat && *before_answer),
         };
         if !is_worth_it || self.retries >= retry.max_retries || self.left().is_zero() {

@@ -3,6 +3,7 @@
 use crate::telemetry::reason::Reason;
 use crate::upstream::http1::{ChunkError, Http1Body};
 use crate::upstream::http2::Http2Body;
+use crate::upstream::parted::Parted;
 use crate::upstream::request::RequestBodyError;
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
@@ -24,6 +25,10 @@ pub enum Body {
     Http1(Box<Http1Body>),
     /// Coming from an HTTP/2 stream.
     Http2(Box<Http2Body>),
+    /// One that can be ended between two of its parts.
+    Parted(Box<Parted>),
+    /// It was cut.
+    Cut(Reason),
 }
 
 /// Why a body ended before its end. The client must not take it for whole.
@@ -58,6 +63,42 @@ impl Body {
         let bytes = bytes.into();
         if bytes.is_empty() { Self::Empty } else { Self::Full(bytes) }
     }
+
+    /// Whether it comes from an upstream still, of a length that nobody said.
+    pub fn is_open_ended(&self) -> bool {
+        matches!(self, Self::Http1(_) | Self::Http2(_)) && http_body::Body::size_hint(self).exact().is_none()
+    }
+
+    /// Ends it: at the end of the part that it is in, if it has parts, else at once, and then nobody can take it for whole. Gives
+    /// what is not needed any more, to be dropped where nothing is borrowed. What was said first stays.
+    #[must_use = "dropped, it closes a connection"]
+    pub fn cut(&mut self, reason: Reason) -> Self {
+        match self {
+            Self::Parted(parted) => parted.cut(reason),
+            Self::Cut(_) => Self::Empty,
+            Self::Empty | Self::Full(_) | Self::Http1(_) | Self::Http2(_) => std::mem::replace(self, Self::Cut(reason)),
+        }
+    }
+
+    /// Whether it was cut and is to come to the end of a part.
+    pub fn is_finishing(&self) -> bool {
+        matches!(self, Self::Parted(parted) if parted.is_finishing())
+    }
+
+    /// Gives up a part that takes too long to end. Gives what is not needed any more, as [`Body::cut`] does.
+    #[must_use = "dropped, it closes a connection"]
+    pub fn give_up(&mut self) -> Self {
+        if let Self::Parted(parted) = self { parted.give_up() } else { Self::Empty }
+    }
+
+    /// Why it was cut, if it was.
+    pub fn ended(&self) -> Option<Reason> {
+        match self {
+            Self::Cut(reason) => Some(*reason),
+            Self::Parted(parted) => parted.ended(),
+            Self::Empty | Self::Full(_) | Self::Http1(_) | Self::Http2(_) => None,
+        }
+    }
 }
 
 impl http_body::Body for Body {
@@ -75,6 +116,8 @@ impl http_body::Body for Body {
             }
             Self::Http1(body) => body.poll_frame(cx),
             Self::Http2(body) => body.poll_frame(cx),
+            Self::Parted(body) => body.poll_frame(cx),
+            Self::Cut(reason) => Poll::Ready(Some(Err(BodyError::Cut(*reason)))),
         }
     }
 
@@ -84,6 +127,8 @@ impl http_body::Body for Body {
             Self::Full(_) => false,
             Self::Http1(body) => body.has_ended(),
             Self::Http2(body) => body.has_ended(),
+            Self::Parted(body) => body.has_ended(),
+            Self::Cut(_) => false,
         }
     }
 
@@ -93,6 +138,7 @@ impl http_body::Body for Body {
             Self::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Self::Http1(body) => body.size_hint(),
             Self::Http2(body) => body.size_hint(),
+            Self::Parted(_) | Self::Cut(_) => SizeHint::default(),
         }
     }
 }

@@ -8,6 +8,8 @@ use std::task::{Context, Poll, Waker};
 #[derive(Debug, Default)]
 pub struct Cut {
     reason: Cell<Option<Reason>>,
+    /// Whoever sends neither sends on nor breaks off, until the answer has come to the end of one of its parts.
+    holds_sender: Cell<bool>,
     /// Few: the task that reads the answer, and the one that sends the request.
     waiting: RefCell<Vec<Waker>>,
 }
@@ -31,11 +33,38 @@ impl Cut {
         if let Some(reason) = self.reason.get() {
             return Poll::Ready(reason);
         }
+        self.register(cx);
+        Poll::Pending
+    }
+
+    /// Has whoever sends the request wait, though this is set: breaking off would break the answer off, too.
+    pub fn hold_sender(&self) {
+        self.holds_sender.set(true);
+    }
+
+    /// Has them wait no longer.
+    pub fn release_sender(&self) {
+        if self.holds_sender.replace(false) {
+            self.waiting.take().into_iter().for_each(Waker::wake);
+        }
+    }
+
+    /// The same as [`Cut::poll`], for whoever sends the request.
+    pub fn poll_sender(&self, cx: &mut Context<'_>) -> Poll<Reason> {
+        match self.reason.get() {
+            Some(reason) if !self.holds_sender.get() => Poll::Ready(reason),
+            _ => {
+                self.register(cx);
+                Poll::Pending
+            }
+        }
+    }
+
+    fn register(&self, cx: &Context<'_>) {
         let mut waiting = self.waiting.borrow_mut();
         if !waiting.iter().any(|known| known.will_wake(cx.waker())) {
             waiting.push(cx.waker().clone());
         }
-        Poll::Pending
     }
 
     /// Runs `future` until it is done or this is set.

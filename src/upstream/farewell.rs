@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 
 /// How long a frame that is half way may take, and the answers of both sides.
-const GRACE: Duration = Duration::from_secs(5);
+pub(super) const GRACE: Duration = Duration::from_secs(5);
 
 /// The code of a connection that is ended because of who uses it.
 const POLICY_VIOLATION: u16 = 1008;

@@ -18,7 +18,7 @@ pub(super) fn is_of_connection(name: &str) -> bool {
 
 /// Whether a trailer field could change how a message is framed, routed, authenticated or processed, which
 /// RFC 9110 §6.5.1 forbids.
-pub(super) fn is_forbidden_trailer(name: &HeaderName) -> bool {
+pub fn is_forbidden_trailer(name: &HeaderName) -> bool {
     is_of_connection(name.as_str())
         || matches!(
             name.as_str(),

@@ -16,10 +16,13 @@ mod endpoints;
 mod farewell;
 mod fields;
 mod group;
+mod handshake;
 mod http1;
 mod http2;
 mod limits;
 mod of_namespace;
+mod parted;
+mod parts;
 mod patience;
 mod pool;
 mod pools;
@@ -35,11 +38,15 @@ pub use body::{Body, BodyError};
 pub use connect::ConnectError;
 pub use cut::Cut;
 pub use endpoint::State;
+pub use fields::is_forbidden_trailer;
+pub use handshake::{SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, accept_for, new_key};
 pub use http1::{
     Chunk, ChunkDecoder, ChunkError, Framing, HeadError, Http1Body, LineError, ResponseHead, parse_response_head,
 };
 pub use http2::Http2Body;
 pub use limits::Limit;
+pub use parted::{CallDeadline, Parted, tell_grpc};
+pub use parts::is_grpc;
 pub use pool::is_idempotent;
 pub use pools::Pools;
 pub use request::{KeepTrailer, OutgoingRequest, RequestBody, RequestBodyError};
@@ -158,7 +165,8 @@ pub enum Answer {
         /// Its body, as it comes.
         body: Body,
     },
-    /// It agreed to the upgrade that was asked for: 101. The connection is to be joined with the client's by [`tunnel`].
+    /// It agreed to the upgrade that was asked for: 101, or 200 over HTTP/2. The connection, or stream, is to be joined with the
+    /// client's by [`tunnel`].
     Switched(Upgraded),
 }
 
@@ -203,9 +211,12 @@ pub enum Failure {
     /// The HTTP/2 connection or stream failed.
     #[error("the HTTP/2 exchange failed")]
     Http2(#[source] hyper::Error),
-    /// A protocol upgrade was asked of an upstream that is spoken to in HTTP/2.
+    /// A protocol upgrade other than a WebSocket's was asked of an upstream that is spoken to in HTTP/2.
     #[error("HTTP/2 has no protocol upgrade")]
     UpgradeOverHttp2,
+    /// A WebSocket was asked of an upstream that is spoken to in HTTP/2 and did not say that it takes any (RFC 8441 §3).
+    #[error("the upstream takes no WebSocket over HTTP/2")]
+    NoWebSocketOverHttp2,
     /// The `Host` of the request is no authority, which HTTP/2 needs.
     #[error("`{0:?}` is no authority")]
     Authority(HeaderValue),

@@ -1,7 +1,7 @@
 //! The connections of one worker to one endpoint, and how a request gets one.
 
 use crate::base::tick::Deadline;
-use crate::config::Protocol;
+use crate::config::{Protocol, Upgrade};
 use crate::upstream::connect::{Spoken, connect};
 use crate::upstream::endpoint::Endpoint;
 use crate::upstream::http1::Exchange;
@@ -12,7 +12,7 @@ use crate::upstream::pools::Worker;
 use crate::upstream::request::{OutgoingRequest, Payload};
 use crate::upstream::stream::{Life, Stream};
 use crate::upstream::{Answer, SendError, Upstream};
-use http::{HeaderMap, Method};
+use http::{HeaderMap, HeaderValue, Method};
 use std::cell::{Cell, RefCell};
 use std::ops::Deref;
 use std::rc::Rc;
@@ -31,6 +31,10 @@ pub(super) struct Pool {
     pub(super) endpoint: Arc<Endpoint>,
     /// `idle_timeout` of the upstream.
     pub(super) idle_timeout: Duration,
+    /// `connect_timeout` of the upstream.
+    pub(super) connect_timeout: Duration,
+    /// It is spoken to in HTTP/2 and nothing else.
+    is_only_http2: bool,
     max_idle: usize,
     /// The last one used is the first to be used again; the others then grow old and are closed.
     idle: RefCell<Vec<Idle>>,
@@ -83,6 +87,8 @@ impl Pool {
             worker: Rc::clone(worker),
             endpoint,
             idle_timeout: config.idle_timeout,
+            connect_timeout: config.connect_timeout,
+            is_only_http2: config.protocol == Protocol::Http2,
             max_idle: config.max_idle_connections,
             idle: RefCell::default(),
             http2: http2::Shared::new(config.protocol == Protocol::Http2),
@@ -195,7 +201,7 @@ impl Pool {
     /// A connection that is already open. One that has anything to say before it was asked is closed: it is the end of
     /// the connection, or an answer to nothing. `may_repeat` says that a mistake in this can be made good.
     fn take(&self, request: &OutgoingRequest<'_>, may_repeat: bool) -> Option<Connection> {
-        if request.upgrade.is_none()
+        if request.upgrade.is_none_or(|protocol| self.upgrades_over_http2(protocol))
             && let Some(connection) = self.http2.current(self.worker.now())
         {
             return Some(Connection::Http2 { connection, is_reused: true });
@@ -208,6 +214,12 @@ impl Pool {
         }
     }
 
+    /// Whether a protocol is asked for on the HTTP/2 connection.
+    fn upgrades_over_http2(&self, protocol: &HeaderValue) -> bool {
+        let is_websocket = || Upgrade::asked(protocol.as_bytes()) == Some(Upgrade::WebSocket);
+        self.is_only_http2 || (is_websocket() && self.http2.takes_websockets())
+    }
+
     /// A fresh connection; if HTTP/2 is expected, one that other requests are opening or have just opened will do, and at the
     /// limit of connections one that another request is done with.
     async fn open(
@@ -216,7 +228,8 @@ impl Pool {
         request: &OutgoingRequest<'_>,
         may_repeat: bool,
     ) -> Result<Connection, SendError> {
-        let (config, is_upgrade) = (&*upstream.config, request.upgrade.is_some());
+        // Over HTTP/1.1, where that can be had.
+        let (config, is_upgrade) = (&*upstream.config, request.upgrade.is_some() && !self.is_only_http2);
         let life = |permit| Life::new(config, self.worker.random(), permit);
         if self.http2.is_expected() && !is_upgrade {
             let opened = self.http2.open(upstream, &self.endpoint, life(None), self.worker.now());

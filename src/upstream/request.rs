@@ -192,12 +192,12 @@ impl http_body::Body for RequestStream {
             return Poll::Ready(None);
         }
         // What has come of it stays here: a part of a body must not look like a whole one.
-        if let Some(reason) = this.cut.reason() {
-            return Poll::Ready(Some(Err(RequestBodyError::Cut(reason))));
+        if this.cut.reason().is_some() {
+            return this.cut.poll_sender(cx).map(|reason| Some(Err(RequestBodyError::Cut(reason))));
         }
         let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(cx) else {
             // Nobody else may be left to wake whoever sends it.
-            return this.cut.poll(cx).map(|reason| Some(Err(RequestBodyError::Cut(reason))));
+            return this.cut.poll_sender(cx).map(|reason| Some(Err(RequestBodyError::Cut(reason))));
         };
         let frame = match frame {
             None => return Poll::Ready(this.check_end().err().map(Err)),

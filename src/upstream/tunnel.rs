@@ -9,6 +9,7 @@ use crate::upstream::pool::Lease;
 use crate::upstream::stream::Stream;
 use crate::upstream::websocket::{Frames, Sender};
 use bytes::{Buf, Bytes, BytesMut};
+use hyper_util::rt::TokioIo;
 use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
@@ -21,16 +22,33 @@ pub(super) const READ_SIZE: usize = 16 * 1024;
 /// A connection to an upstream that has switched protocols.
 #[derive(Debug)]
 pub struct Upgraded {
-    io: Stream,
+    io: Io,
     /// What came right behind the answer that switched.
     read: Bytes,
     /// It is under way as long as it lasts.
     _lease: Lease,
 }
 
+/// What it goes over.
+#[derive(Debug)]
+enum Io {
+    Connection(Stream),
+    /// One stream of an HTTP/2 connection.
+    Stream(TokioIo<hyper::upgrade::Upgraded>),
+}
+
 impl Upgraded {
     pub(super) fn new(io: Stream, read: Bytes, lease: Lease) -> Self {
-        Self { io, read, _lease: lease }
+        Self { io: Io::Connection(io), read, _lease: lease }
+    }
+
+    pub(super) fn stream(io: hyper::upgrade::Upgraded, lease: Lease) -> Self {
+        Self { io: Io::Stream(TokioIo::new(io)), read: Bytes::new(), _lease: lease }
+    }
+
+    /// Whether it goes over HTTP/2, where there is no handshake beyond the request's own.
+    pub fn is_http2(&self) -> bool {
+        matches!(self.io, Io::Stream(_))
     }
 }
 
@@ -173,7 +191,10 @@ impl Pipe {
 impl AsyncRead for Upgraded {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.read.is_empty() {
-            return Pin::new(&mut self.io).poll_read(cx, buf);
+            return match &mut self.io {
+                Io::Connection(io) => Pin::new(io).poll_read(cx, buf),
+                Io::Stream(io) => Pin::new(io).poll_read(cx, buf),
+            };
         }
         let length = self.read.len().min(buf.remaining());
         buf.put_slice(&self.read.split_to(length));
@@ -183,7 +204,10 @@ impl AsyncRead for Upgraded {
 
 impl AsyncWrite for Upgraded {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
+        match &mut self.io {
+            Io::Connection(io) => Pin::new(io).poll_write(cx, buf),
+            Io::Stream(io) => Pin::new(io).poll_write(cx, buf),
+        }
     }
 
     fn poll_write_vectored(
@@ -191,18 +215,27 @@ impl AsyncWrite for Upgraded {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+        match &mut self.io {
+            Io::Connection(io) => Pin::new(io).poll_write_vectored(cx, bufs),
+            Io::Stream(io) => Pin::new(io).poll_write_vectored(cx, bufs),
+        }
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
+        matches!(self.io, Io::Connection(_))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
+        match &mut self.io {
+            Io::Connection(io) => Pin::new(io).poll_flush(cx),
+            Io::Stream(io) => Pin::new(io).poll_flush(cx),
+        }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
+        match &mut self.io {
+            Io::Connection(io) => Pin::new(io).poll_shutdown(cx),
+            Io::Stream(io) => Pin::new(io).poll_shutdown(cx),
+        }
     }
 }

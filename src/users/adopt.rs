@@ -78,6 +78,26 @@ impl Users {
         Ok(count)
     }
 
+    /// What stood under these keys until now may be lost where it was shared, though it was there. It counts as not shared, with what
+    /// stood there before as what all started from. To be called before what stands there now is adopted.
+    ///
+    /// # Errors
+    /// It cannot be stored.
+    pub fn doubt(&self, before: &[(String, Option<Vec<u8>>)]) -> Result<(), ShareError> {
+        self.change(|plan, memory, _| {
+            (plan.moves, plan.is_against, plan.is_adopted) = (false, true, true);
+            let Some(outbox) = memory.outbox() else { return };
+            // What waits there began no later.
+            for (text, base) in before.iter().filter(|(text, _)| !outbox.contains_key(text)) {
+                let Some(key) = memory.key_of(text).filter(|key| memory.value(key).is_some()) else { continue };
+                let base = base.as_deref().and_then(|bytes| read(text, bytes).ok());
+                plan.push(Write::Unshared(key, base.map(|(_, value)| value)));
+            }
+        })?;
+        self.outbox_moved();
+        Ok(())
+    }
+
     /// Whether a value that is shared concerns nobody any more, so that it may be removed for all. Later than each replica forgets it.
     pub fn is_over(&self, key: &str, bytes: &[u8]) -> bool {
         let mut now = self.clock.now();

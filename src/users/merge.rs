@@ -83,10 +83,12 @@ fn decided_there(base: &Record, found: &Record, mine: &Record) -> Record {
     // A block that adds nothing leaves a trace nevertheless, so that a lift by who does not know of it does not hold.
     let by_operator = mine.by_operator.is_some() && has_news_of_operator(base, mine);
     let by_issuer = mine.by_issuer.is_some() && has_news_of_issuer(base, mine);
-    let is_hidden = (by_operator && found.by_operator.is_some() && found.by_operator != mine.by_operator)
+    let is_another_act = found.by_operator != mine.by_operator || mine.epoch > base.epoch;
+    let is_hidden = (by_operator && found.by_operator.is_some() && is_another_act)
         || (by_issuer && proof(&merged) == proof(found) && proof(found) != proof(mine));
     merged.epoch += u64::from(is_hidden);
-    merged
+    // What was shown here was shown on all that holds.
+    if against(&merged) == against(mine) && mine.epoch == base.epoch { with_sessions(merged, mine) } else { merged }
 }
 
 /// Whether all that came to be against the user here is an event that is known there, with what came of it: told late, to a replica that

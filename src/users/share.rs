@@ -331,11 +331,6 @@ impl Users {
         self.memory().outbox().map(|outbox| outbox.keys().cloned().collect()).unwrap_or_default()
     }
 
-    /// Whether a key is among them.
-    pub fn is_unshared(&self, key: &str) -> bool {
-        self.memory().outbox().is_some_and(|outbox| outbox.contains_key(key))
-    }
-
     /// How many they are.
     pub fn unshared_len(&self) -> usize {
         self.memory().outbox().map_or(0, BTreeMap::len)

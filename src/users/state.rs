@@ -174,7 +174,7 @@ impl Record {
             return Effect::Noted;
         }
         self.shut_out();
-        self.is_event = matches!(time, IssuerTime::At(_));
+        self.is_event = matches!(time, IssuerTime::At(_)) && self.shown.is_none();
         Effect::Decided
     }
 

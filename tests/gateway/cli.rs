@@ -94,6 +94,13 @@ name = 'public'
 path = '/public'
 upstream = 'up'
 access = 'public'
+[[route]]
+path = '/moved/**'
+upstream = 'up'
+access = 'public'
+rewrite = { strip_prefix = '/moved', add_prefix = '/v2' }
+request_headers = { remove = ['cookie'] }
+cors = { origins = 'https://app.example.com' }
 ";
 
 /// A folder with a configuration, the issuer's keys and tokens.
@@ -132,6 +139,7 @@ fn explain_shows_each_step_of_a_request_that_is_let_in() {
   ok       authenticate  a token of issuer `main`
   ok       user status   `u-1`: not asked: `user_status` is "none"
   ok       authorize     any valid token
+  ok       route limit   no limit
   ok       inject        a namespace token for `team-a`, audience `up`; upstream `up`
 forwarded with: accept, authorization, x-auth-user, x-forwarded-for, x-forwarded-proto, x-forwarded-host, x-request-id, traceparent
 "#;
@@ -145,6 +153,16 @@ forwarded with: accept, authorization, x-auth-user, x-forwarded-for, x-forwarded
 }
 
 #[test]
+fn explain_shows_what_the_route_changes_and_knows_a_preflight() {
+    let stage = explained();
+    let (code, out, _) = explain(&stage, &["/moved/x?y", "-H", "Cookie: a=1", "-H", "Accept: text/plain"]);
+    assert!(code == 0 && out.contains("rewritten to: /v2/x?y\nforwarded with: accept, x-forwarded-for"), "{out}");
+    let origin = ["-H", "Origin: https://app.example.com", "-H", "Access-Control-Request-Method: GET"];
+    let (code, out, _) = explain(&stage, &[&["OPTIONS /moved/x"][..], &origin[..]].concat());
+    assert!(code == 0 && out.ends_with("answered by Postern: a preflight, for the route's `cors`\n"), "{out}");
+}
+
+#[test]
 fn explain_shows_where_a_request_is_refused_and_why() {
     let stage = explained();
     let expected = r#"  ok       strip         identity, forwarding and hop-by-hop fields are gone
@@ -153,6 +171,7 @@ fn explain_shows_where_a_request_is_refused_and_why() {
   ok       authenticate  a token of issuer `main`
   ok       user status   `u-1`: not asked: `user_status` is "none"
   refused  authorize     role_missing
+  -        route limit
   -        inject
 403 role_missing: A role is missing
 "#;
@@ -163,6 +182,7 @@ fn explain_shows_where_a_request_is_refused_and_why() {
   refused  authenticate  token_expired: the token expired
   -        user status
   -        authorize
+  -        route limit
   -        inject
 401 token_expired: The token has expired
 "#;

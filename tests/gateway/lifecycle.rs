@@ -169,17 +169,26 @@ fn a_stream_that_does_not_end_is_cut_at_the_drain_deadline() {
 }
 
 #[test]
-fn while_it_waits_before_draining_it_serves_but_is_not_ready() {
+fn while_it_waits_before_draining_it_serves_but_is_not_ready_and_sends_clients_away() {
     let stage = Stage::new();
-    let server = "drain_wait = '1s'\ndrain_deadline = '5m'";
+    // Longer than any test: the gateway ends with the process.
+    let server = "drain_wait = '1h'";
     let gateway = stage.gateway(File { server, issuer: "", rest: PUBLIC, ..File::default() });
     let (addr, admin) = (gateway.addr(), gateway.inner.admin_address().unwrap());
     let client = || crate::support::Client::connect(admin);
     assert_eq!(client().get("/readyz", &[]).status, 200);
-    let draining = std::thread::spawn(move || gateway.inner.drain());
+    let mut kept = gateway.connect();
+    assert_eq!(kept.get("/old", &[]).header("connection"), None);
+    drop(std::thread::spawn(move || gateway.inner.drain()));
     eventually("it is not ready", || client().get("/readyz", &[]).status == 503);
-    crate::support::Client::connect(addr).get("/old", &[]).passed();
-    draining.join().unwrap();
+    // Answers and refusals alike end their connection, so that whoever keeps one makes another, elsewhere.
+    let last = kept.get("/old", &[]);
+    assert_eq!((last.status, last.header("connection")), (200, Some("close")));
+    assert_eq!(kept.read_rest(), b"");
+    let mut late = crate::support::Client::connect(addr);
+    let refused = late.get("/none", &[]);
+    assert_eq!((refused.status, refused.header("connection")), (404, Some("close")));
+    assert_eq!(late.read_rest(), b"");
 }
 
 #[test]

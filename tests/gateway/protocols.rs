@@ -1,9 +1,7 @@
 //! HTTP/2 and TLS, on either side.
 
 use crate::support::h2::{self, H2Client, body, request};
-use crate::support::{Client, File, Gateway, Stage, tls};
-
-const PUBLIC: &str = "[[route]]\nname = 'public'\npath = '/**'\nupstream = 'up'\naccess = 'public'\n";
+use crate::support::{Client, File, Gate, Gateway, PUBLIC, Stage, Upstream, tls};
 
 fn token(stage: &Stage) -> String {
     format!("Bearer {}", stage.issuer.token("alice"))
@@ -88,6 +86,36 @@ fn many_streams_of_a_connection_are_answered_each_by_itself() {
 }
 
 #[test]
+fn a_client_of_http2_that_opens_no_window_is_let_go_and_one_that_waits_is_not() {
+    let gate = Gate::default();
+    let opened = gate.clone();
+    let stage = Stage::with(Upstream::serving(move |mut peer| {
+        while let Some(seen) = peer.read() {
+            if seen.line.starts_with("GET /large ") {
+                peer.send([b"HTTP/1.1 200 OK\r\ncontent-length: 200000\r\n\r\n".as_slice(), &[b'a'; 200_000]].concat());
+            } else {
+                peer.send("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n");
+                opened.pass();
+                peer.send("1\r\nb\r\n0\r\n\r\n");
+            }
+        }
+    }));
+    let gateway = stage.gateway(File { server: "idle_timeout = '500ms'", issuer: "", rest: PUBLIC, ..File::default() });
+    let patient = H2Client::connect(gateway.addr());
+    let mut answer = patient.begin(request("GET /events", &[], body("", &[])));
+    assert_eq!(patient.next(&mut answer), Some(Ok("a".into())));
+    // The preface, SETTINGS, and HEADERS of stream 1 with fields of the static table.
+    let fields = b"\x82\x86\x04\x06/large\x01\x01a";
+    let mut greedy = gateway.connect();
+    greedy.send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0");
+    greedy.send([&[0, 0, fields.len() as u8, 1, 5, 0, 0, 0, 1], fields.as_slice()].concat());
+    let came = greedy.read_rest().len();
+    assert!((65_535..100_000).contains(&came), "{came} bytes in a window of 65,535");
+    gate.open();
+    assert_eq!(patient.next(&mut answer), Some(Ok("b".into())));
+}
+
+#[test]
 fn an_upstream_that_speaks_http2_gets_http1_requests_in_http2() {
     let (stage, gateway) = start_to_http2();
     let mut client = gateway.connect();
@@ -134,7 +162,7 @@ fn tls_negotiates_the_protocol_and_upstreams_are_told_https() {
     tls::write_certificate(&stage, "server");
     let server = "tls = { certificate = 'server.pem', key = 'server.key' }";
     let gateway = stage.gateway(File { server, issuer: "", rest: PUBLIC, ..File::default() });
-    for protocols in [&["http/1.1"][..], &[]] {
+    for protocols in [&["http/1.1"][..], &["http/1.0"], &[]] {
         let mut client = Client::connect_tls(gateway.addr(), tls::client(&stage, "server", protocols));
         client.get("/x", &["x-forwarded-proto: http"]).passed();
         assert_eq!(stage.upstream.last().header("x-forwarded-proto"), Some("https"));
@@ -146,7 +174,7 @@ fn tls_negotiates_the_protocol_and_upstreams_are_told_https() {
     let mut plain = gateway.connect();
     plain.send(crate::support::head("GET", "/x", &[]));
     assert!(!plain.read_rest().starts_with(b"HTTP/"));
-    assert_eq!(stage.upstream.requests(), 3);
+    assert_eq!(stage.upstream.requests(), 4);
 }
 
 #[test]

@@ -6,7 +6,6 @@ use crate::support::{
 };
 use postern::dev::TokenSpec;
 use serde_json::{Value, json};
-use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 const BOUND: Duration = Duration::from_secs(30);
@@ -14,22 +13,18 @@ const BOUND: Duration = Duration::from_secs(30);
 /// What a client of a WebSocket is told.
 const TOLD: &[u8] = b"\x88\x0f\x03\xf0user_inactive";
 
-/// An upstream that serves each connection like this, and tells of each whether its gateway closed it.
-fn watched(serve: impl Fn(&mut Peer) + Clone + Send + 'static) -> (Upstream, Receiver<&'static str>) {
-    let (tell, ends) = channel();
-    let upstream = Upstream::serving(move |mut peer| {
-        serve(&mut peer);
-        while peer.read_bytes(1).is_some() {}
-        let _ = tell.send("closed");
-    });
-    (upstream, ends)
+/// Begins an answer of chunks, and leaves it open.
+fn chunks(peer: &mut Peer) {
+    peer.read();
+    peer.send("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n");
+    peer.send("9\r\ndata: 1\n\n\r\n");
 }
 
-/// Begins an event stream, and leaves it open.
+/// Begins an event stream, and leaves it open in the middle of an event.
 fn events(peer: &mut Peer) {
     peer.read();
     peer.send("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n");
-    peer.send("9\r\ndata: 1\n\n\r\n");
+    peer.send("d\r\ndata: 1\n\ndata\r\n");
 }
 
 fn gateway(stage: &Stage) -> Gateway {
@@ -51,12 +46,12 @@ fn begin(gateway: &Gateway, token: &str) -> Client {
 }
 
 #[test]
-fn an_event_stream_breaks_off_when_its_session_ends_and_others_live_on() {
+fn an_answer_breaks_off_when_its_session_ends_and_others_live_on() {
     let gate = Gate::default();
-    let (upstream, ends) = watched({
+    let (upstream, ends) = Upstream::watched({
         let gate = gate.clone();
         move |peer| {
-            events(peer);
+            chunks(peer);
             gate.pass();
             peer.send("9\r\ndata: 2\n\n\r\n");
         }
@@ -87,8 +82,38 @@ fn an_event_stream_breaks_off_when_its_session_ends_and_others_live_on() {
 }
 
 #[test]
+fn an_event_stream_ends_behind_the_event_that_is_half_way() {
+    let gate = Gate::default();
+    let (upstream, ends) = Upstream::watched({
+        let gate = gate.clone();
+        move |peer| {
+            events(peer);
+            gate.pass();
+            peer.send("11\r\n: 2\n\ndata: 3\n\n...\r\n");
+        }
+    });
+    let stage = Stage::with(upstream);
+    let log = "access = { file = 'access.log' }";
+    let gateway = stage.gateway(File { issuer: &introspection(""), log, ..File::default() });
+    let alice = stage.issuer.token("alice");
+    let mut client = begin(&gateway, &alice);
+    assert_eq!(client.read_chunk().as_deref(), Some(&b"data: 1\n\ndata"[..]));
+    log_out(&stage, &gateway, "alice", &alice);
+    eventually("it is cut", || gateway.metric("postern_streams_ended_total{cause=\"inactive\"}") == 1);
+    gate.open();
+    assert_eq!(client.read_chunk().as_deref(), Some(&b": 2\n\n"[..]));
+    // The proper end: whoever reads events has all of them that came, and connects anew.
+    assert_eq!((client.read_chunk(), client.read_lines().len()), (None, 0));
+    assert_eq!(ends.recv_timeout(crate::support::PATIENCE), Ok("closed"));
+    client.get("/x", &[&bearer(&alice)]).refused(401, "user_inactive");
+    let read = || std::fs::read_to_string(stage.path("access.log")).unwrap();
+    eventually("the line is written", || read().contains("\"ended\":\"user_inactive\""));
+    assert!(read().contains("\"complete\":false"), "{}", read());
+}
+
+#[test]
 fn a_stream_outlives_its_token_unless_its_route_says_otherwise() {
-    let stage = Stage::with(watched(events).0);
+    let stage = Stage::with(Upstream::watched(chunks).0);
     let route = |name: &str, more: &str| {
         ANY.replace("'any'", &format!("'{name}'")).replace("/**", &format!("/{name}")) + more + "\n"
     };
@@ -112,7 +137,7 @@ fn a_stream_outlives_its_token_unless_its_route_says_otherwise() {
 
 #[test]
 fn a_stream_of_http2_is_reset_and_its_connection_serves_others() {
-    let (upstream, ends) = watched(events);
+    let (upstream, ends) = Upstream::watched(chunks);
     let stage = Stage::with(upstream);
     let gateway = gateway(&stage);
     let [alice, bob] = ["alice", "bob"].map(|name| stage.issuer.token(name));
@@ -135,7 +160,7 @@ fn a_stream_of_http2_is_reset_and_its_connection_serves_others() {
 
 #[test]
 fn a_download_that_its_client_does_not_read_lets_go_of_its_upstream() {
-    let (upstream, ends) = watched(|peer| {
+    let (upstream, ends) = Upstream::watched(|peer| {
         peer.read();
         peer.send("HTTP/1.1 200 OK\r\ncontent-length: 1000000000\r\n\r\n");
         // Until the gateway closes the connection.
@@ -158,7 +183,7 @@ fn a_download_that_its_client_does_not_read_lets_go_of_its_upstream() {
 
 #[test]
 fn an_upload_is_refused_on_its_way() {
-    let (upstream, ends) = watched(|peer| {
+    let (upstream, ends) = Upstream::watched(|peer| {
         peer.read_head();
     });
     let stage = Stage::with(upstream);
@@ -218,7 +243,7 @@ fn answers_that_are_complete_at_once_are_no_streams() {
 
 #[test]
 fn what_nobody_had_to_sign_in_for_is_no_stream() {
-    let stage = Stage::with(watched(events).0);
+    let stage = Stage::with(Upstream::watched(chunks).0);
     let rest = ANY.replace("credential", "access = 'public'\ncredential");
     let gateway = stage.gateway(File { rest: &rest, issuer: &introspection(""), ..File::default() });
     let mut client = gateway.connect();
@@ -252,7 +277,7 @@ fn upgrade(gateway: &Gateway, token: &str) -> Client {
 
 #[test]
 fn both_sides_of_a_websocket_are_told_and_others_live_on() {
-    let (upstream, ends) = watched(echo_frames);
+    let (upstream, ends) = Upstream::watched(echo_frames);
     let stage = Stage::with(upstream);
     let gateway = gateway(&stage);
     let [alice, bob] = ["alice", "bob"].map(|name| stage.issuer.token(name));
@@ -280,7 +305,7 @@ fn act(stage: &Stage, gateway: &Gateway, path: &str, mut body: Value) {
 
 #[test]
 fn a_block_ends_all_that_its_user_has_open_and_a_session_only_its_own() {
-    let (upstream, ends) = watched(echo_frames);
+    let (upstream, ends) = Upstream::watched(echo_frames);
     let stage = Stage::with(upstream);
     let operator = "[operator]\nlisten = '127.0.0.1:0'\n\
                     access = { issuer = 'main', role = 'writer', audience = 'gateway' }\n";
@@ -310,7 +335,7 @@ fn a_block_ends_all_that_its_user_has_open_and_a_session_only_its_own() {
 #[test]
 fn a_websocket_in_the_middle_of_a_large_frame_is_told_after_it() {
     let gate = Gate::default();
-    let (upstream, ends) = watched({
+    let (upstream, ends) = Upstream::watched({
         let gate = gate.clone();
         move |peer| {
             peer.read();

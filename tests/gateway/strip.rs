@@ -107,6 +107,27 @@ fn trailers_say_no_more_than_headers_may() {
 }
 
 #[test]
+fn trailers_are_announced_that_may_come_and_no_others() {
+    let (stage, gateway) = start();
+    let chunked = |lines: &[&str]| {
+        let mut client = gateway.connect();
+        client.send(head("POST", "/public/x", &[lines, &["transfer-encoding: chunked"]].concat()));
+        client.send("0\r\nX-Sum: 1\r\n\r\n");
+        client.read().passed();
+        stage.upstream.last().all("trailer").map(str::to_owned).collect::<Vec<_>>()
+    };
+    let all = "Trailer: X-Sum, X-Auth-User, x_team, content-length,authorization , no name";
+    assert_eq!(chunked(&[all, "trailer: x-late,, trailer"]), ["X-Sum, x-late"]);
+    assert_eq!(chunked(&["trailer: cookie, X-Forwarded-For"]), [""; 0]);
+    assert_eq!(chunked(&["trailer: x-sum", "connection: trailer"]), [""; 0]);
+    // Without chunks there is no place for any.
+    let mut client = gateway.connect();
+    client.send(head("POST", "/public/x", &["trailer: x-sum", "content-length: 2"]) + "hi");
+    client.read().passed();
+    assert_eq!(stage.upstream.last().header("trailer"), None);
+}
+
+#[test]
 fn connection_takes_away_what_it_names_but_nothing_that_postern_says() {
     let (stage, gateway) = start();
     let named =

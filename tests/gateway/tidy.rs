@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 const LEVELS: &[&[&str]] = &[
     &["base"],
     &["config", "telemetry"],
-    &["issuer", "upstream", "token_service", "router", "kubernetes"],
-    &["users"],
+    &["issuer", "upstream", "token_service", "router", "kubernetes", "redis"],
+    &["users", "rates"],
     &["identity", "replica"],
     &["watch", "endpoints", "delivery", "broker"],
     &["pipeline", "listener", "admin", "operator", "doctor", "dev", "webhook"],
@@ -151,4 +151,28 @@ fn only_the_configuration_knows_toml() {
         let code = text.split("#[cfg(test)]\nmod tests").next().unwrap();
         assert!(!code.contains("toml::") || file.starts_with("config/"), "src/{file}");
     }
+}
+
+#[test]
+fn each_test_that_the_table_about_traffic_names_is_there() {
+    let page = std::fs::read_to_string(project("docs/traffic.md")).unwrap();
+    let suite = std::fs::read_dir(project("tests/traffic")).unwrap().map(|entry| entry.unwrap().path());
+    let suite = suite.filter(|path| path.is_file()).map(|path| std::fs::read_to_string(path).unwrap());
+    let all = sources("src").into_iter().chain(sources("tests")).map(|(_, text)| text).chain(suite);
+    let all = all.collect::<Vec<_>>().concat();
+    let proofs = page.lines().filter(|line| line.starts_with("| ")).filter_map(|row| row.split(" | ").nth(1));
+    let mut count = 0;
+    for name in proofs.flat_map(|proof| proof.split('`').skip(1).step_by(2)) {
+        let is_there = match name.rsplit_once('.') {
+            Some((_, "rs")) => project(name).is_file(),
+            Some((_, "py")) => project("tests/traffic").join(name).is_file(),
+            None if name.starts_with("test_") => all.contains(&format!("\ndef {name}(")),
+            // Names of faults and of keys are shorter.
+            None if name.matches('_').count() > 2 => all.contains(&format!("fn {name}(")),
+            _ => continue,
+        };
+        assert!(is_there, "docs/traffic.md names `{name}`");
+        count += 1;
+    }
+    assert!(count > 100, "{count}");
 }

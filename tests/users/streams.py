@@ -157,6 +157,8 @@ class Events(Stream):
             while line := self._stream.readline():
                 if line.startswith(b"data"):
                     return time.monotonic()
+                if line == b"0\r\n":  # the last chunk: the end is told, and the connection stays
+                    return None
         except TimeoutError:
             raise AssertionError("the stream is open, but nothing comes") from None
         except OSError:

@@ -1,14 +1,19 @@
 //! `[[route]]`: which requests are let through, to where, and with what credential.
 
 mod access;
+mod certificate;
 mod credential;
 mod kubernetes;
+mod limit;
 mod obtained;
 mod path;
 mod rank;
 mod read;
+pub mod transform;
 
+pub use certificate::{AllowedNames, ClientCertificate, San};
 pub use kubernetes::{NamespaceSource, ServiceAccount, StoredSecret};
+pub use limit::RouteLimit;
 pub use obtained::{ClientCredentials, Exchange, TokenEndpoint};
 pub use path::{PathPattern, PathPatternError};
 pub use rank::{HostRank, Rank, SegmentRank};
@@ -17,12 +22,19 @@ pub(super) use credential::{beginning, own_audience};
 pub(super) use rank::find_ambiguous;
 pub(super) use read::{Known, ROUTE, Surroundings};
 
+use transform::Transform;
+
 use super::issuer::{ClaimPath, Issuer};
 use super::upstream::Upstream;
 use crate::base::secret::Secret;
 use http::{HeaderName, Method};
 use std::sync::Arc;
 use std::time::Duration;
+
+/// Methods that a route takes if it does not say. One that a gateway knows nothing of is let through only where somebody wrote it: some
+/// servers take `delete` for `DELETE`.
+pub const DEFAULT_METHODS: [Method; 7] =
+    [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS];
 
 /// One route. Of several that match a request the one with the least [`Rank`] takes it.
 #[derive(Debug, Clone)]
@@ -33,12 +45,14 @@ pub struct Route {
     pub hosts: Vec<String>,
     /// `path`: see [`PathPattern`].
     pub path: PathPattern,
-    /// `methods`: absent → every method but `TRACE` and `CONNECT`.
+    /// `methods`: absent → [`DEFAULT_METHODS`].
     pub methods: Option<Vec<Method>>,
     /// `issuers` accepted here, by name; `self` names Postern's own tokens. Default: every `[issuer]`, not `self`.
     pub issuers: Vec<IssuerName>,
     /// `access`: who may pass. Absent → any valid token of the issuers.
     pub access: Access,
+    /// `client_certificate` that a request needs besides. Default: none.
+    pub client_certificate: Option<ClientCertificate>,
     /// `upstream`: its name.
     pub upstream: Arc<Upstream>,
     /// `credential` given to the upstream. Default `"namespace-token"`; on a public route `"none"`.
@@ -53,6 +67,10 @@ pub struct Route {
     pub max_body_bytes: Option<u64>,
     /// `stream_ends`: what ends a stream, besides the block of its user. Default `"session"`.
     pub stream_ends: StreamEnds,
+    /// `rewrite`, `request_headers`, `response_headers` and `cors`; absent where none is given.
+    pub transform: Option<Box<Transform>>,
+    /// `limit`: how often it may be asked for. Default: no limit.
+    pub limit: Option<Box<RouteLimit>>,
 }
 
 /// What ends an upload, a streaming answer or a WebSocket, besides the block of its user.
@@ -182,4 +200,19 @@ pub enum HeaderSource {
     Namespace,
     /// `"issuer"`: its URL.
     Issuer,
+}
+
+impl HeaderSource {
+    /// The description lets no other word pass.
+    fn named(word: &str) -> Self {
+        match word {
+            "username" => Self::Username,
+            "email" => Self::Email,
+            "roles" => Self::Roles,
+            "groups" => Self::Groups,
+            "namespace" => Self::Namespace,
+            "issuer" => Self::Issuer,
+            _ => Self::Subject,
+        }
+    }
 }

@@ -1,8 +1,13 @@
 //! The keys of `[[route]]`, and how they become a [`Route`].
 
 use super::access::ACCESS;
+use super::certificate::CLIENT_CERTIFICATE;
 use super::credential::{CREDENTIAL, Recipient};
-use super::{Access, Credential, HeaderSource, IdentityHeader, IssuerName, PathPattern, Route, StreamEnds};
+use super::limit::{LIMIT, RouteLimit};
+use super::transform::{CORS, REQUEST_HEADERS, RESPONSE_HEADERS, REWRITE, Surface, Transform};
+use super::{
+    Access, ClientCertificate, Credential, HeaderSource, IdentityHeader, IssuerName, PathPattern, Route, StreamEnds,
+};
 use crate::config::description::{Key, Kind, Table};
 use crate::config::diagnostic::Mistake;
 use crate::config::nearest::did_you_mean;
@@ -27,8 +32,8 @@ pub(in crate::config) static ROUTE: Table = Table::of(&[
     Key::optional(
         "methods",
         Kind::list(&Kind::Text("a method")),
-        "every method but `TRACE` and `CONNECT`",
-        "The methods that it takes.",
+        "`GET`, `HEAD`, `POST`, `PUT`, `PATCH`, `DELETE`, `OPTIONS`",
+        "The methods that it takes. Any but `TRACE` and `CONNECT` may be named.",
     )
     .example("[\"GET\", \"HEAD\"]"),
     Key::optional(
@@ -46,6 +51,15 @@ pub(in crate::config) static ROUTE: Table = Table::of(&[
          sent is neither checked nor forwarded.",
     )
     .example("{ any_role = [\"admin\"] }"),
+    Key::optional(
+        "client_certificate",
+        Kind::WordOr(&["required", "asked"], &CLIENT_CERTIFICATE),
+        "none is asked for on account of this route",
+        "A client certificate of `server.tls.client_ca` that a request needs besides its token, or, on a public route, by \
+         itself: any (`required`), or one with these names. `asked`: clients are asked for one, of whatever authority, and \
+         need none but for a token that is bound to it (RFC 8705). Clients that ask for other hosts by TLS are not asked.",
+    )
+    .example("{ any_san = [\"spiffe://example.com/ns/shop/sa/orders\"] }"),
     Key::required("upstream", Kind::Text("an upstream's name"), "The `[upstream]` that requests go to.")
         .example("\"orders\""),
     Key::optional(
@@ -94,6 +108,37 @@ pub(in crate::config) static ROUTE: Table = Table::of(&[
         "When an upload, a streaming answer or a WebSocket ends that is still open: with the session of its token, or also \
          with the token's `exp`. It ends with the block of its user in any case.",
     ),
+    Key::optional("rewrite", Kind::Table(&REWRITE), "the path as it came", "The path that the upstream gets.")
+        .example("{ strip_prefix = \"/api\" }"),
+    Key::optional(
+        "request_headers",
+        Kind::Table(&REQUEST_HEADERS),
+        "as they came, without what no client may say",
+        "What is changed of the client's headers.",
+    )
+    .example("{ remove = [\"cookie\"], set = { x-route = \"{route}\" } }"),
+    Key::optional(
+        "response_headers",
+        Kind::Table(&RESPONSE_HEADERS),
+        "as they came",
+        "What is changed of the upstream's headers.",
+    )
+    .example("{ hygiene = true }"),
+    Key::optional(
+        "cors",
+        Kind::Table(&CORS),
+        "what the upstream says goes on, and `OPTIONS` is a request like any other",
+        "Which pages of other origins may call this route. Postern answers preflights itself, and everything about CORS \
+         that the upstream says is replaced.",
+    )
+    .example("{ origins = [\"https://app.example.com\"] }"),
+    Key::optional(
+        "limit",
+        Kind::Table(&LIMIT),
+        "no limit",
+        "How often the route may be asked for; requests beyond are answered with 429. Each limit that is given must have room.",
+    )
+    .example("{ user = { rate = 10, burst = 20 }, route = { rate = 1000 } }"),
 ]);
 
 /// What the sections of one kind are known by. A section with a mistake keeps its name, so that those who refer to it
@@ -132,11 +177,19 @@ impl<T> Known<T> {
 
 /// What a route refers to.
 pub(in crate::config) struct Surroundings<'a> {
+    /// The whole file.
+    pub(in crate::config) root: &'a Section,
     pub(in crate::config) issuers: &'a Known<Issuer>,
     pub(in crate::config) upstreams: &'a Known<Upstream>,
     pub(in crate::config) token_service: Option<&'a TokenService>,
-    /// Whether there is a `[kubernetes]`.
-    pub(in crate::config) has_cluster: bool,
+}
+
+impl Surroundings<'_> {
+    fn recipient<'b>(&'b self, access: &'b Access, upstream: &'b Upstream, issuers: &'b [IssuerName]) -> Recipient<'b> {
+        let Self { root, issuers: known_issuers, token_service, .. } = *self;
+        let has_cluster = root.is_given("kubernetes");
+        Recipient { access, upstream, issuers, known_issuers, token_service, has_cluster }
+    }
 }
 
 impl Route {
@@ -153,6 +206,7 @@ impl Route {
         let hosts = reader.parse_all(section, "host", web::host_pattern);
         let methods = section.is_given("methods").then(|| reader.parse_all(section, "methods", method));
         let access = Access::read(section, reader);
+        let client_certificate = ClientCertificate::read(section, surroundings.root, reader);
         let issuers = read_issuers(section, access.as_ref(), surroundings.issuers, reader);
         if matches!(access, Some(Access::Token(_))) {
             check_opaque(section, &issuers, reader);
@@ -160,27 +214,27 @@ impl Route {
         let upstream = section.text("upstream").and_then(|name| surroundings.upstreams.find(&name, reader));
         let credential = match (&access, &upstream) {
             (Some(access), Some(upstream)) => {
+                let recipient = surroundings.recipient(access, upstream, &issuers);
                 check_follows_user(section, access, upstream, reader);
-                let recipient = Recipient {
-                    access,
-                    upstream,
-                    issuers: &issuers,
-                    known_issuers: surroundings.issuers,
-                    token_service: surroundings.token_service,
-                    has_cluster: surroundings.has_cluster,
-                };
                 Credential::read(section, &recipient, reader)
             }
             _ => None,
         };
         let headers = read_headers(section, credential.as_ref(), reader);
+        let limit = RouteLimit::read(section, access.as_ref(), surroundings.root, reader).map(Box::new);
         let allow_encoded_slash = section.flag("allow_encoded_slash")?;
-        if let Some(path) = path.as_ref().filter(|path| allow_encoded_slash && !is_captured(path)) {
-            let message =
-                format!("`allow_encoded_slash` needs a path that ends in `*` or `**`, and `{}` does not", path.text);
-            let mistake = Mistake::at(section.value_span("allow_encoded_slash"), message);
-            reader.note(mistake.related(section.value_span("path"), "captures nothing"));
-        }
+        check_encoded_slash(section, path.as_ref(), allow_encoded_slash, reader);
+        let surface = Surface {
+            name: name.as_deref(),
+            upstream: upstream.as_ref().map(|upstream| upstream.name.as_str()),
+            path: path.as_ref(),
+            methods: methods.as_deref(),
+            access: access.as_ref(),
+            credential: credential.as_ref(),
+            headers: &headers,
+            allow_encoded_slash,
+        };
+        let transform = Transform::read(section, &surface, reader);
         Some(Self {
             name: name?,
             hosts,
@@ -188,6 +242,7 @@ impl Route {
             methods,
             issuers,
             access: access?,
+            client_certificate,
             upstream: upstream?,
             credential: credential?,
             headers,
@@ -198,7 +253,18 @@ impl Route {
                 "token" => StreamEnds::Token,
                 _ => StreamEnds::Session,
             },
+            transform,
+            limit,
         })
+    }
+}
+
+fn check_encoded_slash(section: &Section, path: Option<&PathPattern>, is_allowed: bool, reader: &mut Reader<'_>) {
+    if let Some(path) = path.filter(|path| is_allowed && !is_captured(path)) {
+        let message =
+            format!("`allow_encoded_slash` needs a path that ends in `*` or `**`, and `{}` does not", path.text);
+        let mistake = Mistake::at(section.value_span("allow_encoded_slash"), message);
+        reader.note(mistake.related(section.value_span("path"), "captures nothing"));
     }
 }
 
@@ -279,27 +345,14 @@ fn read_headers(section: &Section, credential: Option<&Credential>, reader: &mut
                 "letter case is no difference, nor is one character from another where neither is a letter or digit",
             ));
         }
-        found.push((folded, key, IdentityHeader { name, source: header_source(source.value) }));
+        found.push((folded, key, IdentityHeader { name, source: HeaderSource::named(source.value) }));
     }
     found.into_iter().map(|(_, _, header)| header).collect()
 }
 
-/// The description lets no other word pass.
-fn header_source(word: &str) -> HeaderSource {
-    match word {
-        "username" => HeaderSource::Username,
-        "email" => HeaderSource::Email,
-        "roles" => HeaderSource::Roles,
-        "groups" => HeaderSource::Groups,
-        "namespace" => HeaderSource::Namespace,
-        "issuer" => HeaderSource::Issuer,
-        _ => HeaderSource::Subject,
-    }
-}
-
 /// Why a method is refused.
 #[derive(Debug, thiserror::Error)]
-enum MethodError {
+pub(super) enum MethodError {
     #[error("`{0}` is no method: methods are in capitals, as in `GET`")]
     NoMethod(String),
     #[error("`{0}` cannot be forwarded")]
@@ -307,7 +360,7 @@ enum MethodError {
 }
 
 /// Methods are case-sensitive (RFC 9110 §9.1): one in small letters would never match.
-fn method(text: &str) -> Result<Method, MethodError> {
+pub(super) fn method(text: &str) -> Result<Method, MethodError> {
     let refused = || MethodError::NoMethod(text.to_owned());
     if text.bytes().any(|byte| byte.is_ascii_lowercase()) {
         return Err(refused());

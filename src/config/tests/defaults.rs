@@ -28,8 +28,8 @@ fn the_listeners_and_the_log() {
     };
     assert_eq!(config.server, expected);
     assert_eq!(config.admin, Admin { listen: Some("127.0.0.1:9901".parse().unwrap()) });
-    let expected =
-        Log { level: "info".into(), format: LogFormat::Text, access: LogPlace::Stdout, audit: LogPlace::Stdout };
+    let (level, format) = ("info".into(), LogFormat::Text);
+    let expected = Log { level, format, access: LogPlace::Stdout, audit: LogPlace::Stdout, traces: None };
     assert_eq!(config.log, expected);
     assert_eq!((config.operator, config.cluster), (None, Cluster { valid_until: None }));
     assert_eq!(config.webhook, None);
@@ -96,7 +96,7 @@ fn keycloak() {
 
 #[test]
 fn limits_by_address() {
-    let failed = Rate { per_second: 100, burst: 1000 };
+    let failed = Rate { rate: 100, per: Duration::from_secs(1), burst: 1000 };
     assert_eq!(parse(GOOD).unwrap().limits, Limits { address: None, failed_authentications: Some(failed) });
 }
 

@@ -3,7 +3,8 @@
 
 use super::project;
 use crate::config::description::{Kind, Presence, Table};
-use crate::config::{ROOT, reference, schema, secrets};
+use crate::config::route::ROUTE;
+use crate::config::{DEFAULT_METHODS, ROOT, reference, schema, secrets};
 use std::fs;
 use toml::de::DeTable;
 
@@ -24,6 +25,13 @@ fn the_reference_page_is_up_to_date() {
 #[test]
 fn the_schema_is_up_to_date() {
     check("config/postern.schema.json", &(serde_json::to_string_pretty(&schema()).unwrap() + "\n"));
+}
+
+#[test]
+fn the_methods_that_a_route_takes_if_it_does_not_say_are_named() {
+    let key = ROUTE.keys.iter().find(|key| key.name == "methods").unwrap();
+    let named = DEFAULT_METHODS.map(|method| format!("`{method}`")).join(", ");
+    assert!(matches!(key.presence, Presence::Optional(said) if said == named));
 }
 
 /// Every table of the description, the outermost first.

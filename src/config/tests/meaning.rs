@@ -1,6 +1,7 @@
 //! What is written reaches the type that stands for it.
 
 use super::{GOOD, parse};
+use crate::base::secret::Secret;
 use crate::config::*;
 use std::path::Path;
 use std::time::Duration;
@@ -61,6 +62,7 @@ response_timeout = "2m"
 allow_encoded_slash = true
 max_body_bytes = "1KiB"
 stream_ends = "token"
+limit = {{ user = {{ rate = 30, per = "1m" }}, namespace = {{ rate = 9, burst = 1 }}, address = {{ rate = 2 }} }}
 "#
     );
     let route = parse(&text).unwrap().routes[0].clone();
@@ -77,6 +79,30 @@ stream_ends = "token"
     assert_eq!(headers, [("x-auth-user", &HeaderSource::Subject), ("x-auth-roles", &HeaderSource::Roles)]);
     assert_eq!((route.response_timeout, route.max_body_bytes), (Some(Duration::from_secs(120)), Some(1024)));
     assert!(route.allow_encoded_slash && route.stream_ends == StreamEnds::Token);
+    let rate = |rate, seconds, burst| Some(Rate { rate, per: Duration::from_secs(seconds), burst });
+    let [user, namespace, address] = [rate(30, 60, 30), rate(9, 1, 1), rate(2, 1, 2)];
+    assert_eq!(route.limit.as_deref(), Some(&RouteLimit { address, user, namespace, route: None, shared: false }));
+    assert_eq!(user.unwrap().interval(), Duration::from_secs(2));
+}
+
+#[test]
+fn a_route_that_changes_nothing_has_nothing_to_look_at() {
+    let transform = |text: &str| {
+        let config = parse(&format!("{GOOD}{text}")).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+        config.routes[0].transform.clone()
+    };
+    assert_eq!(transform(""), None);
+    let cors = transform("cors = { origins = 'https://a.example' }").unwrap().cors.unwrap();
+    let text = |value: Option<http::HeaderValue>| value.unwrap().to_str().unwrap().to_owned();
+    assert_eq!(cors.origins, transform::Origins::Listed(vec!["https://a.example".parse().unwrap()]));
+    assert_eq!((cors.methods, cors.max_age), ("GET, HEAD, POST, PUT, PATCH, DELETE".parse().unwrap(), 600.into()));
+    assert_eq!(text(cors.headers), "authorization, content-type");
+    assert_eq!((text(cors.expose), cors.credentials), ("retry-after, www-authenticate, x-request-id".into(), false));
+    let headers = transform("response_headers = { hygiene = true, remove = ['X-A'] }").unwrap().response;
+    assert!(headers.hygiene && headers.remove == ["x-a"] && headers.set.is_empty());
+    let headers = transform("request_headers = { remove = ['X_A'], set = { x-b = '{route}' } }").unwrap().request;
+    assert_eq!(headers.taken, ["x-a", "x-b"]);
+    assert_eq!(headers.set[0].value, transform::Template::Fixed("/orders/**".parse().unwrap()));
 }
 
 #[test]
@@ -177,7 +203,7 @@ audience = "orders"
     let operator = Operator { listen: "127.0.0.1:9902".parse().unwrap(), tls: None, access };
     assert_eq!(config.operator, Some(operator));
     assert_eq!(config.log.audit, LogPlace::File("audit.log".into()));
-    let address = Some(Rate { per_second: 200, burst: 200 });
+    let address = Some(Rate { rate: 200, per: Duration::from_secs(1), burst: 200 });
     assert_eq!(config.limits, Limits { address, failed_authentications: None });
     assert_eq!(config.state.path, Path::new("/var/lib/postern"));
     let until = config.cluster.valid_until.unwrap().duration_since(std::time::UNIX_EPOCH).unwrap();
@@ -188,6 +214,46 @@ audience = "orders"
         ("orders", "postern", "orders")
     );
     assert!(config.has_state());
+}
+
+#[test]
+fn a_redis_is_read_with_all_that_it_may_have() {
+    let text = format!(
+        r#"{GOOD}
+[redis]
+url = "rediss://redis.example.com/2"
+username = "gateway"
+password = {{ env = "CARGO_PKG_NAME" }}
+prefix = "demo"
+"#
+    );
+    let config = parse(&text).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+    let expected = Redis {
+        place: RedisPlace::Network { host: "redis.example.com".into(), port: 6379, is_tls: true },
+        database: 2,
+        username: Some("gateway".into()),
+        password: Some(Secret::new("postern")),
+        ca: None,
+        prefix: "demo".into(),
+    };
+    assert_eq!((config.redis.as_ref(), config.has_state()), (Some(&expected), true));
+    let text = format!("{GOOD}[redis]\nurl = \"redis://redis.example.com\"\nclear_text = true\n");
+    assert_eq!(parse(&text).unwrap_or_else(|mistakes| panic!("{mistakes}")).redis.unwrap().prefix, "postern");
+}
+
+#[test]
+fn replicas_count_together_where_they_can_and_are_not_told_otherwise() {
+    for (rest, limit, expected) in [
+        ("", "", false),
+        ("", ", shared = false", false),
+        ("[redis]\nurl = 'unix:/r.sock'", "", true),
+        ("[redis]\nurl = 'unix:/r.sock'", ", shared = true", true),
+        ("[redis]\nurl = 'unix:/r.sock'", ", shared = false", false),
+    ] {
+        let text = format!("{GOOD}limit = {{ user = {{ rate = 1 }}{limit} }}\n{rest}\n");
+        let config = parse(&text).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+        assert_eq!(config.routes[0].limit.as_ref().unwrap().shared, expected, "{rest} {limit}");
+    }
 }
 
 #[test]

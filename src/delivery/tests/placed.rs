@@ -68,6 +68,27 @@ fn only_who_leads_reads_makes_and_fills_and_everybody_empties() {
 }
 
 #[test]
+fn a_read_that_shows_who_is_out_is_made_again_if_another_replica_filled_since() {
+    let check = |leads: bool, is_answering: bool, read_ms: Option<u64>, act: Act| {
+        let change = |user: &mut User, world: &mut World<'static>| {
+            (world.leads, world.is_answering) = (leads, is_answering);
+            (user.record.facts.enabled, user.live.read_ms) = (false, read_ms);
+        };
+        check(change, 29 * MINUTE, act);
+    };
+    let now_ms = world().now.monotonic_ms;
+    // The token was learnt of 50 s ago.
+    for old in [None, Some(now_ms - MINUTE)] {
+        check(true, true, old, Act::Read);
+        check(true, false, old, Act::Rest);
+        check(false, true, old, Act::Rest);
+    }
+    for leads in [true, false] {
+        check(leads, false, Some(now_ms), Act::Empty);
+    }
+}
+
+#[test]
 fn a_block_is_done_when_nothing_is_there_that_says_so_and_the_session_is_closed() {
     let blocked = |epoch: u64, session: Session, seen: Seen, act: Act| {
         check(

@@ -239,6 +239,29 @@ async fn another_replica_goes_on_with_what_it_knows() {
 }
 
 #[tokio::test]
+async fn who_begins_to_lead_looks_at_namespaces_in_their_turn_and_not_at_all_at_once() {
+    let names: Vec<_> = (0..30).map(|number| format!("user-{number}")).collect();
+    let site = Site::new(&names.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let leader = site.leader().await;
+    let follower = site.replica(None).await;
+    site.until("all are there", || names.iter().all(|name| site.has_session(name))).await;
+    site.until("it is known", || {
+        names.iter().all(|name| follower.shown(name).is_some_and(|user| user.namespace.is_some()))
+    })
+    .await;
+    site.pass(HOUR + MINUTE).await;
+    leader.kill().await;
+    let looks = || site.server.requests(&Method::GET, "/rolebindings/").len();
+    let before = looks();
+    follower.lead();
+    site.sign_in(&[&follower], "user-0").await;
+    let at_once = looks() - before;
+    assert!(at_once <= 5, "{at_once} of 30 are looked at before somebody gets a token");
+    site.pass(HOUR).await;
+    site.until("all were looked at", || looks() - before >= 30).await;
+}
+
+#[tokio::test]
 async fn a_dropped_watch_loses_nothing() {
     let site = Site::new(&["alice", "bob"]).await;
     let leader = site.leader().await;

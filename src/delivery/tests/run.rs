@@ -221,3 +221,36 @@ async fn a_job_that_breaks_off_leaves_nobody_without_a_token_for_ever() {
     stage.pass(25).await;
     assert!(stage.left("alice") > 1700 && stage.left("bob") > 1700);
 }
+
+#[tokio::test(start_paused = true)]
+async fn refills_that_come_all_at_once_take_turns_and_nobody_without_a_token_waits_behind_them() {
+    let names: Vec<_> = (0..300).map(|number| format!("user-{number}")).collect();
+    let stage = Stage::new(&names.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    for name in &names {
+        stage.tell(News::SignedIn(id(&format!("id-{name}"))));
+    }
+    stage.pass(2).await;
+    // Nothing is minted for so long that all are due, and each can wait for some minutes.
+    stage.realm().ahead_ms = 31_000;
+    stage.pass(700).await;
+    stage.add("newcomer");
+    (stage.realm().ahead_ms, stage.realm().reads) = (0, 0);
+    let first = stage.counts.writes().0;
+    let filled = || stage.counts.writes().0 - first;
+    let (mut before, mut busy) = (0, 0);
+    for second in 0..40 {
+        if second == 10 {
+            stage.sign_in("newcomer").await;
+            assert!(stage.left("newcomer") > 1780);
+            assert!(busy > 0 && filled() < 200, "others wait meanwhile: {} of them have theirs", filled());
+        } else {
+            stage.pass(1).await;
+            assert!(filled() - before <= 20, "{} in second {second}", filled() - before);
+        }
+        busy += u64::from(filled() > before);
+        before = filled();
+    }
+    assert!(names.iter().all(|name| stage.left(name) > 1700));
+    // Nobody is asked about before their turn, and then again since it came late.
+    assert_eq!((stage.realm().reads, filled()), (301, 301));
+}

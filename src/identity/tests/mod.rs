@@ -140,6 +140,23 @@ async fn a_remembered_token_is_found_again_and_dies_with_its_time() {
     assert!(verifier.cache().is_empty());
 }
 
+/// Else every reload would cost the memory of all tokens in use, until they expire.
+#[tokio::test]
+async fn a_worker_lets_go_of_tokens_of_a_verifier_that_is_no_longer_in_force() {
+    let claims = json!({"iss": "http://127.0.0.1:1/realms/demo", "aud": "api", "sub": "alice", "exp": *NOW + 600});
+    let header = json!({"alg": "ES256", "kid": KEYS[0].kid()}).to_string();
+    let token = KEYS[0].compact(header.as_bytes(), claims.to_string().as_bytes()).unwrap();
+    let (tokens, now, verifier, next) = (LocalCache::default(), Clock::system().now(), verifier(), verifier());
+    let first = Arc::downgrade(&verifier.verify(&tokens, token.as_bytes(), now).await.unwrap());
+    tokens.sweep(&verifier, now);
+    let again = verifier.verify(&tokens, token.as_bytes(), now).await.unwrap();
+    assert!(first.upgrade().is_some_and(|first| Arc::ptr_eq(&first, &again)));
+    drop((verifier, again));
+    assert!(first.upgrade().is_some());
+    tokens.sweep(&next, now);
+    assert!(first.upgrade().is_none());
+}
+
 /// A hash that is the same for two tokens costs time and admits nobody.
 #[tokio::test]
 async fn one_changed_byte_of_a_remembered_token_misses() {

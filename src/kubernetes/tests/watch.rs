@@ -161,6 +161,23 @@ async fn a_long_list_comes_in_pages() {
 }
 
 #[tokio::test]
+async fn what_goes_between_the_pages_of_a_list_is_told() {
+    let (server, cluster) = start().await;
+    for number in 0..60 {
+        put(&server, &format!("user-{number:02}"), "eA==");
+    }
+    // Without room for more the second page is not asked for yet.
+    let (to, mut changes) = mpsc::channel(1);
+    tokio::spawn(Watch::user_secrets(&cluster).unwrap().run(to));
+    expect(&mut changes, &["seen user-00", "seen user-01"]).await;
+    remove(&server, "user-01");
+    for number in 2..60 {
+        expect(&mut changes, &[&format!("seen user-{number:02}")]).await;
+    }
+    expect(&mut changes, &["synced", "gone user-01"]).await;
+}
+
+#[tokio::test]
 async fn a_list_whose_pages_expire_begins_again() {
     let (server, cluster) = start().await;
     for number in 0..60 {

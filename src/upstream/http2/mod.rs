@@ -1,6 +1,7 @@
 //! HTTP/2 towards an upstream: hyper's client, one connection a worker that all its requests share.
 
 mod body;
+mod websocket;
 
 pub use body::Http2Body;
 
@@ -11,18 +12,19 @@ use crate::upstream::patience::Patience;
 use crate::upstream::pool::{Failed, Lease};
 use crate::upstream::request::{OutgoingRequest, Payload};
 use crate::upstream::stream::{Life, Stream, Term};
-use crate::upstream::{Answer, Body, ConnectError, Failure, SendError, Upstream, fields};
+use crate::upstream::{Answer, Body, ConnectError, Failure, SendError, Upgraded, Upstream, fields};
 use body::{Watch, WatchedBody};
 use http::header::{CONTENT_LENGTH, TE};
 use http::uri::{Authority, Scheme};
 use http::{HeaderMap, HeaderValue, Request, Response, Uri};
 use http_body::Body as _;
 use hyper::body::Incoming;
-use hyper::client::conn::http2::{Builder, SendRequest};
+use hyper::client::conn::http2::{Builder, Connection, SendRequest};
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use std::cell::{Cell, RefCell};
-use std::pin::pin;
-use std::rc::Rc;
+use std::pin::{Pin, pin};
+use std::rc::{Rc, Weak};
 use std::task::Poll;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -33,6 +35,12 @@ const MAX_FIELD_LIST: u32 = 64 * 1024;
 const STREAM_WINDOW: u32 = 256 * 1024;
 /// The same for all answers of a connection together.
 const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
+/// How many requests may be under way on a connection before its upstream has said how many it takes. A number that none says, so
+/// that it shows whether the upstream has said anything yet.
+const FIRST_STREAMS: usize = 101;
+
+/// What drives a connection.
+type Driver = Connection<TokioIo<Stream>, WatchedBody, LocalExecutor>;
 
 /// The HTTP/2 connection of a pool.
 #[derive(Debug)]
@@ -57,6 +65,8 @@ struct Current {
 #[derive(Debug, Clone)]
 pub(super) struct Http2 {
     sender: SendRequest<WatchedBody>,
+    /// Belongs to the task that polls it, and knows what the upstream has said of itself.
+    driver: Weak<RefCell<Driver>>,
     id: u64,
     is_tls: bool,
 }
@@ -106,6 +116,12 @@ impl Shared {
             *current = None;
         }
         Some(connection)
+    }
+
+    /// Whether the connection, if there is one, is known to take WebSockets.
+    pub(super) fn takes_websockets(&self) -> bool {
+        let current = self.current.borrow();
+        current.as_ref().and_then(|current| current.connection.takes_websockets()).unwrap_or(false)
     }
 
     /// Lets go of a connection that is closed, or that had no new request for `max_idle`; it ends with its last stream.
@@ -159,12 +175,16 @@ impl Shared {
             .max_header_list_size(MAX_FIELD_LIST)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
+            .initial_max_send_streams(FIRST_STREAMS)
             .handshake(TokioIo::new(io))
             .await
             .map_err(ConnectError::Http2)?;
+        let driver = Rc::new(RefCell::new(connection));
+        let connection = Http2 { sender, driver: Rc::downgrade(&driver), id: self.next_id.get(), is_tls };
         // Its error reaches each request that it carries.
-        tokio::task::spawn_local(async move { connection.await.ok() });
-        let connection = Http2 { sender, id: self.next_id.get(), is_tls };
+        tokio::task::spawn_local(async move {
+            std::future::poll_fn(|cx| Pin::new(&mut *driver.borrow_mut()).poll(cx)).await.ok()
+        });
         self.next_id.set(connection.id + 1);
         self.is_expected.set(true);
         let current = Current { connection: connection.clone(), last_used: now, term };
@@ -185,7 +205,10 @@ impl Shared {
         let final_error = |error| Failed { error, before_answer: false };
         let watch = Rc::new(Watch::new(&payload));
         let body = WatchedBody { payload, watch: watch.clone() };
-        let outgoing = to_hyper(request, connection.is_tls, body).map_err(|f| final_error(SendError::Failed(f)))?;
+        let mut outgoing = to_hyper(request, connection.is_tls, body).map_err(|f| final_error(SendError::Failed(f)))?;
+        if let Some(protocol) = request.upgrade {
+            connection.prepare(protocol, &mut outgoing, &lease).await.map_err(|f| final_error(SendError::Failed(f)))?;
+        }
         let mut answer = pin!(connection.sender.try_send_request(outgoing));
         let outcome = std::future::poll_fn(|cx| {
             if let Poll::Ready(answer) = answer.as_mut().poll(cx) {
@@ -195,7 +218,14 @@ impl Shared {
         })
         .await;
         match outcome {
-            Ok(Ok(response)) => {
+            Ok(Ok(mut response)) => {
+                if request.upgrade.is_some()
+                    && let Some(agreed) = response.extensions_mut().remove::<OnUpgrade>()
+                {
+                    *answer_fields = of_response(std::mem::take(response.headers_mut()));
+                    let io = agreed.await.map_err(|error| final_error(SendError::Failed(Failure::Http2(error))))?;
+                    return Ok(Answer::Switched(Upgraded::stream(io, lease)));
+                }
                 let (parts, body) = from_hyper(response, watch, lease).into_parts();
                 *answer_fields = parts.headers;
                 Ok(Answer::Response { status: parts.status, body })
@@ -233,9 +263,6 @@ impl Shared {
 }
 
 fn to_hyper(request: &OutgoingRequest<'_>, is_tls: bool, body: WatchedBody) -> Result<Request<WatchedBody>, Failure> {
-    if request.upgrade.is_some() {
-        return Err(Failure::UpgradeOverHttp2);
-    }
     let bad_authority = || Failure::Authority(request.host.clone());
     let authority = Authority::try_from(request.host.as_bytes()).map_err(|_| bad_authority())?;
     let scheme = if is_tls { Scheme::HTTPS } else { Scheme::HTTP };
@@ -262,17 +289,23 @@ fn lists_trailers(value: &HeaderValue) -> bool {
 
 fn from_hyper(response: Response<Incoming>, watch: Rc<Watch>, lease: Lease) -> Response<Body> {
     let (mut parts, incoming) = response.into_parts();
-    let foreign = |name: &http::HeaderName| fields::is_of_connection(name.as_str()) && name != CONTENT_LENGTH;
-    let dropped: Vec<_> = parts.headers.keys().filter(|name| foreign(name)).cloned().collect();
-    for name in dropped {
-        parts.headers.remove(name);
-    }
+    parts.headers = of_response(parts.headers);
     let body = if incoming.is_end_stream() {
         Body::Empty
     } else {
         Body::Http2(Box::new(Http2Body::new(incoming, watch, lease)))
     };
     Response::from_parts(parts, body)
+}
+
+/// Without what concerns the connection.
+fn of_response(mut fields: HeaderMap) -> HeaderMap {
+    let foreign = |name: &http::HeaderName| fields::is_of_connection(name.as_str()) && name != CONTENT_LENGTH;
+    let dropped: Vec<_> = fields.keys().filter(|name| foreign(name)).cloned().collect();
+    for name in dropped {
+        fields.remove(name);
+    }
+    fields
 }
 
 /// Spawns hyper's tasks on the worker's own thread.

@@ -153,13 +153,16 @@ async fn an_upload_of_any_size_is_echoed() {
 }
 
 #[tokio::test]
-async fn an_upgrade_over_http2_is_refused() {
+async fn an_upgrade_over_http2_is_asked_for_only_if_it_is_known_to_be_taken() {
     on_worker(async || {
         let fake = fake().await;
         let (pools, upstream) = (Pools::new(), over_http2(&fake));
-        let upgrade = Call { upgrade: Some(HeaderValue::from_static("websocket")), ..get("/") };
-        let error = upgrade.send(&pools, &upstream, &mut HeaderMap::new()).await.unwrap_err();
-        assert!(chain(&error).contains("no protocol upgrade"), "{}", chain(&error));
+        for (protocol, said) in [("websocket", "takes no WebSocket"), ("SPDY/3.1", "no protocol upgrade")] {
+            let upgrade = Call { upgrade: Some(HeaderValue::from_static(protocol)), ..get("/") };
+            let error = upgrade.send(&pools, &upstream, &mut HeaderMap::new()).await.unwrap_err();
+            assert!(chain(&error).contains(said), "{}", chain(&error));
+        }
+        assert!(fake.notes().is_empty());
     })
     .await;
 }

@@ -8,6 +8,7 @@ mod framing;
 mod http2;
 mod limits;
 mod of_namespace;
+mod parted;
 mod repeat;
 mod retry;
 mod reuse;

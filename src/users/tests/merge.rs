@@ -57,6 +57,8 @@ impl Known {
         match step {
             Step::Issuer(cause, time) => {
                 self.record.block_by_issuer(*cause, *time, 1);
+                // By a clock of this process, of which others learn nothing.
+                self.record.proof_known_ms = 0;
                 if *cause != IssuerCause::NotBefore && self.record != before {
                     self.issuer.insert(number);
                 }
@@ -86,7 +88,6 @@ impl Known {
             Step::Revoke => self.record.epoch += 1,
             Step::Mint | Step::Push | Step::Pull => {}
         }
-        self.record.proof_known_ms = 0;
         if self.record.epoch > before.epoch {
             self.shuts.insert(number);
         }
@@ -119,14 +120,20 @@ fn merged(base: &Record, found: &Known, mine: &Known) -> Result<Known, TestCaseE
     let union = |a: &BTreeSet<usize>, b: &BTreeSet<usize>| -> BTreeSet<usize> { a.union(b).copied().collect() };
     let (issuer, operator) = (union(&found.issuer, &mine.issuer), union(&found.operator, &mine.operator));
     let mut lifted = union(&found.lifted, &mine.lifted);
+    // A further deletion of who was known to be deleted is told late as any other event.
+    let was_deleted = base.by_issuer == Some(Cause::Deleted);
+    let late = |lifter: &Known, other: &Known| -> Vec<usize> {
+        let is_late = |number| is_told_late(number, &lifter.record) || was_deleted && is_before(number, &lifter.record);
+        other.issuer.difference(&lifter.issuer).copied().filter(|number| is_late(*number)).collect()
+    };
     if found.record.by_issuer.is_none() {
-        lifted.extend(mine.issuer.difference(&found.issuer).filter(|number| is_told_late(**number, &found.record)));
+        lifted.extend(late(found, mine));
     }
-    if mine.record.by_issuer.is_none() && found.record == *base {
+    if mine.record.by_issuer.is_none()
+        && found.record == (Record { changed_ms: found.record.changed_ms, ..base.clone() })
+    {
         // What came to it since changed nothing: it was lifted on the same.
-        let was_deleted = found.record.by_issuer == Some(Cause::Deleted);
-        let is_late = |number| is_told_late(number, &mine.record) || was_deleted && is_before(number, &mine.record);
-        lifted.extend(found.issuer.difference(&mine.issuer).filter(|number| is_late(**number)));
+        lifted.extend(late(mine, found));
     }
     prop_assert!(record.by_issuer.is_some() || issuer.is_subset(&lifted), "let in against the issuer");
     prop_assert!(record.by_operator.is_some() || operator.is_subset(&lifted), "let in against an operator");

@@ -1,7 +1,7 @@
 //! An HTTP/1.1 client that sends whatever bytes it is given.
 
 use super::PATIENCE;
-use rustls::{ClientConfig, ClientConnection, StreamOwned};
+use rustls::{ClientConfig, ClientConnection, HandshakeKind, StreamOwned};
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -16,6 +16,13 @@ pub(crate) struct Client {
 trait Stream: Read + Write + Send {}
 
 impl<T: Read + Write + Send> Stream for T {}
+
+/// What came of a handshake.
+pub(crate) struct Handshake {
+    /// The certificate that the server showed, in DER.
+    pub(crate) certificate: Vec<u8>,
+    pub(crate) is_resumed: bool,
+}
 
 /// One answer, read whole.
 #[derive(Debug, Clone)]
@@ -37,10 +44,30 @@ impl Client {
 
     /// Over TLS.
     pub(crate) fn connect_tls(addr: SocketAddr, config: Arc<ClientConfig>) -> Self {
+        Self::shake_hands(addr, &config, "localhost").unwrap().0
+    }
+
+    /// Over TLS, asking for this host. Also what came of the handshake, which the server may refuse.
+    pub(crate) fn shake_hands(
+        addr: SocketAddr,
+        config: &Arc<ClientConfig>,
+        host: &'static str,
+    ) -> std::io::Result<(Self, Handshake)> {
         let tcp = connect(addr);
-        let tls = ClientConnection::new(config, "localhost".try_into().unwrap()).unwrap();
+        let mut tls = ClientConnection::new(Arc::clone(config), host.try_into().unwrap()).unwrap();
+        while tls.is_handshaking() {
+            tls.complete_io(&mut &tcp)?;
+        }
+        let certificate = tls.peer_certificates().unwrap()[0].to_vec();
+        let is_resumed = tls.handshake_kind() == Some(HandshakeKind::Resumed);
         let io: Box<dyn Stream> = Box::new(StreamOwned::new(tls, tcp.try_clone().unwrap()));
-        Self { io: BufReader::new(io), tcp }
+        Ok((Self { io: BufReader::new(io), tcp }, Handshake { certificate, is_resumed }))
+    }
+
+    /// `GET /x` of this host with these lines in its head.
+    pub(crate) fn get_from(&mut self, host: &str, lines: &[&str]) -> Answer {
+        self.send(head("GET", "/x", lines).replace("api.example", host));
+        self.read()
     }
 
     pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) {

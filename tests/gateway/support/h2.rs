@@ -8,7 +8,9 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http2::SendRequest;
+use hyper::ext::Protocol;
 use hyper::service::service_fn;
+use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::ClientConfig;
 use std::collections::VecDeque;
@@ -18,7 +20,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 
@@ -46,10 +48,15 @@ impl H2Client {
 
     /// Over TLS, which must negotiate it.
     pub(crate) fn connect_tls(addr: SocketAddr, config: Arc<ClientConfig>) -> Self {
+        Self::connect_tls_for(addr, config, "localhost")
+    }
+
+    /// The same, asking for this host.
+    pub(crate) fn connect_tls_for(addr: SocketAddr, config: Arc<ClientConfig>, host: &'static str) -> Self {
         Self::start(async move {
             let tcp = TcpStream::connect(addr).await.unwrap();
             let connector = tokio_rustls::TlsConnector::from(config);
-            let stream = connector.connect("localhost".try_into().unwrap(), tcp).await.unwrap();
+            let stream = connector.connect(host.try_into().unwrap(), tcp).await.unwrap();
             assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
             stream
         })
@@ -103,6 +110,28 @@ impl H2Client {
         Some(frame.map(|frame| frame.into_data().unwrap()).map_err(|error| format!("{error:?}")))
     }
 
+    /// All that is left of an answer, and its trailers; an error says how it broke off.
+    pub(crate) fn rest(&self, answer: Response<Incoming>) -> Result<(Bytes, HeaderMap), String> {
+        let rest = async { tokio::time::timeout(PATIENCE, answer.into_body().collect()).await.unwrap() };
+        let rest = self.runtime.block_on(rest).map_err(|error| format!("{error:?}"))?;
+        let trailers = rest.trailers().cloned().unwrap_or_default();
+        Ok((rest.to_bytes(), trailers))
+    }
+
+    /// Asks for a WebSocket at `path` (RFC 8441).
+    pub(crate) fn connect_websocket(&self, path: &str, fields: &[(&str, &str)]) -> Response<Incoming> {
+        let mut request = request(&format!("CONNECT {path}"), fields, body("", &[]));
+        request.extensions_mut().insert(Protocol::from_static("websocket"));
+        self.begin(request)
+    }
+
+    /// The WebSocket that an answer agreed to.
+    pub(crate) fn socket(&self, answer: Response<Incoming>) -> Socket<'_> {
+        assert_eq!(answer.status(), 200);
+        let io = self.runtime.block_on(hyper::upgrade::on(answer)).unwrap();
+        Socket { client: self, io: TokioIo::new(io) }
+    }
+
     /// Whether nothing of an answer has come that was not read, its end neither.
     pub(crate) fn is_waiting(&self, answer: &mut Response<Incoming>) -> bool {
         self.runtime.block_on(async { tokio::time::timeout(Duration::from_millis(1), answer.frame()).await.is_err() })
@@ -114,10 +143,39 @@ impl H2Client {
     }
 }
 
-/// `method path` to `api.example`.
+/// A stream that carries a WebSocket.
+pub(crate) struct Socket<'a> {
+    client: &'a H2Client,
+    io: TokioIo<Upgraded>,
+}
+
+impl Socket<'_> {
+    pub(crate) fn send(&mut self, bytes: &[u8]) {
+        self.client.runtime.block_on(self.io.write_all(bytes)).unwrap();
+    }
+
+    /// So many bytes.
+    pub(crate) fn read_bytes(&mut self, count: usize) -> Vec<u8> {
+        let mut bytes = vec![0; count];
+        let read = async { tokio::time::timeout(PATIENCE, self.io.read_exact(&mut bytes)).await.unwrap().unwrap() };
+        self.client.runtime.block_on(read);
+        bytes
+    }
+
+    /// All that comes until the stream ends.
+    pub(crate) fn read_rest(&mut self) -> Vec<u8> {
+        let mut rest = Vec::new();
+        let read = async { tokio::time::timeout(PATIENCE, self.io.read_to_end(&mut rest)).await.unwrap().unwrap() };
+        self.client.runtime.block_on(read);
+        rest
+    }
+}
+
+/// `method path` to `api.example`, or `method http://host/path`.
 pub(crate) fn request(head: &str, fields: &[(&str, &str)], body: Body) -> Request<Body> {
-    let (method, path) = head.split_once(' ').unwrap();
-    let mut request = Request::builder().method(method).uri(format!("http://api.example{path}"));
+    let (method, target) = head.split_once(' ').unwrap();
+    let base = if target.starts_with('/') { "http://api.example" } else { "" };
+    let mut request = Request::builder().method(method).uri(format!("{base}{target}"));
     for (name, value) in fields {
         request = request.header(*name, *value);
     }
@@ -138,6 +196,22 @@ pub(crate) fn body(data: &'static str, trailers: &[(&'static str, &'static str)]
     Frames(frames).boxed_unsync()
 }
 
+/// A body that never ends.
+pub(crate) fn endless(data: &'static str) -> Body {
+    Endless(Some(data.into())).boxed_unsync()
+}
+
+struct Endless(Option<Bytes>);
+
+impl http_body::Body for Endless {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.0.take().map_or(Poll::Pending, |data| Poll::Ready(Some(Ok(Frame::data(data)))))
+    }
+}
+
 struct Frames(VecDeque<Frame<Bytes>>);
 
 impl http_body::Body for Frames {
@@ -156,6 +230,15 @@ impl http_body::Body for Frames {
 /// Starts an upstream that speaks HTTP/2 with prior knowledge, for as long as the process runs. It answers with the body that
 /// came, the names of the fields in `x-names`, and the trailers that came and `grpc-status: 0`.
 pub(crate) fn start_upstream() -> SocketAddr {
+    start_server(false)
+}
+
+/// The same, and it takes WebSockets by extended CONNECT, but for the path `/declined`: it gives back what comes on them.
+pub(crate) fn start_websockets() -> SocketAddr {
+    start_server(true)
+}
+
+fn start_server(takes_websockets: bool) -> SocketAddr {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();
     listener.set_nonblocking(true).unwrap();
@@ -164,7 +247,10 @@ pub(crate) fn start_upstream() -> SocketAddr {
         runtime.block_on(async move {
             let listener = tokio::net::TcpListener::from_std(listener).unwrap();
             while let Ok((stream, _)) = listener.accept().await {
-                let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+                let mut server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+                if takes_websockets {
+                    server.enable_connect_protocol();
+                }
                 tokio::spawn(server.serve_connection(TokioIo::new(stream), service_fn(answer)));
             }
         });
@@ -173,10 +259,22 @@ pub(crate) fn start_upstream() -> SocketAddr {
 }
 
 async fn answer(request: Request<Incoming>) -> Result<Response<Body>, hyper::Error> {
-    let (head, body) = request.into_parts();
+    let (mut head, incoming) = request.into_parts();
+    let upgrade = head.extensions.remove::<OnUpgrade>();
     let names: Vec<_> = head.headers.keys().map(HeaderName::as_str).collect();
     let names = format!("{} {} {}", head.method, head.uri, names.join(","));
-    let body = body.collect().await?;
+    if head.method == "CONNECT" {
+        if head.uri.path() == "/declined" {
+            return Ok(Response::builder().status(403).body(body("no", &[])).unwrap());
+        }
+        tokio::spawn(async move {
+            let (mut reader, mut writer) = tokio::io::split(TokioIo::new(upgrade.unwrap().await.unwrap()));
+            let _ = tokio::io::copy(&mut reader, &mut writer).await;
+            let _ = writer.shutdown().await;
+        });
+        return Ok(Response::builder().header("x-names", names).body(body("", &[])).unwrap());
+    }
+    let body = incoming.collect().await?;
     let mut trailers = body.trailers().cloned().unwrap_or_default();
     trailers.insert("grpc-status", HeaderValue::from_static("0"));
     let body = Full::new(body.to_bytes()).with_trailers(std::future::ready(Some(Ok(trailers))));

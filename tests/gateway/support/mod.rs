@@ -1,14 +1,19 @@
 //! What every test needs: a stage with issuer, upstream and clock, and a gateway on it.
 
 mod client;
+mod collector;
 mod gate;
 pub(crate) mod h2;
 mod liar;
+#[allow(dead_code, reason = "the tests of a single connection need more of it")]
+#[path = "../../../src/redis/tests/server.rs"]
+pub(crate) mod redis;
 pub(crate) mod tls;
 mod token_endpoint;
 mod upstream;
 
 pub(crate) use client::{Answer, Client, head};
+pub(crate) use collector::{Collector, TakenSpan};
 pub(crate) use gate::Gate;
 pub(crate) use liar::Liar;
 pub(crate) use token_endpoint::{TokenEndpoint, granted};
@@ -58,7 +63,10 @@ pub(crate) struct File<'a> {
 /// One route for everything, without a credential.
 pub(crate) const ANY: &str = "[[route]]\nname = 'any'\npath = '/**'\nupstream = 'up'\ncredential = 'none'\n";
 
-/// The same, for as many bad tokens as a test likes.
+/// One route for everything and everybody.
+pub(crate) const PUBLIC: &str = "[[route]]\nname = 'public'\npath = '/**'\nupstream = 'up'\naccess = 'public'\n";
+
+/// One as [`ANY`], for as many bad tokens as a test likes.
 pub(crate) const ANY_UNLIMITED: &str = "[[route]]\nname = 'any'\npath = '/**'\nupstream = 'up'\ncredential = 'none'\n\
                                         [limits]\nfailed_authentications = 'off'\n";
 

@@ -4,6 +4,7 @@ use super::PATIENCE;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 
 /// A server with a thread for each connection.
@@ -73,6 +74,17 @@ impl Upstream {
             }
         });
         upstream
+    }
+
+    /// Serves each connection like this, and tells of each when its gateway closed it.
+    pub(crate) fn watched(serve: impl Fn(&mut Peer) + Clone + Send + 'static) -> (Self, Receiver<&'static str>) {
+        let (tell, ends) = channel();
+        let upstream = Self::serving(move |mut peer| {
+            serve(&mut peer);
+            while peer.read_bytes(1).is_some() {}
+            let _ = tell.send("closed");
+        });
+        (upstream, ends)
     }
 
     pub(crate) fn addr(&self) -> SocketAddr {

@@ -19,6 +19,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 const POLL_MS: Ms = 1_000;
 const SWEEP_MS: Ms = 20_000;
 
+/// So much of what the last process had read is read again by the next: the watch over users does so.
+const AGAIN_MS: Ms = 80_000;
+
 /// A call that is not answered ends after this.
 const TIMEOUT_MS: Ms = 5_000;
 
@@ -57,6 +60,10 @@ impl Realm {
         let back = self.world().lock().unwrap().luck.between(1, 10);
         sleep(back).await;
         self.line.thaw().await;
+        if self.clock().now().monotonic_ms > asked_ms + TIMEOUT_MS {
+            // The process was paused meanwhile: the client looks at its clock first.
+            return Err(HttpError::Timeout { url: "keycloak".to_owned() }.into());
+        }
         self.has_answered.store(true, Ordering::Relaxed);
         let now_ms = self.world().lock().unwrap().unix_ms();
         // Its answers tell the second.
@@ -129,12 +136,13 @@ pub(crate) struct Follower {
     pub(crate) users: Arc<Users>,
     pub(crate) links: Arc<Links>,
     pub(crate) shared: Arc<Replica>,
-    /// How many happenings it has seen. What a process left is where another begins.
+    /// How many happenings it has seen.
     pub(crate) position: Arc<AtomicUsize>,
 }
 
 impl Follower {
     pub(crate) async fn run(self) {
+        self.begin();
         let mut swept_ms = 0;
         let phase = self.realm.world().lock().unwrap().luck.between(0, POLL_MS);
         sleep(phase).await;
@@ -150,6 +158,16 @@ impl Follower {
 
     fn id(subject: &str) -> UserId {
         UserId::new(ISSUER, subject).unwrap()
+    }
+
+    /// What a process left is where another begins, but for what happened shortly before: that is told again.
+    fn begin(&self) {
+        let position = self.position.load(Ordering::Relaxed);
+        let world = self.realm.world().lock().unwrap();
+        let seen = &world.happenings[..position];
+        let since = seen.last().map_or(0, |last| last.at.saturating_sub(AGAIN_MS));
+        let again = seen.iter().rev().take_while(|happening| happening.at >= since).count();
+        self.position.store(position - again, Ordering::Relaxed);
     }
 
     async fn follow(&self) {

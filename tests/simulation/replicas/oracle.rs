@@ -7,7 +7,7 @@
 //!
 //! While something is wrong nothing new is demanded, but what was so must stay so.
 
-use super::people::Standing;
+use super::people::{Filled, Standing};
 use super::world::{EPOCH, Ms, Shared, World};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -117,7 +117,8 @@ impl World {
         let Some(person) = self.people.get_mut(id) else {
             return self.fail(format!("{id} is nobody, and has a token"));
         };
-        let before = person.filled.replace((now, slot));
+        let minted_s = u64::try_from(token.issued + AHEAD_S).unwrap().saturating_sub(EPOCH);
+        let before = person.filled.replace(Filled { at: now, by: slot, minted: now.min(minted_s * 1000) });
         let says = (token.roles.clone(), token.epoch.clone());
         let says_more = person.said.as_ref() != Some(&says);
         person.said = Some(says);
@@ -128,10 +129,10 @@ impl World {
         if token.expires - token.issued > CEILING_S || token.expires - unix_s > CEILING_S + AHEAD_S {
             wrong = Some(format!("{id} has a token for {} s", token.expires - unix_s));
         }
-        if let Some((at, other)) = before {
-            let is_caused = says_more || person.cause.max(person.edited.unwrap_or(0)) + EMPTY_MS > at;
-            if now < at + AGAIN_MS && !is_caused {
-                wrong = Some(format!("{slot} fills {id} anew, {} ms after {other}", now - at));
+        if let Some(before) = before {
+            let is_caused = says_more || person.cause.max(person.edited.unwrap_or(0)) + EMPTY_MS > before.at;
+            if now < before.minted + AGAIN_MS && !is_caused {
+                wrong = Some(format!("{slot} fills {id} anew, {} ms after {}", now - before.at, before.by));
             }
         }
         if let Some(wrong) = wrong {
@@ -150,7 +151,7 @@ impl World {
         if person.standing == Standing::In {
             let left = reader.token.as_ref().map_or(0, |token| token.expires - unix_s);
             // What lay there before they signed in is void.
-            let is_held = left >= FLOOR_S && person.filled.is_some_and(|(filled, _)| filled >= person.since);
+            let is_held = left >= FLOOR_S && person.filled.is_some_and(|filled| filled.at >= person.since);
             if !is_held && (person.is_settled || now > begin + FILL_MS) {
                 wrong = Some(format!("{id} is in and finds {left} s"));
             }

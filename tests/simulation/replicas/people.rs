@@ -58,11 +58,20 @@ pub(crate) struct Person {
     pub(crate) edited: Option<Ms>,
     /// When what their token is to say last changed.
     pub(crate) cause: Ms,
-    /// The last fill: when, and by whom.
-    pub(crate) filled: Option<(Ms, usize)>,
+    /// The last fill.
+    pub(crate) filled: Option<Filled>,
     /// The roles and the block epoch of that token.
     pub(crate) said: Option<(Value, Value)>,
     sign_ins: u32,
+}
+
+/// A token that was written.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Filled {
+    pub(crate) at: Ms,
+    pub(crate) by: usize,
+    /// When it was minted, at the latest: its writer may have been paused in between.
+    pub(crate) minted: Ms,
 }
 
 impl Person {

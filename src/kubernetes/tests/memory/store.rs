@@ -47,7 +47,7 @@ impl Store {
             return Ok(json_answer(201, &token(&sent)?));
         }
         if method == Method::GET && route.name.is_none() {
-            return Ok(json_answer(200, &self.list(route, at)));
+            return self.list(route, at);
         }
         if method == Method::GET {
             return self.objects.get(route).map(|found| json_answer(200, &found.object)).ok_or_else(missing);
@@ -166,14 +166,36 @@ impl Store {
         self.events.push(Event { version: self.version, kind: "BOOKMARK", route: None, object, before: None });
     }
 
-    fn list(&self, route: &Route, at: &str) -> Value {
-        let all = self.objects.iter().filter(|(at, _)| route.holds(at)).map(|(_, found)| &found.object);
-        let all: Vec<&Value> = all.filter(|object| is_selected(object, at)).collect();
-        let from: usize = query(at, "continue").and_then(|from| from.parse().ok()).unwrap_or(0);
+    /// A page, as all was when the first one was asked for.
+    fn list(&self, route: &Route, at: &str) -> Answer {
+        let token = query(at, "continue").and_then(|token| token.split_once('.'));
+        let (version, from) = token
+            .map_or((self.version, 0), |(version, from)| (version.parse().unwrap_or(0), from.parse().unwrap_or(0)));
+        if version < self.compacted {
+            return Err((410, status(410, "Expired", &json!({}))));
+        }
+        let all = self.as_of(version, route);
+        let all: Vec<&Value> = all.into_values().filter(|object| is_selected(object, at)).collect();
         let limit: usize = query(at, "limit").and_then(|limit| limit.parse().ok()).unwrap_or(usize::MAX);
+        let from = all.len().min(from);
         let to = from.saturating_add(limit).min(all.len());
-        let rest = if to < all.len() { to.to_string() } else { String::new() };
-        json!({ "kind": "List", "metadata": { "resourceVersion": self.version.to_string(), "continue": rest }, "items": all[from..to] })
+        let rest = if to < all.len() { format!("{version}.{to}") } else { String::new() };
+        let metadata = json!({ "resourceVersion": version.to_string(), "continue": rest });
+        Ok(json_answer(200, &json!({ "kind": "List", "metadata": metadata, "items": all[from..to] })))
+    }
+
+    /// What there was: what there is, with all that happened since undone.
+    fn as_of(&self, version: u64, route: &Route) -> BTreeMap<&Route, &Value> {
+        let mut all: BTreeMap<_, _> =
+            self.objects.iter().filter(|(at, _)| route.holds(at)).map(|(at, found)| (at, &found.object)).collect();
+        for event in self.since(version).iter().rev() {
+            let Some(changed) = event.route.as_ref().filter(|changed| route.holds(changed)) else { continue };
+            match &event.before {
+                Some(before) => all.insert(changed, before),
+                None => all.remove(changed),
+            };
+        }
+        all
     }
 }
 

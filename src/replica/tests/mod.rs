@@ -1,7 +1,10 @@
-//! Replicas over one fake API server, on real sockets.
+//! Replicas over one fake API server, on real sockets; over a real Redis in `redis`.
+
+mod redis;
 
 use super::part::Due;
 use super::*;
+use crate::kubernetes::state::State;
 use crate::kubernetes::tests::server::{ApiServer, Fault, eventually, in_time};
 use crate::telemetry::audit_log::Audit;
 use crate::users::{Act, IssuerCause, IssuerTime, Judgement, Lift, Proof, State as Standing, TokenClaims};
@@ -25,13 +28,16 @@ impl Drop for Node {
 impl Node {
     /// A replica that does nothing by itself.
     async fn idle(server: &ApiServer, store: Option<&Path>) -> Self {
+        Self::over(State::new(server.connect().await, STATE, PARTS).unwrap(), store)
+    }
+
+    fn over(carrier: impl Into<Carrier>, store: Option<&Path>) -> Self {
         let clock = Clock::manual(1_000);
         let users = match store {
             Some(path) => Users::open(path, clock.clone(), Audit::off()).unwrap(),
             None => Users::in_memory(clock.clone()),
         };
-        let state = State::new(server.connect().await, STATE, PARTS).unwrap();
-        let replica = Replica::new(state, Arc::clone(&users), clock.clone()).unwrap();
+        let replica = Replica::new(carrier, Arc::clone(&users), clock.clone()).unwrap();
         Self { users, replica, clock, task: None }
     }
 
@@ -49,7 +55,7 @@ impl Node {
 
     /// Reads and writes everything once.
     async fn turn(&self) {
-        for index in 0..usize::from(PARTS) {
+        for index in 0..self.replica.parts.len() {
             self.replica.turn(index, Due::Read).await.unwrap();
         }
     }

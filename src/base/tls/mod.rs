@@ -1,9 +1,17 @@
 //! TLS: one way to make a rustls configuration for whomever Postern calls, and one for its own listeners.
 
+mod client;
+mod names;
+
+pub use client::{Asked, ClientTrust, MAX_CHAIN, ShownCertificate, Thumbprint};
+pub use names::Names;
+
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::sign::CertifiedKey;
+use rustls::{ClientConfig, ConfigBuilder, RootCertStore, ServerConfig, WantsVerifier};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
@@ -21,6 +29,10 @@ pub enum TlsError {
     Certificate { certificate: PathBuf, key: PathBuf, cause: rustls::Error },
     #[error("`{path}` cannot be used to verify clients: {cause}")]
     ClientAuthority { path: PathBuf, cause: VerifierBuilderError },
+    #[error("`{path}` holds no revocation list")]
+    NoRevocationList { path: PathBuf },
+    #[error("the certificate of `{path}` names no host, so no client would be shown it")]
+    Nameless { path: PathBuf },
     #[error("no TLS version can be offered: {0}")]
     Version(rustls::Error),
 }
@@ -41,9 +53,7 @@ pub fn client_config(
         Some(path) => Arc::new(authorities(path)?),
         None => host_authorities(),
     };
-    // The provider is handed over: a process-wide default could be another's, or missing.
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider)
+    let builder = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(TlsError::Version)?
         .with_root_certificates(roots);
@@ -69,15 +79,12 @@ pub fn server_config(
     client_ca: Option<&Path>,
     alpn: &[&[u8]],
 ) -> Result<Arc<ServerConfig>, TlsError> {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
-        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
-        .map_err(TlsError::Version)?;
+    let builder = server_builder()?;
     let builder = match client_ca {
         None => builder.with_no_client_auth(),
         Some(path) => {
             let roots = Arc::new(authorities(path)?);
-            let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider).build();
+            let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider()).build();
             let failed = |cause| TlsError::ClientAuthority { path: path.to_owned(), cause };
             builder.with_client_cert_verifier(verifier.map_err(failed)?)
         }
@@ -86,6 +93,30 @@ pub fn server_config(
     let mut config = builder.with_single_cert(chain, private).map_err(unusable(certificate, key))?;
     config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
     Ok(Arc::new(config))
+}
+
+/// What every server configuration begins with: TLS 1.2 and 1.3 on the aws-lc-rs provider.
+///
+/// # Errors
+/// The provider has neither, which it has.
+pub fn server_builder() -> Result<ConfigBuilder<ServerConfig, WantsVerifier>, TlsError> {
+    ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
+        .map_err(TlsError::Version)
+}
+
+/// A certificate and its key, ready to be shown. The files, both PEM, are read once, here.
+///
+/// # Errors
+/// A file that cannot be read, a key that does not fit its certificate.
+pub fn certified_key(certificate: &Path, key: &Path) -> Result<Arc<CertifiedKey>, TlsError> {
+    let (chain, private) = (certificates(certificate)?, private_key(key)?);
+    CertifiedKey::from_der(chain, private, &provider()).map(Arc::new).map_err(unusable(certificate, key))
+}
+
+// Handed over each time: a process-wide default could be another's, or missing.
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
 }
 
 fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
@@ -115,11 +146,16 @@ fn host_authorities() -> Arc<RootCertStore> {
     .clone()
 }
 
-/// The authorities of a PEM file. Unlike the host's store, a file that somebody named is held to its word:
-/// each certificate must be usable.
+/// The authorities of a PEM file.
 fn authorities(path: &Path) -> Result<RootCertStore, TlsError> {
+    store(path, certificates(path)?)
+}
+
+/// What was read of a file, as authorities. Unlike the host's store, a file that somebody named is held to its word: each
+/// certificate must be usable.
+fn store(path: &Path, certificates: Vec<CertificateDer<'static>>) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
-    for certificate in certificates(path)? {
+    for certificate in certificates {
         roots.add(certificate).map_err(|cause| TlsError::Authority { path: path.to_owned(), cause })?;
     }
     Ok(roots)
