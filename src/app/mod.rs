@@ -31,7 +31,7 @@ use crate::broker::Broker;
 use crate::config::{self, Config};
 use crate::delivery::Delivery;
 use crate::endpoints::{Counts, Endpoints, Feed, Surroundings};
-use crate::identity::{Links, Shared, Verifier};
+use crate::identity::{Shared, Verifier};
 use crate::issuer::keycloak::Keycloak;
 use crate::listener::tls::{Prepared, ServerTls};
 use crate::pipeline::Pipeline;
@@ -107,8 +107,9 @@ impl Gateway {
         let beside = replicas::beside(config.redis.as_ref(), &users, (&clock, &metrics, &handle))?;
         let (token_service, signing_keys) = signing_keys::start(&config.token_service, &clock)?;
         let issuers = issuers(&config, &clock, &[])?;
-        let (asked, links) = (Pipeline::claims_asked(&config), Arc::new(Links::default()));
-        let shared = Shared { users: Arc::clone(&users), links, clock: clock.clone(), control: handle.clone() };
+        let shared =
+            Shared { users: Arc::clone(&users), links: Arc::default(), clock: clock.clone(), control: handle.clone() };
+        let asked = Pipeline::claims_asked(&config);
         let verifier = Arc::new(Verifier::new(issuers, asked, &token_service, shared.clone(), TOKEN_CAPACITY)?);
         upkeep::run_verifier(&verifier, &handle);
         let surroundings = surroundings(&config, shared, &metrics, audit.clone())?;
@@ -119,8 +120,7 @@ impl Gateway {
         let (phase, cluster) = (watch::Sender::new(Phase::Serve), config.cluster);
         let kept = deliveries::start(&config, &pipeline, &surroundings, (&metrics, &phase), joined.as_ref())?;
         observe::register(&metrics, &pipeline, &users, &watches);
-        let count = config.server.workers.or_else(|| std::thread::available_parallelism().ok()).map_or(1, usize::from);
-        let (sockets, addresses) = workers::bind(&config.server, count)?;
+        let (sockets, addresses) = workers::bind(&config.server)?;
         let admin = config.admin.listen.map(|address| control::bind_admin(address, &handle)).transpose()?;
         let admin_address = admin.as_ref().and_then(|listener| listener.local_addr().ok());
         let operator = operators::bind(config.operator.as_ref())?;

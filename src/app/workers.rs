@@ -25,10 +25,8 @@ use tokio::sync::watch;
 const SWEEP_EVERY: u64 = 5;
 
 /// Opens the listening sockets: for each worker, one for each address. Also gives the addresses, with the ports taken.
-pub(super) fn bind(
-    server: &config::Server,
-    workers: usize,
-) -> Result<(Vec<Vec<TcpListener>>, Vec<SocketAddr>), StartError> {
+pub(super) fn bind(server: &config::Server) -> Result<(Vec<Vec<TcpListener>>, Vec<SocketAddr>), StartError> {
+    let workers = server.workers.or_else(|| std::thread::available_parallelism().ok()).map_or(1, usize::from);
     let mut sockets: Vec<Vec<TcpListener>> = std::iter::repeat_with(Vec::new).take(workers).collect();
     let mut addresses = Vec::new();
     for address in &server.listen {

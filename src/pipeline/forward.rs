@@ -7,9 +7,9 @@ use super::switch::Switch;
 use super::{Context, Pipeline, Rejection, Worker, trace, transform};
 use crate::telemetry::reason::Reason;
 use crate::upstream::{Answer, Body, OutgoingRequest, RequestBody, Upstream};
-use http::header::{CONTENT_TYPE, TE};
+use http::header::CONTENT_TYPE;
 use http::uri::PathAndQuery;
-use http::{HeaderValue, Method, StatusCode, Uri, Version};
+use http::{Method, StatusCode, Uri, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use std::future::poll_fn;
@@ -41,9 +41,6 @@ pub async fn forward(
     let upstream = record.context.upstream.as_ref().unwrap_or(&pipeline.upstreams[index]);
     let (parts, stripped) = (&mut record.request, &mut record.stripped);
     let mut switch = if stripped.upgrade.is_some() { Switch::of(parts, stripped, upstream)? } else { None };
-    // The HTTP/1.1 client leaves it out: it concerns one hop.
-    let te = stripped.takes_trailers.then_some((TE, HeaderValue::from_static("trailers")));
-    stripped.fields.extend(te);
     trace::called(record.context.trace.as_mut(), pipeline, &mut stripped.fields);
     let request = OutgoingRequest {
         method: &parts.method,

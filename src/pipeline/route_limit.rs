@@ -22,6 +22,8 @@ pub struct RouteLimits {
     /// By index of the route; nothing where no route has any.
     by_route: Vec<Option<Box<OfRoute>>>,
     tables: Option<Tables>,
+    /// Where it is noted what other replicas are to be told: callers before addresses.
+    ledgers: Arc<[Arc<Ledger>]>,
 }
 
 /// Where it is counted. Addresses have a table of their own: they are counted before anybody knows who is asking, so that whoever has
@@ -105,7 +107,12 @@ impl RouteLimits {
             let former = former.and_then(|former| former.named(&route.name));
             route.limit.as_deref().map(|limit| Box::new(OfRoute::new(&route.name, limit, &tables, former)))
         });
-        Self { by_route: by_route.collect(), tables: Some(tables) }
+        let by_route: Vec<_> = by_route.collect();
+        let told = || by_route.iter().flatten().flat_map(|of| of.limits()).filter_map(|limit| limit.told.as_ref());
+        let is_told = |notes: &&Arc<Ledger>| told().any(|told| Arc::ptr_eq(&told.notes, notes));
+        let ledgers = [&tables.callers.notes, &tables.addresses.notes];
+        let ledgers = ledgers.into_iter().filter(is_told).cloned().collect();
+        Self { by_route, tables: Some(tables), ledgers }
     }
 
     /// Lets a request of an address go on, or not; counts it.
@@ -148,14 +155,9 @@ impl RouteLimits {
         self.tables().map(|table| table.notes.untold()).sum()
     }
 
-    /// Where it is noted what other replicas are to be told: callers before addresses. None where replicas count for themselves.
-    pub fn ledgers(&self) -> Vec<Arc<Ledger>> {
-        let told = |limit: &Limit, table: &Table| {
-            limit.told.as_ref().is_some_and(|told| Arc::ptr_eq(&told.notes, &table.notes))
-        };
-        let limits = || self.by_route.iter().flatten().flat_map(|of| of.limits());
-        let is_told = |table: &&Table| limits().any(|limit| told(limit, table));
-        self.tables().filter(is_told).map(|table| Arc::clone(&table.notes)).collect()
+    /// Where it is noted what other replicas are to be told; nothing where replicas count for themselves.
+    pub fn ledgers(&self) -> Arc<[Arc<Ledger>]> {
+        Arc::clone(&self.ledgers)
     }
 
     fn tables(&self) -> impl Iterator<Item = &Table> {

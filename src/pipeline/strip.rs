@@ -29,8 +29,6 @@ pub struct Stripped {
     pub upgrade: Option<HeaderValue>,
     /// It was asked for by extended CONNECT (RFC 8441), so the request can only be switched or refused.
     pub is_connect: bool,
-    /// `TE: trailers`, which gRPC needs.
-    pub takes_trailers: bool,
     /// `X-Request-Id`, if it can be kept.
     pub request_id: Option<HeaderValue>,
     /// `traceparent`, if it is well formed.
@@ -66,7 +64,8 @@ pub fn strip(parts: &mut Parts, identity_headers: &HashSet<String>, stripped: &m
     }
     // With room for what is injected.
     stripped.fields = Vec::with_capacity(parts.headers.len() + 8);
-    let mut sorted = Sorted { stripped, hosts: 0, codings: 0, connection: Vec::new(), trailers: Vec::new() };
+    let (connection, trailers) = (Vec::new(), Vec::new());
+    let mut sorted = Sorted { stripped, hosts: 0, codings: 0, takes_trailers: false, connection, trailers };
     let mut last_name = None;
     let mut fields = parts.headers.drain();
     while let Some((name, value)) = fields.next() {
@@ -91,6 +90,8 @@ struct Sorted<'a> {
     stripped: &'a mut Stripped,
     hosts: usize,
     codings: usize,
+    /// `TE: trailers`, which gRPC needs.
+    takes_trailers: bool,
     /// The values of `Connection`; few requests have any.
     connection: Vec<HeaderValue>,
     /// The values of `Trailer`; hardly a request has any.
@@ -126,7 +127,7 @@ impl Sorted<'_> {
                     return Err(Reason::MalformedRequest.into());
                 }
             }
-            TE => stripped.takes_trailers |= words(&value).any(|word| word.eq_ignore_ascii_case("trailers")),
+            TE => self.takes_trailers |= words(&value).any(|word| word.eq_ignore_ascii_case("trailers")),
             EXPECT => {
                 if !value.as_bytes().eq_ignore_ascii_case(b"100-continue") {
                     return Err(Reason::ExpectationFailed.into());
@@ -169,6 +170,10 @@ impl Sorted<'_> {
         if !self.connection.is_empty() {
             let named: HashSet<_> = named().map(str::to_ascii_lowercase).collect();
             stripped.fields.retain(|(name, _)| !named.contains(name.as_str()));
+        }
+        if self.takes_trailers {
+            // The HTTP/1.1 client leaves it out: it concerns one hop.
+            stripped.fields.push((TE, HeaderValue::from_static("trailers")));
         }
         if parts.version == Version::HTTP_2 {
             join_cookies(&mut stripped.fields);

@@ -111,7 +111,7 @@ impl Rates {
     }
 
     /// Tells what is noted in the ledgers that are in force, and takes up what others took: for ever.
-    pub async fn run(self: Arc<Self>, ledgers: impl Fn() -> Vec<Arc<Ledger>> + Send) {
+    pub async fn run(self: Arc<Self>, ledgers: impl Fn() -> Arc<[Arc<Ledger>]> + Send) {
         let mut told: Option<Instant> = None;
         let mut is_said = false;
         loop {

@@ -30,10 +30,12 @@ need_venv "$kit/requirements.txt"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work"
-# kit.py's own verdict is stricter than ours: judge.py has the last word, and is silent only if there are no rows.
-"$PYTHON" "$kit/kit.py" run --adapter "$root/tests/kit/adapter.py" --json rows.json "${arguments[@]}" || true
+# kit.py's own verdict is stricter than ours: judge.py has the last word, and its lines are what is shown when all is well.
+"$PYTHON" "$kit/kit.py" run --adapter "$root/tests/kit/adapter.py" --json rows.json "${arguments[@]}" >kit.log 2>&1 || true
 if [ ! -f rows.json ]; then
+    cat kit.log
     echo "0 passed, 1 failed, 0 skipped"
     exit 1
 fi
-"$PYTHON" "$root/tests/kit/judge.py" rows.json "$root/docs/security.md"
+"$PYTHON" "$root/tests/kit/judge.py" rows.json "$root/docs/security.md" >verdict || { cat kit.log verdict; exit 1; }
+cat verdict

@@ -201,7 +201,7 @@ async fn it_is_known_whether_others_are_told_also_while_nobody_asks() {
     let (rates, ledgers) = (Arc::new(a.rates), Mutex::new(vec![Arc::clone(&a.ledger)]));
     let (known, in_force) = (Arc::clone(&rates), Arc::new(ledgers));
     let given = Arc::clone(&in_force);
-    let task = tokio::spawn(Arc::clone(&rates).run(move || given.lock().unwrap().clone()));
+    let task = tokio::spawn(Arc::clone(&rates).run(move || given.lock().unwrap().clone().into()));
     let is_shared = || !known.is_alone() && known.counters().exchanges.load(Ordering::Relaxed) > 0;
     eventually("it is told", is_shared).await;
     server.kill();
