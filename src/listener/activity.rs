@@ -9,13 +9,18 @@ use crate::config;
 use slab::Slab;
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 /// How long a connection keeps its buffers without a request, in ticks: half a second. Longer, and a crowd that comes at once would need them all
 /// at once; shorter, and clients in the middle of a conversation would pay for new ones.
 const REST: u64 = 5;
+
+/// So many sweeps make a request a long one. Only then its client is watched: most are answered before it could go away.
+const LONG: u8 = 2;
+/// The client is not watched, however long it takes.
+const NEVER: u8 = u8::MAX;
 
 /// Limits of a listener, in ticks where they are times.
 #[derive(Debug)]
@@ -50,6 +55,8 @@ impl Limits {
 pub struct Activity {
     /// Requests whose answers have not ended.
     in_flight: AtomicU32,
+    /// How many sweeps the request over HTTP/1.1 that is under way has met, up to [`LONG`]; or [`NEVER`].
+    met: AtomicU8,
     /// Whether the first bytes of a head have come.
     is_reading_head: AtomicBool,
     /// The tick at which it became idle or began to read a head.
@@ -73,6 +80,7 @@ impl Activity {
     fn new() -> Self {
         Self {
             in_flight: AtomicU32::new(0),
+            met: AtomicU8::new(0),
             // A fresh connection owes us a head.
             is_reading_head: AtomicBool::new(true),
             since: AtomicU64::new(tick::count()),
@@ -126,8 +134,29 @@ impl Activity {
     /// A head is complete; the request counts until the guard is dropped.
     pub(super) fn begin(self: &Arc<Self>) -> InFlight {
         self.in_flight.fetch_add(1, Relaxed);
+        self.met.store(0, Relaxed);
         self.is_reading_head.store(false, Relaxed);
         InFlight(Arc::clone(self))
+    }
+
+    /// What comes from now on is of another protocol, in which a client may close its side and go on reading.
+    pub(super) fn leave_http(&self) {
+        self.met.store(NEVER, Relaxed);
+    }
+
+    /// Whether a request over HTTP/1.1 is under way for so long that its client may have gone away.
+    pub(super) fn is_long_under_way(&self) -> bool {
+        self.met.load(Relaxed) == LONG && self.in_flight.load(Relaxed) > 0
+    }
+
+    /// Counts a sweep; true for the one that makes the request a long one.
+    fn becomes_long(&self) -> bool {
+        let met = self.met.load(Relaxed);
+        if met >= LONG || self.in_flight.load(Relaxed) == 0 || self.is_http2.load(Relaxed) {
+            return false;
+        }
+        self.met.store(met + 1, Relaxed);
+        met + 1 == LONG
     }
 
     pub(super) fn is_draining(&self) -> bool {
@@ -227,6 +256,8 @@ impl Activities {
                 activity.wake();
             } else if activity.becomes_restful() {
                 activity.may_rest.store(true, Relaxed);
+                activity.wake();
+            } else if activity.becomes_long() {
                 activity.wake();
             }
         }

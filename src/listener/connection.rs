@@ -162,9 +162,11 @@ impl<S: Service> Listeners<S> {
         let (service, begun) = (self.service.clone(), Arc::clone(activity));
         let service = service_fn(move |request| service.clone().call(Rc::clone(&connection), request, begun.begin()));
         let mut server = http1::Builder::new();
-        server.header_read_timeout(None).max_header_size(self.limits.max_header_bytes);
+        // That a client has gone away is noticed by `ClientIo`, which takes no buffer for it.
+        server.header_read_timeout(None).max_header_size(self.limits.max_header_bytes).half_close(true);
         let mut serving = server.serve_connection(TokioIo::new(io), service).with_upgrades();
         if !watch(Pin::new(&mut serving), activity, http1::UpgradeableConnection::graceful_shutdown).await {
+            activity.leave_http();
             return None;
         }
         let parts = serving.into_parts()?;

@@ -21,12 +21,14 @@ pub(super) struct ClientIo<T> {
     activity: Arc<Activity>,
     /// The client has closed its side.
     has_ended: bool,
+    /// Whoever reads waits for the client, and learns by that if it goes away.
+    is_awaited: bool,
     remains: Remains<T>,
 }
 
 impl<T: AsyncRead + Unpin> ClientIo<T> {
     pub(super) fn new(inner: T, prefix: Bytes, activity: Arc<Activity>, remains: Remains<T>) -> Self {
-        Self { inner: Some(inner), prefix, activity, has_ended: false, remains }
+        Self { inner: Some(inner), prefix, activity, has_ended: false, is_awaited: false, remains }
     }
 
     /// Gives back what was read and not used: it is read again.
@@ -48,6 +50,19 @@ impl<T: AsyncRead + Unpin> ClientIo<T> {
             self.prefix = [&*self.prefix, buffer.filled()].concat().into();
         }
         Poll::Ready(!self.has_ended)
+    }
+
+    /// Looks whether the client has gone away, while its answer is made and nobody reads. hyper does that for each request, at once
+    /// and with a buffer; here it is done for those that take long. Whatever the client sends instead is read later.
+    fn watch(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        let is_awaited = std::mem::take(&mut self.is_awaited);
+        if is_awaited || !self.activity.is_long_under_way() || self.prefix.has_remaining() {
+            return Ok(());
+        }
+        match self.poll_wake(cx) {
+            Poll::Ready(false) => Err(io::ErrorKind::UnexpectedEof.into()),
+            Poll::Ready(true) | Poll::Pending => Ok(()),
+        }
     }
 }
 
@@ -93,7 +108,9 @@ impl<T: AsyncRead + Unpin> AsyncRead for ClientIo<T> {
         }
         let before = buffer.filled().len();
         let Some(inner) = &mut this.inner else { return gone() };
-        ready!(Pin::new(inner).poll_read(cx, buffer))?;
+        let polled = Pin::new(inner).poll_read(cx, buffer);
+        this.is_awaited = polled.is_pending();
+        ready!(polled)?;
         if buffer.filled().len() > before {
             this.activity.read();
         } else if buffer.remaining() > 0 {
@@ -103,7 +120,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for ClientIo<T> {
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for ClientIo<T> {
+impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientIo<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         let Some(inner) = &mut self.inner else { return gone() };
         let polled = Pin::new(inner).poll_write(cx, data);
@@ -127,6 +144,8 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for ClientIo<T> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // Called whenever the connection has done what there was to do.
+        self.watch(cx)?;
         self.inner.as_mut().map_or_else(gone, |inner| Pin::new(inner).poll_flush(cx))
     }
 

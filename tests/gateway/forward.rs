@@ -2,6 +2,8 @@
 
 use crate::support::{Answer, Client, File, Gate, Gateway, Peer, Stage, Upstream, bearer, eventually, head};
 use postern::dev::echo::Echo;
+use std::thread::sleep;
+use std::time::Duration;
 
 /// Everybody passes, for these tests are about bytes.
 const PUBLIC: &str = "
@@ -289,6 +291,46 @@ fn a_client_that_goes_away_ends_the_request_to_the_upstream() {
     drop(client);
     assert_eq!(has_ended.recv_timeout(crate::support::PATIENCE), Ok(true));
     assert_eq!(stage.upstream.requests(), 1);
+}
+
+#[test]
+fn a_client_that_goes_away_before_its_answer_ends_the_request_to_the_upstream() {
+    let (ended, has_ended) = std::sync::mpsc::channel();
+    let (stage, gateway) = start(Upstream::serving(move |mut peer: Peer| {
+        peer.read();
+        // Until the gateway closes the connection.
+        let _ = ended.send(peer.read().is_none());
+    }));
+    let mut client = gateway.connect();
+    client.send(head("GET", "/x", &[]));
+    eventually("the upstream has it", || stage.upstream.requests() == 1);
+    drop(client);
+    assert_eq!(has_ended.recv_timeout(crate::support::PATIENCE), Ok(true));
+}
+
+#[test]
+fn a_request_that_comes_while_another_takes_long_is_answered_in_turn() {
+    let gate = Gate::default();
+    let passing = gate.clone();
+    let (_stage, gateway) = start(Upstream::serving(move |mut peer: Peer| {
+        while let Some(seen) = peer.read() {
+            passing.pass();
+            peer.send(format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{}", seen.line.len(), seen.line));
+        }
+    }));
+    let mut client = gateway.connect();
+    client.send(head("GET", "/first", &[]));
+    let second = head("GET", "/second", &[]);
+    let (begin, rest) = second.split_at(20);
+    for piece in [begin, rest] {
+        // So long that the client is watched.
+        sleep(Duration::from_millis(400));
+        client.send(piece);
+    }
+    gate.open();
+    for target in ["/first", "/second"] {
+        assert_eq!(client.read().text(), format!("GET {target} HTTP/1.1"));
+    }
 }
 
 #[test]
