@@ -39,7 +39,7 @@ SEEN = within(0.5)  # seconds: of a sign-in that the gateway sees
 WRITES = 6.0  # an hour and user
 PERIOD = 660  # seconds between two writes of a user: as long must be counted to have met each user once
 MEMORY = 200  # MiB
-START_UP = 60.0  # seconds
+START_UP = within(60.0)  # seconds
 PEAK = 20.0  # writes a second
 RESERVE = 300.0  # seconds in which nothing may be written, and nobody notices
 
@@ -239,10 +239,10 @@ class Readers:
         return any(since <= read.got and read.sent <= until for since, until in self.away)
 
     def _is_out(self, read):
-        return any(since + BOUND < read.sent and read.got < until for since, until in self.blocked.get(read.namespace, ()))
+        return any(since + within(BOUND) < read.sent and read.got < until for since, until in self.blocked.get(read.namespace, ()))
 
     def _may_be_empty(self, read):
-        return any(since <= read.got and read.sent <= until + BOUND for since, until in self.blocked.get(read.namespace, ()))
+        return any(since <= read.got and read.sent <= until + within(BOUND) for since, until in self.blocked.get(read.namespace, ()))
 
 
 def delays(stage, users, readers, score):
@@ -318,18 +318,18 @@ def faults(stage, users, readers, score):
         stage.front.cut()
         time.sleep(0.5)
     block("watches dropped, five times")
-    sign_in("watches dropped", 10)
+    sign_in("watches dropped", within(10))
 
     leader = stage.leader()
     leader.kill()
     block("leader killed")
-    sign_in("leader killed", 15 + 5)
+    sign_in("leader killed", within(15 + 5))
     stage.start(leader)
 
     leader = stage.leader()
     leader.signal(signal.SIGSTOP)
     block("leader paused")
-    sign_in("leader paused", 15 + 5)
+    sign_in("leader paused", within(15 + 5))
     leader.signal(signal.SIGCONT)
 
     begun = time.monotonic()
@@ -339,8 +339,8 @@ def faults(stage, users, readers, score):
     print(f"API server away for {time.monotonic() - begun:.0f} s", flush=True)
     web.eventually("readers may read again", readers.may_read)
     readers.away.append((begun, time.monotonic()))
-    sign_in("API server back", 30)
-    block("API server back", BOUND)
+    sign_in("API server back", within(30))
+    block("API server back", within(BOUND))
 
     begun = time.monotonic()
     stage.keycloak.stop()
@@ -348,8 +348,8 @@ def faults(stage, users, readers, score):
     stage.keycloak.start()
     away = time.monotonic() - begun
     print(f"Keycloak away for {away:.0f} s, of a reserve of {RESERVE:.0f}", flush=True)
-    sign_in("Keycloak back", 30)
-    block("Keycloak back", BOUND)
+    sign_in("Keycloak back", within(30))
+    block("Keycloak back", within(BOUND))
 
 
 def restart(stage, users, score):
@@ -365,8 +365,7 @@ def restart(stage, users, score):
     begun = time.monotonic()
     for part in stage.services:
         part.start(until_ready=False)
-    limit = START_UP * 3
-    web.eventually("all Secrets are right", lambda: stage.filled(users) == len(users), limit)
+    web.eventually("all Secrets are right", lambda: stage.filled(users) == len(users), 180)
     took = time.monotonic() - begun
     print(f"started again with {len(users)} users, the Secrets of {len(damaged)} damaged meanwhile ({len(broken)} seen so): all right after {took:.1f} s")
     score.check(took <= START_UP, f"start-up to all Secrets right: {took:.1f} s, promised {START_UP:g}")
