@@ -12,9 +12,11 @@ class DriveError(Exception):
 class Connection:
     """One keep-alive connection with at most one request on its way."""
 
-    def __init__(self, port):
+    def __init__(self, port, tls=None):
         self.socket = socket.create_connection(("127.0.0.1", port), 60)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if tls:
+            self.socket = tls.wrap_socket(self.socket, server_hostname="127.0.0.1")
         self.pending = b""
 
     def send(self, request):
@@ -48,11 +50,11 @@ def request(port, path, token):
     return f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nAuthorization: Bearer {token}\r\n\r\n".encode()
 
 
-def drive(port, path, tokens, lengths, connections=8):
+def drive(port, path, tokens, lengths, connections=8, tls=None):
     """For each of `lengths`, that many requests, the tokens in rotation, over the same connections. Yields after each."""
     requests = cycle([request(port, path, token) for token in tokens])
     with selectors.DefaultSelector() as selector:
-        idle = [Connection(port) for _ in range(connections)]
+        idle = [Connection(port, tls) for _ in range(connections)]
         for connection in idle:
             selector.register(connection.socket, selectors.EVENT_READ, connection)
         for length in lengths:

@@ -98,9 +98,7 @@ class Bench(ExitStack):
 
     def start(self, command, port, prefix=(), patience=30):
         """A process that listens on `port`; it is ended with the bench if `stop` did not end it before."""
-        log = (self.work / "processes.log").open("ab")
-        child = subprocess.Popen([*prefix, *command], stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.work)
-        self.callback(self.stop, child)
+        child = self.spawn(command, prefix)
         limit = time.monotonic() + patience
         while time.monotonic() < limit:
             if child.poll() is not None:
@@ -112,6 +110,13 @@ class Bench(ExitStack):
                 time.sleep(0.05)
         tail = (self.work / "processes.log").read_text(errors="replace")[-3000:]
         raise RuntimeError(f"{command[0]} does not listen on {port}:\n{tail}")
+
+    def spawn(self, command, prefix=()):
+        """A process that nobody waits for; it is ended as one of `start` is."""
+        with (self.work / "processes.log").open("ab") as log:
+            child = subprocess.Popen([*prefix, *command], stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.work)
+        self.callback(self.stop, child)
+        return child
 
     @staticmethod
     def stop(child, patience=60):
