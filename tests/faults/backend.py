@@ -80,6 +80,9 @@ class Peer(asyncio.Protocol):
 
     def connection_lost(self, _):
         self.backend.peers.discard(self)
+        if self.buffer.startswith(b"POST ") and not self.is_busy:
+            # Its body was on its way, so it cannot be sent again.
+            self.spoil("POST")
 
     def eof_received(self):
         return False

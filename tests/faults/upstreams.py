@@ -30,7 +30,7 @@ def one_fails(lab, load, full, modes, seconds=0.0):
 
 
 def writes(spoiled):
-    """As many of the kinds that are no GET as the backend spoiled."""
+    """As many of the kinds that are no GET as the backend spoiled: took, or began to take."""
     return {"post upload": spoiled["spoiled_POST"]}
 
 
