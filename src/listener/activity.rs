@@ -22,6 +22,10 @@ const LONG: u8 = 2;
 /// The client is not watched, however long it takes.
 const NEVER: u8 = u8::MAX;
 
+/// By so many may the requests that a connection reset before their answers exceed those it waited for. Each may have cost an upstream a
+/// connection, and the client two frames (CVE-2023-44487).
+const ABANDONED: u32 = 100;
+
 /// Limits of a listener, in ticks where they are times.
 #[derive(Debug)]
 pub struct Limits {
@@ -68,6 +72,8 @@ pub struct Activity {
     /// While there are any: the tick at which one was last begun, or anything was written.
     moved_at: AtomicU64,
     is_http2: AtomicBool,
+    /// By how many the requests reset before their answers exceed those answered; 0 if they do not.
+    abandoned: AtomicU32,
     is_draining: AtomicBool,
     is_overdue: AtomicBool,
     /// It has been idle for long enough to give its buffers back.
@@ -88,6 +94,7 @@ impl Activity {
             unread: AtomicU32::new(0),
             moved_at: AtomicU64::new(0),
             is_http2: AtomicBool::new(false),
+            abandoned: AtomicU32::new(0),
             is_draining: AtomicBool::new(false),
             is_overdue: AtomicBool::new(false),
             may_rest: AtomicBool::new(false),
@@ -137,6 +144,20 @@ impl Activity {
         self.met.store(0, Relaxed);
         self.is_reading_head.store(false, Relaxed);
         InFlight(Arc::clone(self))
+    }
+
+    /// A request over HTTP/2 found its answer, or was reset before. Who resets nearly all of them is let go.
+    fn count_answered(&self, is_answered: bool) {
+        let abandoned = self.abandoned.load(Relaxed);
+        if !is_answered {
+            self.abandoned.store(abandoned + 1, Relaxed);
+            if abandoned == ABANDONED {
+                self.is_overdue.store(true, Relaxed);
+                self.wake();
+            }
+        } else if abandoned > 0 {
+            self.abandoned.store(abandoned - 1, Relaxed);
+        }
     }
 
     /// What comes from now on is of another protocol, in which a client may close its side and go on reading.
@@ -234,6 +255,31 @@ impl Drop for InFlight {
         if self.0.in_flight.fetch_sub(1, Relaxed) == 1 {
             self.0.since.store(tick::count(), Relaxed);
         }
+    }
+}
+
+/// An answer over HTTP/2 that has not begun. Dropped before, it was reset.
+#[derive(Debug)]
+pub(super) struct Wanted {
+    activity: Arc<Activity>,
+    is_answered: bool,
+}
+
+impl Wanted {
+    pub(super) fn new(activity: Arc<Activity>) -> Self {
+        Self { activity, is_answered: false }
+    }
+
+    /// It begins now.
+    pub(super) fn answered(mut self) -> Arc<Activity> {
+        self.is_answered = true;
+        Arc::clone(&self.activity)
+    }
+}
+
+impl Drop for Wanted {
+    fn drop(&mut self) {
+        self.activity.count_answered(self.is_answered);
     }
 }
 

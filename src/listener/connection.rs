@@ -1,7 +1,7 @@
 //! Serves one connection: TLS, the choice of protocol, then hyper.
 
 use super::Listeners;
-use super::activity::{Activity, InFlight};
+use super::activity::{Activity, InFlight, Wanted};
 use super::io::{ClientIo, detect_http2};
 use super::linger::Remains;
 use super::tls::ServerTls;
@@ -121,8 +121,8 @@ impl<S: Service> Listeners<S> {
         let (service, begun) = (self.service.clone(), Arc::clone(activity));
         let service = service_fn(move |request| {
             let answer = service.clone().call(Rc::clone(&connection), request, begun.begin());
-            let activity = Arc::clone(&begun);
-            async move { answer.await.map(|response| response.map(|body| Unread::new(body, activity))) }
+            let wanted = Wanted::new(Arc::clone(&begun));
+            async move { answer.await.map(|response| response.map(|body| Unread::new(body, wanted.answered()))) }
         });
         let mut server = http2::Builder::new(LocalExecutor);
         server
@@ -236,7 +236,7 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
     use tokio::task::{LocalSet, spawn_local};
 
-    /// Answers everything with `ok`.
+    /// Answers with `ok`, and at `/never` not at all.
     #[derive(Clone)]
     struct Canned;
 
@@ -280,9 +280,12 @@ mod tests {
         async fn call(
             self,
             _: Rc<()>,
-            _: Request<Incoming>,
+            request: Request<Incoming>,
             in_flight: InFlight,
         ) -> Result<Response<Held>, Infallible> {
+            if request.uri().path() == "/never" {
+                std::future::pending().await
+            }
             Ok(Response::new(Held { body: Full::from("ok"), _in_flight: in_flight }))
         }
     }
@@ -324,6 +327,52 @@ mod tests {
             assert_eq!(client.read(&mut [0; 16]).await.unwrap(), 0);
             drop(client);
             serving.await.unwrap();
+        };
+        LocalSet::new().run_until(test).await;
+    }
+
+    /// Time for frames to arrive at the other side, and to take effect.
+    async fn settle() {
+        for _ in 0..20 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_client_that_resets_nearly_all_its_requests_is_let_go() {
+        let test = async {
+            // Every second request is waited for, or none.
+            for (answered_every, expected) in [(2, 1000), (1000, 101)] {
+                let (client, io) = duplex(1 << 16);
+                let listeners = listeners();
+                let listed = listeners.activities.add();
+                let serving =
+                    spawn_local(async move { listeners.serve_http(io, None, Rc::default(), &listed.activity).await });
+                let (mut sender, connection) =
+                    hyper::client::conn::http2::handshake(LocalExecutor, TokioIo::new(client)).await.unwrap();
+                let connection = spawn_local(connection);
+                let mut sent = 0;
+                while sent < 1000 && sender.ready().await.is_ok() {
+                    sent += 1;
+                    let is_awaited = sent % answered_every == 0;
+                    let path = if is_awaited { "http://a/" } else { "http://a/never" };
+                    let answer = sender.send_request(Request::get(path).body(Full::<Bytes>::default()).unwrap());
+                    if is_awaited {
+                        assert_eq!(answer.await.unwrap().status(), 200);
+                    } else {
+                        tokio::select! {
+                            biased;
+                            answer = answer => assert!(answer.is_err()),
+                            () = settle() => {}
+                        }
+                        settle().await;
+                    }
+                }
+                assert_eq!(sent, expected);
+                drop(sender);
+                let _ended_by_either_side = connection.await.unwrap();
+                serving.await.unwrap();
+            }
         };
         LocalSet::new().run_until(test).await;
     }
