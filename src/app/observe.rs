@@ -8,6 +8,7 @@ use crate::identity::ceiling::Kind;
 use crate::identity::source::Numbers;
 use crate::issuer::Issuer;
 use crate::pipeline::Pipeline;
+use crate::telemetry::encode;
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::State;
 use crate::users::Users;
@@ -49,8 +50,8 @@ impl Collector for InForce {
         encode_limits(&mut encoder, &pipeline)?;
         let tokens = i64::try_from(verifier.cache().len()).unwrap_or(i64::MAX);
         let keys = i64::try_from(pipeline.token_service().ring().published().len()).unwrap_or(i64::MAX);
-        gauge(&mut encoder, "cached_tokens", "Verified tokens that are remembered", tokens)?;
-        gauge(&mut encoder, "published_signing_keys", "Signing keys in Postern's own key set", keys)
+        encode::gauge(&mut encoder, "cached_tokens", "Verified tokens that are remembered", tokens)?;
+        encode::gauge(&mut encoder, "published_signing_keys", "Signing keys in Postern's own key set", keys)
     }
 }
 
@@ -130,8 +131,7 @@ fn encode_upstreams(encoder: &mut DescriptorEncoder<'_>, pipeline: &Pipeline) ->
 fn encode_limits(encoder: &mut DescriptorEncoder<'_>, pipeline: &Pipeline) -> fmt::Result {
     let help =
         "Requests that found no place in the table of the routes' limits, and were counted with others like them";
-    let crowded = ConstCounter::new(pipeline.route_limits().crowded());
-    crowded.encode(encoder.encode_descriptor("route_limits_crowded", help, None, MetricType::Counter)?)
+    encode::counter(encoder, "route_limits_crowded", help, pipeline.route_limits().crowded())
 }
 
 /// How asking issuers about users goes.
@@ -178,9 +178,4 @@ fn encode_asking(encoder: &mut DescriptorEncoder<'_>, verifier: &Verifier) -> fm
         ConstGauge::new(seconds).encode(family.encode_family(&[("issuer", *issuer)])?)?;
     }
     Ok(())
-}
-
-fn gauge(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: i64) -> fmt::Result {
-    let gauge = ConstGauge::new(value);
-    gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)
 }

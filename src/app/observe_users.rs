@@ -2,6 +2,7 @@
 
 use super::watches::Watches;
 use crate::issuer::keycloak::{Feed, Keycloak, Meaning};
+use crate::telemetry::encode;
 use crate::telemetry::metrics::Metrics;
 use crate::users::{Kind, Users};
 use crate::watch::Watch;
@@ -58,8 +59,7 @@ impl Collector for Watched {
             ("state_sound", "0 while something that was decided could not be stored", u64::from(self.users.is_sound())),
         ];
         for (name, help, value) in of_all {
-            let gauge = ConstGauge::new(signed(value));
-            gauge.encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)?;
+            encode::gauge(&mut encoder, name, help, signed(value))?;
         }
         let watches = self.watches.each();
         if watches.is_empty() {

@@ -4,12 +4,11 @@
 use super::replicas::Beside;
 use crate::pipeline::Pipeline;
 use crate::rates::Rates;
+use crate::telemetry::encode;
 use crate::telemetry::metrics::Metrics;
 use arc_swap::ArcSwap;
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
-use prometheus_client::metrics::counter::ConstCounter;
-use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::encoding::DescriptorEncoder;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -36,8 +35,7 @@ struct Shared {
 impl Collector for Shared {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let help = "1 while limits of routes that replicas are to count together are counted by this one alone";
-        let alone = ConstGauge::new(i64::from(self.rates.is_alone()));
-        alone.encode(encoder.encode_descriptor("route_limits_alone", help, None, alone.metric_type())?)?;
+        encode::gauge(&mut encoder, "route_limits_alone", help, i64::from(self.rates.is_alone()))?;
         let counters = self.rates.counters();
         let (exchanges, failures) = (&counters.exchanges, &counters.failures);
         let counters = [
@@ -54,8 +52,7 @@ impl Collector for Shared {
             ),
         ];
         for (name, help, value) in counters {
-            let counter = ConstCounter::new(value);
-            counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
+            encode::counter(&mut encoder, name, help, value)?;
         }
         Ok(())
     }

@@ -9,12 +9,11 @@ use crate::kubernetes::state::State;
 use crate::rates::Rates;
 use crate::redis::{Access, Redis, Shelf};
 use crate::replica::{Carrier, Counters, PARTS, Replica, SHELF, STATE};
+use crate::telemetry::encode;
 use crate::telemetry::metrics::Metrics;
 use crate::users::Users;
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
-use prometheus_client::metrics::counter::ConstCounter;
-use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::encoding::DescriptorEncoder;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -114,8 +113,7 @@ impl Collector for Shared {
             ("users_shared_age_seconds", "How long ago what is shared about users was last read; -1 if never", age),
         ];
         for (name, help, value) in gauges {
-            let gauge = ConstGauge::new(value);
-            gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
+            encode::gauge(&mut encoder, name, help, value)?;
         }
         type Read = fn(&Counters) -> &AtomicU64;
         let counters: [(&str, &str, Read); 3] = [
@@ -130,8 +128,7 @@ impl Collector for Shared {
             }),
         ];
         for (name, help, read) in counters {
-            let counter = ConstCounter::new(read(self.0.counters()).load(Ordering::Relaxed));
-            counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
+            encode::counter(&mut encoder, name, help, read(self.0.counters()).load(Ordering::Relaxed))?;
         }
         Ok(())
     }

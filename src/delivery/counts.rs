@@ -3,6 +3,7 @@
 use super::book::Lane;
 use super::view::Condition;
 use crate::base::clock::Clock;
+use crate::telemetry::encode;
 use crate::telemetry::metrics::Metrics;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet};
@@ -174,8 +175,7 @@ impl Counts {
             ("delivery_repairs", "Times that something in a user's namespace was put right", &self.repaired),
         ];
         for (name, help, count) in single {
-            let metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-            ConstCounter::new(count.load(Ordering::Relaxed)).encode(metric)?;
+            encode::counter(encoder, name, help, count.load(Ordering::Relaxed))?;
         }
         let help = "Tokens that were put where their readers find them, and emptied, by outcome";
         let mut family = encoder.encode_descriptor("deliveries", help, None, MetricType::Counter)?;
@@ -213,12 +213,10 @@ impl Counts {
             ("offboarding_open", "0 while nobody is removed since too many would be", &self.is_held),
         ];
         for (name, help, is_bad) in gauges {
-            let metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
-            ConstGauge::new(i64::from(!is_bad.load(Ordering::Relaxed))).encode(metric)?;
+            encode::gauge(encoder, name, help, i64::from(!is_bad.load(Ordering::Relaxed)))?;
         }
         let help = "1 while this replica fills users' tokens";
-        let metric = encoder.encode_descriptor("delivery_leads", help, None, MetricType::Gauge)?;
-        ConstGauge::new(i64::from(self.leads.load(Ordering::Relaxed))).encode(metric)?;
+        encode::gauge(encoder, "delivery_leads", help, i64::from(self.leads.load(Ordering::Relaxed)))?;
         let help = "Users for whom a token is kept, and those for whom there is to be none";
         let mut family = encoder.encode_descriptor("delivery_users", help, None, MetricType::Gauge)?;
         for (token, count) in ["filled", "empty"].iter().zip(&self.users) {

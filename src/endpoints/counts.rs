@@ -1,11 +1,12 @@
 //! What the endpoints did, for `/metrics`.
 
 use super::events::Feed;
+use crate::telemetry::encode;
 use crate::telemetry::metrics::Metrics;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
 use prometheus_client::metrics::MetricType;
-use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::ConstGauge;
 use std::fmt;
@@ -67,13 +68,12 @@ impl Collector for Shown {
             ("event_outbox_failures", "Times that the outbox could not be used", &counts.outbox_failures),
         ];
         for (name, help, counter) in single {
-            let metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-            ConstCounter::new(counter.get()).encode(metric)?;
+            encode::counter(&mut encoder, name, help, counter.get())?;
         }
         let Some(feed) = counts.feed.get().and_then(Weak::upgrade) else { return Ok(()) };
         let polls = i64::try_from(feed.polls_that_wait()).unwrap_or(i64::MAX);
         let help = "Polls of the feed of events that wait for news";
-        ConstGauge::new(polls).encode(encoder.encode_descriptor("event_polls", help, None, MetricType::Gauge)?)?;
+        encode::gauge(&mut encoder, "event_polls", help, polls)?;
         let help = "Security event tokens that wait for a client";
         let mut family = encoder.encode_descriptor("events_waiting", help, None, MetricType::Gauge)?;
         for (client, count) in feed.waiting() {

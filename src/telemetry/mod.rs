@@ -4,6 +4,7 @@
 pub mod access_log;
 pub mod audit_log;
 pub mod credentials;
+pub mod encode;
 pub mod histogram;
 pub mod metrics;
 pub mod reason;

@@ -72,7 +72,7 @@ fn registered() -> BTreeSet<String> {
             }
             let text = std::fs::read_to_string(&entry).unwrap();
             let code = text.split("#[cfg(test)]").next().unwrap();
-            if code.contains("registry.register") || code.contains("encode_descriptor") {
+            if code.contains("registry.register") || code.contains("impl Collector for") {
                 let texts = code.lines().flat_map(|line| line.split('"').skip(1).step_by(2));
                 names.extend(texts.filter(|name| !name.contains(' ')).map(str::to_owned));
             }
