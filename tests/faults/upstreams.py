@@ -82,24 +82,25 @@ def slow(report, full):
 def garbage(report, full):
     """one of three answers with what is no HTTP, or with a head that can be read in two ways"""
     with Lab() as lab:
-        gateway = lab.gateway()
-        with lab.load(gateway.url) as load:
-            spoiled = one_fails(lab, load, full, ["garbage", "two-lengths"])
-        why = f"{AGAIN}; a POST that it took may not be: as many as it took"
-        report.row("an upstream's garbage", load, writes(spoiled), why)
-        booked(report, lab, gateway)
+        spoils(report, lab, full, "an upstream's garbage", ["garbage", "two-lengths"])
 
 
 def half_closed(report, full):
     """one of three ends its side of connections: when they are made, before an answer, within its head; or resets them"""
     with Lab() as lab:
-        gateway = lab.gateway()
-        with lab.load(gateway.url) as load:
-            spoiled = one_fails(lab, load, full, ["half-closed-at-once", "half-closed", "half-head", "reset"])
-        why = f"{AGAIN}; a POST that it took may not be: as many as it took"
-        report.row("an upstream half-closed", load, writes(spoiled), why)
-        booked(report, lab, gateway)
-        closes_all(report, lab, gateway)
+        modes = ["half-closed-at-once", "half-closed", "half-head", "reset"]
+        closes_all(report, lab, spoils(report, lab, full, "an upstream half-closed", modes))
+
+
+def spoils(report, lab, full, what, modes):
+    """One of three spoils what it takes, in each of the modes; gives the gateway in front."""
+    gateway = lab.gateway()
+    with lab.load(gateway.url) as load:
+        spoiled = one_fails(lab, load, full, modes)
+    why = f"{AGAIN}; a POST that it took may not be: as many as it took"
+    report.row(what, load, writes(spoiled), why)
+    booked(report, lab, gateway)
+    return gateway
 
 
 def closes_all(report, lab, gateway):
