@@ -204,9 +204,7 @@ impl Counts {
         if floor_ms < u64::MAX {
             let left_ms = floor_ms.saturating_sub(self.clock.now().monotonic_ms);
             let help = "How long nothing may be written before some user's token has less left than is promised";
-            let kind = MetricType::Gauge;
-            let metric = encoder.encode_descriptor("seconds_until_floor_violation", help, None, kind)?;
-            ConstGauge::new(signed(left_ms / 1000)).encode(metric)?;
+            encode::gauge(encoder, "seconds_until_floor_violation", help, signed(left_ms / 1000))?;
         }
         let gauges = [
             ("delivery_store_sound", "0 while what is known of users' tokens cannot be stored", &self.is_store_failing),
