@@ -76,7 +76,7 @@ def _target(draw):
     return path, query
 
 
-def _chunks(draw, body, odd=False):
+def chunks(draw, body, odd=False):
     out, at = "", 0
     text = body.decode("latin1")
     strange = draw.randrange(4) if odd else -1
@@ -118,7 +118,7 @@ def generate(seed):
     chunked = bool(body) and draw.random() < 0.5 or "chunks" in wrong
     if "chunks" in wrong:
         body = body or b"some body"
-    payload = _chunks(draw, body, "chunks" in wrong) if chunked else body.decode("latin1")
+    payload = chunks(draw, body, "chunks" in wrong) if chunked else body.decode("latin1")
     framing = ["Transfer-Encoding: chunked"] if chunked else ([f"Content-Length: {len(body)}"] if body or draw.random() < 0.1 else [])
     if "framing" in wrong:
         framing = draw.choice([
@@ -134,7 +134,7 @@ def generate(seed):
     text += end + payload
     sent = text.encode("latin1")
     if "bytes" in wrong:
-        sent = _disturb(draw, sent)
+        sent = disturb(draw, sent)
     if wrong:
         return Request(sent)
     return Request(sent, {
@@ -142,7 +142,7 @@ def generate(seed):
     })  # fmt: skip
 
 
-def _disturb(draw, sent):
+def disturb(draw, sent):
     """One to three bytes changed, dropped or doubled, or a piece moved, most often in the head."""
     data = bytearray(sent)
     head = max(1, sent.find(b"\r\n\r\n") + 4)
