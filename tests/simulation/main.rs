@@ -18,6 +18,7 @@ mod oracle;
 mod process;
 mod random;
 mod replicas;
+mod scaling;
 mod scenario;
 mod seeds;
 mod world;

@@ -45,8 +45,13 @@ impl Realm {
         &self.line.clock
     }
 
-    async fn ask<T>(&self, value: impl FnOnce(&mut World) -> T) -> Result<Answer<T>, KeycloakError> {
+    async fn ask<T>(
+        &self,
+        kind: &'static str,
+        value: impl FnOnce(&mut World) -> T,
+    ) -> Result<Answer<T>, KeycloakError> {
         self.line.thaw().await;
+        self.world().lock().unwrap().asked.count(kind);
         let asked_ms = self.clock().now().monotonic_ms;
         let (delay, error) = self.world().lock().unwrap().keycloak_fate();
         sleep(delay).await;
@@ -98,7 +103,7 @@ impl World {
 
 impl Roster for Realm {
     async fn users(&self, first: usize) -> Result<Answer<UsersPage>, KeycloakError> {
-        self.ask(|world| {
+        self.ask("list", |world| {
             let all = world.people.keys().filter_map(|id| world.listed(id)).map(|person| person.listed);
             UsersPage { users: all.skip(first).collect(), next: None }
         })
@@ -106,7 +111,7 @@ impl Roster for Realm {
     }
 
     async fn user(&self, id: &str) -> Result<Answer<UserState>, KeycloakError> {
-        self.ask(|world| match world.listed(id) {
+        self.ask("user", |world| match world.listed(id) {
             None => UserState::Deleted,
             Some(person) => {
                 UserState::Present(User { enabled: person.listed.enabled, is_federated: false, not_before_ms: 0 })
@@ -116,11 +121,11 @@ impl Roster for Realm {
     }
 
     async fn person(&self, id: &str) -> Result<Answer<Option<Person>>, KeycloakError> {
-        self.ask(|world| world.listed(id)).await
+        self.ask("person", |world| world.listed(id)).await
     }
 
     async fn realm(&self) -> Result<(), KeycloakError> {
-        self.ask(|_| ()).await.map(drop)
+        self.ask("realm", |_| ()).await.map(drop)
     }
 
     fn time(&self) -> Option<IssuerSpan> {
@@ -172,7 +177,7 @@ impl Follower {
 
     async fn follow(&self) {
         let position = self.position.load(Ordering::Relaxed);
-        let told = self.realm.ask(|world| {
+        let told = self.realm.ask("watch", |world| {
             let now = world.now();
             // They are told in order: one that is late holds up those after it.
             let new = world.happenings[position..].iter();
@@ -232,7 +237,7 @@ impl Follower {
     /// Lists everybody who is disabled; looks at everybody who is blocked; and a gateway, to which users come with their tokens,
     /// asks for the sessions of whoever is to sign in.
     async fn sweep(&self) -> bool {
-        let listed = self.realm.ask(|world| {
+        let listed = self.realm.ask("watch", |world| {
             let out = world.people.iter().filter(|(_, person)| person.exists && !person.enabled);
             out.map(|(id, _)| id.clone()).collect::<Vec<_>>()
         });
@@ -262,8 +267,10 @@ impl Follower {
         awaited.sort_by(|one, other| one.user.cmp(&other.user));
         for view in awaited.into_iter().filter(|view| view.state == State::AwaitingSignIn) {
             let subject = view.user.subject().to_string();
-            let Ok(found) =
-                self.realm.ask(|world| world.people.get(&subject).and_then(|person| person.session.clone())).await
+            let Ok(found) = self
+                .realm
+                .ask("watch", |world| world.people.get(&subject).and_then(|person| person.session.clone()))
+                .await
             else {
                 return false;
             };

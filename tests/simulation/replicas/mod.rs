@@ -12,11 +12,11 @@ mod keycloak;
 mod moves;
 mod oracle;
 mod people;
-mod replica;
-mod scenario;
+pub(crate) mod replica;
+pub(crate) mod scenario;
 mod switch;
-mod wire;
-mod world;
+pub(crate) mod wire;
+pub(crate) mod world;
 
 /// What the module's own tests use over sockets.
 #[path = "../../../src/kubernetes/tests/memory/mod.rs"]

@@ -20,14 +20,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
-/// Of how many Secrets the shared state is: fewer than in earnest, so that each is written by several.
-const PARTS: u16 = 2;
-
 /// What all replicas have in common.
 pub(crate) struct Common {
     pub(crate) folder: PathBuf,
     /// The signing keys are one Secret's.
     pub(crate) tokens: Arc<TokenService>,
+    /// Of how many Secrets what is known of users is.
+    pub(crate) parts: u16,
 }
 
 pub(crate) struct Replica {
@@ -57,7 +56,7 @@ impl Replica {
         let fresh = || Remains { path: image(&common.folder, slot, line.number), position: 0 };
         let Remains { path, position } = remains.unwrap_or_else(fresh);
         let users = Users::open(&path, clock.clone(), Audit::off()).unwrap();
-        let state = State::new(line.cluster(), postern::replica::STATE, PARTS).unwrap();
+        let state = State::new(line.cluster(), postern::replica::STATE, common.parts).unwrap();
         let shared = postern::replica::Replica::new(state, Arc::clone(&users), clock.clone()).unwrap();
         let position = Arc::new(AtomicUsize::new(position));
         let (links, realm) = (Arc::new(Links::default()), Realm::new(&line));

@@ -28,6 +28,9 @@ issuer = 'main'
 offboard_after = '24h'
 ";
 
+/// Of how many Secrets what is known of users is: fewer than in earnest, so that each is written by several.
+const PARTS: u16 = 2;
+
 /// For so long nothing but sign-ins happens at first.
 const CALM_MS: Ms = 40_000;
 
@@ -121,7 +124,7 @@ impl Driver {
         drop(guard);
         let tokens = Arc::new(TokenService::ephemeral(config().token_service, clock).unwrap());
         let seats = (0..count).map(|_| Seat { down: Some((None, 0)), ..Seat::default() }).collect();
-        let common = Common { folder: folder.to_owned(), tokens };
+        let common = Common { folder: folder.to_owned(), tokens, parts: PARTS };
         Self { world: Arc::clone(world), plan, common, seats, trouble_until: None, leader: None }
     }
 

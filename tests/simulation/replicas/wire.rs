@@ -158,6 +158,7 @@ impl Line {
     fn inspect(&self, asked: &Asked) {
         let mut world = self.world.lock().unwrap();
         world.counts.requests += 1;
+        world.asked.count(kind_of(asked));
         let Some(namespace) = namespace_of(asked).filter(|_| is_fill(asked)) else { return };
         if !self.leads() {
             let (slot, number) = (self.slot, self.number);
@@ -204,6 +205,37 @@ impl World {
             }
             Weather::Fair | Weather::Slow | Weather::Flaky(_) => fate(FateKind::Done),
         }
+    }
+}
+
+/// What a request is for, in two words.
+fn kind_of(asked: &Asked) -> &'static str {
+    let is_about = |name: &str| asked.at.contains(name);
+    let objects = [
+        ("/leases", ["get lease", "put lease", "make lease"]),
+        ("postern-users-", ["get users", "patch users", "patch users"]),
+        ("postern-delivery-", ["get records", "patch records", "patch records"]),
+        ("/secrets/access-token", ["get token", "patch token", "patch token"]),
+        ("/secrets/postern-session", ["get session", "patch session", "delete session"]),
+        ("/serviceaccounts/", ["get account", "patch account", "patch account"]),
+        ("/rolebindings/", ["get binding", "patch binding", "patch binding"]),
+        ("/api/v1/namespaces", ["get namespace", "make namespace", "make namespace"]),
+    ];
+    let watches = [
+        ("metadata.name%3Dpostern-users-", ["list users", "watch users"]),
+        ("metadata.name%3Dpostern-delivery-", ["list records", "watch records"]),
+        ("metadata.name%3Daccess-token", ["list tokens", "watch tokens"]),
+        ("/api/v1/namespaces?labelSelector", ["list namespaces", "watch namespaces"]),
+    ];
+    if let Some((_, kinds)) = watches.iter().find(|(part, _)| is_about(part)) {
+        return kinds[usize::from(is_about("watch=true"))];
+    }
+    let object = objects.iter().find(|(part, _)| is_about(part));
+    let (_, kinds) = object.unwrap_or_else(|| panic!("{} is not asked for", asked.at));
+    match asked.method {
+        Method::GET => kinds[0],
+        Method::DELETE => kinds[2],
+        _ => kinds[1],
     }
 }
 

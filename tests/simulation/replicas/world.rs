@@ -6,6 +6,7 @@ use super::people::{Happening, Person};
 use super::switch::Switch;
 use super::wire::Line;
 use crate::random::Random;
+use crate::scaling::Counted;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use tokio::time::Instant;
@@ -51,6 +52,8 @@ pub(crate) struct World {
     lines: VecDeque<String>,
     is_verbose: bool,
     pub(crate) counts: Counts,
+    /// What the API server and Keycloak were asked.
+    pub(crate) asked: Counted,
 }
 
 /// A leader that is paused right before it writes.
@@ -140,7 +143,7 @@ impl Counts {
 }
 
 impl Slot {
-    fn new(role: Role, ahead_s: i64) -> Self {
+    pub(crate) fn new(role: Role, ahead_s: i64) -> Self {
         Self { role, ahead_s, frozen: Arc::default(), line: None, incarnation: 0, stalled: Arc::default(), acted: None }
     }
 
@@ -174,6 +177,7 @@ impl World {
             lines: VecDeque::new(),
             is_verbose,
             counts: Counts::default(),
+            asked: Counted::default(),
             luck: Random::new(!seed),
             random,
         }
