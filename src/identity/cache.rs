@@ -52,7 +52,7 @@ impl TokenCache {
     }
 
     /// The hash under which a token is found: of its last 16 characters, which belong to the signature and are as good as random.
-    pub(super) fn hash(&self, token: &[u8]) -> u64 {
+    pub fn hash(&self, token: &[u8]) -> u64 {
         let Some((_, tail)) = token.split_last_chunk::<16>() else { return 0 };
         let tail = u128::from_le_bytes(*tail);
         // Two halves, each under a secret of this process, multiplied and folded.
@@ -67,17 +67,15 @@ impl TokenCache {
         self.tokens.shard(hash).get(&hash).filter(|known| known.is(token)).cloned()
     }
 
-    /// Adds a token, or gives the one that another worker added meanwhile.
-    pub(super) fn insert(&self, hash: u64, token: Arc<VerifiedToken>, now: Now) -> Arc<VerifiedToken> {
+    /// Adds a token under its hash, or gives the one that another worker added meanwhile.
+    pub fn insert(&self, hash: u64, token: Arc<VerifiedToken>) -> Arc<VerifiedToken> {
         let mut shard = self.tokens.shard(hash);
         if let Some(known) = shard.get(&hash)
             && known.is(token.bytes())
         {
             return Arc::clone(known);
         }
-        if shard.len() >= self.capacity / SHARDS {
-            shard.retain(|_, known| known.check(now).is_ok());
-        }
+        // Any: to look for one that expired would cost as much as all of them, each time; [`TokenCache::sweep`] does that.
         if shard.len() >= self.capacity / SHARDS
             && let Some(any) = shard.keys().next().copied()
         {

@@ -161,8 +161,8 @@ impl Verifier {
             })),
         };
         let now = self.clock.now();
-        let outcome = outcome
-            .map(|outcome| outcome.map(|token| self.cache().insert(self.opaque_hash(&stranger.bytes), token, now)));
+        let outcome =
+            outcome.map(|outcome| outcome.map(|token| self.cache().insert(self.opaque_hash(&stranger.bytes), token)));
         if matches!(outcome, Some(Err(_))) {
             self.strangers.refuse(stranger.hash, now);
         }

@@ -54,7 +54,7 @@ impl Verifier {
             stated: ArcSwapOption::empty(),
             status: Status::of(user),
         });
-        self.inherit(&token, &known, now).then(|| self.cache().insert(self.opaque_hash(bytes), token, now))
+        self.inherit(&token, &known, now).then(|| self.cache().insert(self.opaque_hash(bytes), token))
     }
 
     /// Whether there was a young active answer to inherit.

@@ -216,7 +216,7 @@ impl Verifier {
                 let verified = match self.cache.get(hash, token) {
                     Some(known) => known,
                     None => {
-                        let verified = self.cache.insert(hash, Arc::new(self.first_sight(token).await?), now);
+                        let verified = self.cache.insert(hash, Arc::new(self.first_sight(token).await?));
                         self.take_over(&verified, now);
                         verified
                     }

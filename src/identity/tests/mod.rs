@@ -142,6 +142,22 @@ async fn a_remembered_token_is_found_again_and_dies_with_its_time() {
 
 /// Else every reload would cost the memory of all tokens in use, until they expire.
 #[tokio::test]
+async fn a_full_cache_takes_a_new_token_in_place_of_another() {
+    let (verifier, now) = (verifier(), Clock::system().now());
+    let header = json!({"alg": "ES256", "kid": KEYS[0].kid()}).to_string();
+    for number in 0..300 {
+        let claims = json!({"iss": issuer().url, "aud": "api", "sub": number.to_string(), "exp": *NOW + 3600});
+        let token = KEYS[0].compact(header.as_bytes(), claims.to_string().as_bytes()).unwrap();
+        let verified = verifier.verify(&LocalCache::default(), token.as_bytes(), now).await.unwrap();
+        let again = verifier.verify(&LocalCache::default(), token.as_bytes(), now).await.unwrap();
+        assert!(Arc::ptr_eq(&verified, &again));
+        assert!(verifier.cache().len() <= 100);
+    }
+    // One for each of its parts.
+    assert!(verifier.cache().len() > 50, "{}", verifier.cache().len());
+}
+
+#[tokio::test]
 async fn a_worker_lets_go_of_tokens_of_a_verifier_that_is_no_longer_in_force() {
     let claims = json!({"iss": "http://127.0.0.1:1/realms/demo", "aud": "api", "sub": "alice", "exp": *NOW + 600});
     let header = json!({"alg": "ES256", "kid": KEYS[0].kid()}).to_string();
