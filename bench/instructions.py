@@ -7,7 +7,7 @@ counted; the token verified (cached), its user's status from introspection, a na
 minutes here: re-introspection is work of the control plane by time, and under callgrind time runs thirty times slower.
 
 The budget leaves the access log's line aside: it is held against a run with the log off. The run with the log in a file
-stands beside it, so the difference is what the line costs.
+stands beside it, so the difference is what the line costs. Then the stages of a decision, one by one (stages.py).
 """
 
 import argparse
@@ -17,6 +17,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import stages
 from drive import drive
 from harness import Bench, Score, free_port
 
@@ -94,7 +95,9 @@ def check_work(bench, score, postern, token):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--full", action="store_true", help="longer runs")
-    full = parser.parse_args().full
+    parser.add_argument("--write", action="store_true", help="write down what the stages cost, and expect that from now on")
+    options = parser.parse_args()
+    full = options.full
     callgrind_lengths, strace_lengths = ((2000, 22000), (2000, 42000)) if full else ((1000, 5000), (1000, 9000))
     with Score() as score, Bench() as bench:
         upstream = bench.start_upstream()
@@ -133,6 +136,7 @@ def main():
         of_status = instructions - figures[without_status][0]
         score.check(of_status <= STATUS_BUDGET, f"{of_status:,.0f} of them for the user's status, at most {STATUS_BUDGET}")
         score.check(calls <= MAX_CALLS, f"{calls:.2f} system calls, at most {MAX_CALLS}")
+        stages.gate(score, bench.work, options.write)
 
 
 if __name__ == "__main__":

@@ -18,8 +18,8 @@ from measure import measure
 from scenarios import MAIN, SCENARIOS
 from stage import Stage
 
-# What is promised: CPU time of a request over nginx's, and Envoy's with its cache over Postern's.
-OF_NGINX, OF_ENVOY = 0.85, 3.5
+# What is promised: CPU time of a request over nginx's, under saturation and at half load, and Envoy's with its cache over Postern's.
+OF_NGINX, OF_NGINX_AT_HALF, OF_ENVOY = 0.85, 1.0, 3.5
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,11 @@ def judge(scenario, rounds, plan, score):
         if contenders.ENVOY_CACHED in rounds:
             of_envoy = report.ratio(rounds, contenders.ENVOY_CACHED, contenders.WITH_STATUS)
             score.check(of_envoy.median >= OF_ENVOY, f"Envoy's with its cache: {of_envoy} × Postern's, promised ≥ {OF_ENVOY}")
+    if scenario.is_open and plan.is_full and rounds.keys() >= {"nginx", contenders.WITH_STATUS}:
+        of_nginx = report.ratio(rounds, contenders.WITH_STATUS, "nginx")
+        score.check(of_nginx.median <= OF_NGINX_AT_HALF, f"CPU time at half load: {of_nginx} × nginx's, promised ≤ {OF_NGINX_AT_HALF}")
+        p50 = report.ratio(rounds, contenders.WITH_STATUS, "nginx", lambda one: one.load.p50)
+        score.check(p50.median <= 1, f"p50 at half load: {p50} × nginx's, promised ≤ 1")
 
 
 def half_of_nginx(stage, results, plan):

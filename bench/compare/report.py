@@ -18,7 +18,7 @@ COLUMNS = ("", "CPU µs", "× nginx", "rounds", "requests/s", "p50 ms", "p99 ms"
 
 @dataclass(frozen=True)
 class Ratio:
-    """Of one contender's CPU time over another's, round by round."""
+    """Of one contender's figure over another's, round by round."""
 
     median: float
     least: float
@@ -28,8 +28,8 @@ class Ratio:
         return f"{self.median:.2f} (rounds {self.least:.2f} to {self.most:.2f})"
 
 
-def ratio(rounds, name, base):
-    ratios = [one.cpu / other.cpu for one, other in zip(rounds[name], rounds[base], strict=True)]
+def ratio(rounds, name, base, of=lambda one: one.cpu):
+    ratios = [of(one) / of(other) for one, other in zip(rounds[name], rounds[base], strict=True)]
     return Ratio(statistics.median(ratios), min(ratios), max(ratios))
 
 

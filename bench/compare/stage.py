@@ -37,7 +37,8 @@ class Stage:
         self.upstream, self.upstream_tls = free_port(), free_port()
         self.start_upstream()
         self.start_issuer()
-        self.pools = {"tokens": ("RS256", 1000), "few": ("RS256", 8), "fresh-RS256": ("RS256", fresh), "fresh-ES256": ("ES256", fresh)}
+        self.pools = {"tokens": ("RS256", 1000), "few": ("RS256", 8), "many": ("ES256", 100_000)}
+        self.pools |= {"fresh-RS256": ("RS256", fresh), "fresh-ES256": ("ES256", fresh)}
 
     def pool(self, name):
         """A file of tokens of a thousand users, one a line, minted when they are first asked for."""

@@ -1,0 +1,97 @@
+"""A release build that the compiler laid out by what the gateway does under load (profile-guided optimization).
+
+Built once with counters, driven through every kind of traffic of `compare` and what is refused, and built again with what was
+counted. Then a request is counted with both binaries: the one that was made must need fewer instructions.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).resolve().parent / "compare")]
+
+import contenders  # noqa: E402
+import harness  # noqa: E402
+import own  # noqa: E402
+from harness import HERE, Bench, Score, free_port  # noqa: E402
+from instructions import Subject  # noqa: E402
+from load import load, open_loop, warm  # noqa: E402
+from measure import running  # noqa: E402
+from scenarios import MAIN, SCENARIOS  # noqa: E402
+from stage import Stage  # noqa: E402
+
+ROOT = HERE.parent
+OUT = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "pgo"
+SECONDS, RATE = 3, 5000
+FRESH = 25_000 * SECONDS
+
+
+def build(folder, flags):
+    """The binary of a release build with these flags. Only what runs in the gateway has them: no build script, no macro."""
+    version = subprocess.run(["rustc", "-vV"], capture_output=True, text=True, check=True).stdout
+    host = next(line.removeprefix("host: ") for line in version.splitlines() if line.startswith("host: "))
+    command = ["cargo", "build", "--release", "--locked", "--target", host, "--target-dir", str(OUT / folder)]
+    subprocess.run(command, cwd=ROOT, env=os.environ | {"RUSTFLAGS": flags}, check=True)
+    return OUT / folder / host / "release/postern"
+
+
+def profdata():
+    """The tool of the compiler's own LLVM: another version does not read its counters."""
+    tell = ["rustc", "--print", "sysroot"]
+    sysroot = Path(subprocess.run(tell, capture_output=True, text=True, check=True).stdout.strip())
+    found = sorted(sysroot.glob("lib/rustlib/*/bin/llvm-profdata"))
+    if not found:
+        raise RuntimeError("llvm-profdata is missing: rustup component add llvm-tools")
+    return found[0]
+
+
+def train(stage, score):
+    """Every kind of traffic, on a binary with counters, which it writes when it ends."""
+    for scenario in SCENARIOS:
+        command = contenders.postern_without_status if scenario.is_fresh else contenders.postern
+        with running(stage, command, scenario) as (port, _):
+            warm(stage, scenario, port)
+            came = load(stage, scenario, port, SECONDS, RATE)
+        score.check(came.requests and not came.failed, f"{scenario.name}: {came.requests:,} requests, {came.failed} failed")
+    good = stage.tokens("tokens")[0]
+    head, payload, signature = good.split(".")
+    refused = stage.bench.work / "refused.txt"
+    refused.write_text(f"{head}.{payload}.{signature[::-1]}\n{head}.{head}.{signature}\nabc\n")
+    with running(stage, own.without_limit) as (port, _):
+        came = open_loop(stage, port, refused, RATE, SECONDS, expected=("401",))
+    score.check(came.requests and not came.failed, f"bad tokens: {came.requests:,} requests, {came.failed} not refused")
+
+
+def count(stage, binary):
+    """User instructions of a request in the main scenario."""
+    port = free_port()
+    command = [str(binary), *contenders.postern(stage, MAIN, port)[1:]]
+    return Subject(binary.name, port, command).instructions(stage.bench, stage.tokens("few"), (1000, 5000))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--full", action="store_true", help="the same")
+    parser.parse_args()
+    with Score() as score:
+        tool, raw = profdata(), OUT / "counted"
+        shutil.rmtree(raw, ignore_errors=True)
+        counting = build("counting", f"-Cprofile-generate={raw}")
+        plain, harness.POSTERN = harness.POSTERN, str(counting)
+        with Bench() as bench:
+            train(Stage(bench, FRESH), score)
+        merged = OUT / "postern.profdata"
+        subprocess.run([tool, "merge", "-o", merged, *sorted(raw.glob("*.profraw"))], check=True)
+        made = build("made", f"-Cprofile-use={merged}")
+        with Bench() as bench:
+            stage = Stage(bench, FRESH)
+            before, after = (count(stage, Path(binary)) for binary in (plain, made))
+        score.check(after < before, f"{after:,.0f} user instructions a request, {before:,.0f} without ({after / before:.2f} x)")
+        print(f"the binary: {made}")
+
+
+if __name__ == "__main__":
+    main()
