@@ -41,9 +41,10 @@ const NEW_TOKENS: usize = 32;
 
 /// What is measured; each call is one.
 type Operation = Box<dyn FnMut()>;
+type Prepare = fn() -> Operation;
 
 /// What is also counted under callgrind, in CI too. Those that begin with `decide` or are `strip` include `request`, which makes one.
-const COUNTED: &[(&str, fn() -> Operation)] = &[
+const COUNTED: &[(&str, Prepare)] = &[
     ("request", request),
     ("strip", stage_strip),
     ("path", stage_path),
@@ -65,7 +66,7 @@ const COUNTED: &[(&str, fn() -> Operation)] = &[
 ];
 
 /// What is only timed: it takes long to prepare.
-const TIMED: &[(&str, fn() -> Operation)] = &[
+const TIMED: &[(&str, Prepare)] = &[
     ("user status among 1,000,000 users", users_judge),
     ("cache of 100,000 tokens, insert and evict", cache_evict),
     ("configuration of 10,000 routes, load", config_load),
@@ -157,7 +158,7 @@ fn stage_authenticate() -> Operation {
 
 fn stage_miss(algorithm: Algorithm) -> Operation {
     let gateway = Gateway::new();
-    let mut new = New::new(gateway, algorithm);
+    let mut new = NewTokens::new(gateway, algorithm);
     Box::new(move || {
         let token = new.next();
         drop(black_box(gateway.verify(&LocalCache::default(), token.as_bytes()).unwrap()));
@@ -241,7 +242,7 @@ fn decide(show: Show) -> Operation {
         Show::Forged => Some(bearer(&forged(&known))),
         Show::Nothing => None,
     };
-    let mut new = New::new(gateway, Algorithm::Rs256);
+    let mut new = NewTokens::new(gateway, Algorithm::Rs256);
     let tokens = LocalCache::default();
     Box::new(move || {
         let (fresh, one);
@@ -426,13 +427,13 @@ impl Gateway {
 }
 
 /// Tokens that were not seen before.
-struct New {
+struct NewTokens {
     gateway: &'static Gateway,
     tokens: Vec<String>,
     at: usize,
 }
 
-impl New {
+impl NewTokens {
     fn new(gateway: &'static Gateway, algorithm: Algorithm) -> Self {
         let tokens = (0..NEW_TOKENS).map(|n| gateway.token(algorithm, n)).collect();
         Self { gateway, tokens, at: 0 }

@@ -140,7 +140,6 @@ async fn a_remembered_token_is_found_again_and_dies_with_its_time() {
     assert!(verifier.cache().is_empty());
 }
 
-/// Else every reload would cost the memory of all tokens in use, until they expire.
 #[tokio::test]
 async fn a_full_cache_takes_a_new_token_in_place_of_another() {
     let (verifier, now) = (verifier(), Clock::system().now());
@@ -157,6 +156,7 @@ async fn a_full_cache_takes_a_new_token_in_place_of_another() {
     assert!(verifier.cache().len() > 50, "{}", verifier.cache().len());
 }
 
+/// Else every reload would cost the memory of all tokens in use, until they expire.
 #[tokio::test]
 async fn a_worker_lets_go_of_tokens_of_a_verifier_that_is_no_longer_in_force() {
     let claims = json!({"iss": "http://127.0.0.1:1/realms/demo", "aud": "api", "sub": "alice", "exp": *NOW + 600});
