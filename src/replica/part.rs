@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::{Mutex, Notify, mpsc};
+use tokio::time::Instant;
 
 /// The first pause after a failure, doubled after each further one until the carrier's longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -111,7 +112,11 @@ impl Replica {
         let part = &self.parts[index];
         let mut due = Due::Read;
         let mut failures = 0_u32;
+        let mut read_at = Instant::now();
         loop {
+            if due == Due::Read {
+                read_at = Instant::now();
+            }
             // What moved until now is looked at in this turn.
             let mut outbox = self.users.outbox_moves();
             match self.turn(index, due).await {
@@ -135,13 +140,14 @@ impl Replica {
             }
             tokio::select! {
                 biased;
+                // First, and since it was read: there may be something to write all the time.
+                () = tokio::time::sleep_until(read_at + self.carrier.until_look(index)) => due = Due::Read,
                 change = changes.recv() => match change {
                     Some(change) => due = self.due_after(index, &change).await,
                     None => return,
                 },
                 _ = outbox.recv() => {}
                 () = part.wake.notified() => {}
-                () = tokio::time::sleep(self.carrier.until_look(index)) => due = Due::Read,
             }
         }
     }

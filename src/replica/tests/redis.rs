@@ -74,6 +74,28 @@ async fn a_block_an_end_and_a_sign_in_reach_all_replicas_and_their_own_stores() 
     assert_eq!(own.standing(&user("alice"), a.clock.now()), (Standing::Active, 1));
 }
 
+/// Redis tells nobody anything: whoever has much to tell must ask all the same.
+#[tokio::test]
+async fn a_replica_that_decides_all_the_time_hears_what_others_decide() {
+    let Some(server) = RedisServer::start(&[]) else { return };
+    let (a, b) = (ready(&server, None).await, ready(&server, None).await);
+    let deciding = async {
+        for number in 0.. {
+            b.users.block(&user(&number.to_string()), by_operator()).unwrap();
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let heard = async {
+        a.comes_to("10", Standing::Blocked).await;
+        a.users.block(&user("alice"), disabled(900_000)).unwrap();
+        b.comes_to("alice", Standing::Blocked).await;
+    };
+    tokio::select! {
+        () = deciding => {}
+        () = heard => {}
+    }
+}
+
 #[tokio::test]
 async fn without_redis_each_keeps_what_it_knew_decides_alone_and_says_so() {
     let Some(mut server) = RedisServer::start(&[]) else { return };
