@@ -163,27 +163,40 @@ impl Elector {
 
     /// First nobody here believes to lead, then others may.
     async fn release(mut self) {
-        let held = self.leads.send_replace(None);
-        let Some(observed) = self.observed.take().filter(|seen| held.is_some() && seen.renewal.holder == self.identity)
-        else {
+        if self.leads.send_replace(None).is_none() {
             return;
-        };
-        let mut body = self.body(self.clock.now(), false);
-        // The version of our last renewal: a Lease that another took meanwhile stays theirs.
-        body["metadata"]["resourceVersion"] = json!(observed.resource_version);
-        body["spec"] = json!({
-            "leaseDurationSeconds": 1,
-            "leaseTransitions": observed.renewal.transitions,
-            "renewTime": micro_time(self.clock.now()),
-        });
-        let put = self.cluster.put::<Value>(&self.target, &body);
-        match tokio::time::timeout(CALL_TIMEOUT, put).await {
-            Ok(Ok(_)) => tracing::info!(lease = %self.name, "the Lease was given back"),
+        }
+        match tokio::time::timeout(CALL_TIMEOUT, self.give_back()).await {
+            Ok(Ok(true)) => tracing::info!(lease = %self.name, "the Lease was given back"),
+            Ok(Ok(false)) => tracing::warn!(lease = %self.name, "the Lease was not given back: others write it too"),
             Ok(Err(error)) => {
                 tracing::warn!(error = &error as &dyn std::error::Error, "the Lease was not given back");
             }
             Err(_) => tracing::warn!("the Lease was not given back: no answer in time"),
         }
+    }
+
+    async fn give_back(&mut self) -> Result<bool, KubernetesError> {
+        for _ in 0..ROUNDS {
+            let Some(observed) = self.observed.as_ref().filter(|seen| seen.renewal.holder == self.identity) else {
+                return Ok(false);
+            };
+            let mut body = self.body(self.clock.now(), false);
+            // The version of our last renewal: a Lease that another took meanwhile stays theirs.
+            body["metadata"]["resourceVersion"] = json!(observed.resource_version);
+            body["spec"] = json!({
+                "leaseDurationSeconds": 1,
+                "leaseTransitions": observed.renewal.transitions,
+                "renewTime": micro_time(self.clock.now()),
+            });
+            match self.cluster.put::<Value>(&self.target, &body).await {
+                Ok(_) => return Ok(true),
+                // A renewal of ours whose answer was not waited for may have been done.
+                Err(KubernetesError::Conflict { .. }) => self.look().await?,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(false)
     }
 
     /// The Lease as it is to be, held by us from `now`, on the version that was last observed.

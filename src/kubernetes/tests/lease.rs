@@ -104,6 +104,20 @@ async fn a_drained_leader_gives_the_lease_back_and_another_leads_at_once() {
 }
 
 #[tokio::test]
+async fn a_leader_that_is_drained_during_a_renewal_gives_the_lease_back_too() {
+    let (server, _) = start().await;
+    // After a failure it would look before long.
+    let terms = Terms { look_every: Duration::from_secs(60), ..long() };
+    let mut a = Replica::start(&server, "a", &Clock::system(), terms).await;
+    eventually("a leads", || a.leads()).await;
+    server.fail(Some(Method::PUT), "/leases", Fault::Lost, 1);
+    let before = server.requests(&Method::PUT, "/leases/").len();
+    eventually("a renewal is under way", || server.requests(&Method::PUT, "/leases/").len() > before).await;
+    a.drain().await;
+    assert_eq!(lease(&server)["spec"].get("holderIdentity"), None);
+}
+
+#[tokio::test]
 async fn who_does_not_lead_gives_nothing_back() {
     let (server, _) = start().await;
     let clock = Clock::system();
