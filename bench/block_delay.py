@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from harness import HERE, POSTERN, Bench, Score, free_port
+from harness import HERE, POSTERN, Bench, Score, free_port, steadily
 
 sys.path.insert(0, str(HERE.parent / "tests" / "keycloak"))
 import web  # noqa: E402
@@ -299,7 +299,10 @@ def main():
         try:
             keycloak.start()
             others = new_users(keycloak, plan.others)
-            runs = [delays(plan, keycloak, others, number, score) for number in range(1, RUNS + 1)]
+            runs = [
+                steadily(score, f"run {number}", lambda trial, number=number: delays(plan, keycloak, others, number, trial))
+                for number in range(1, RUNS + 1)
+            ]
             if all(runs):
                 p50, most = median(run.p50 for run in runs), median(run.most for run in runs)
                 worst = max(run.most for run in runs)
@@ -312,7 +315,7 @@ def main():
                 if options.full:
                     score.check(p50 <= 1500, f"block delay p50 {p50:.0f} ms, promised 1500")
                     score.check(worst <= 2500, f"block delay max {worst:.0f} ms, promised 2500")
-            in_use(plan, keycloak, score)
+            steadily(score, "tokens in use", lambda trial: in_use(plan, keycloak, trial))
         finally:
             keycloak.remove()
 

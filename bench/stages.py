@@ -52,7 +52,7 @@ def write_expected(figures):
 
 
 def gate(score, work, write):
-    """Counts, shows, and holds each stage against what is expected of it; or writes that down."""
+    """Counts, shows, and holds each stage against what is expected of it; or writes that down. Gives the figures."""
     figures = count(work)
     if write:
         write_expected(figures)
@@ -68,6 +68,7 @@ def gate(score, work, write):
     lower = [name for name in figures if more(figures[name]) < expected.get(name, 0)]
     if lower:
         print(f"stages.expected could be lowered for {', '.join(lower)}")
+    return figures
 
 
 def more(figure):

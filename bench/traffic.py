@@ -11,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from harness import HERE, Bench, Score, free_port
+from harness import HERE, Bench, Score, free_port, steadily
 
 K6 = Path(sys.executable).with_name("k6")
 # script: (pool of tokens, bound of the gateway in seconds, seconds of load), for a smoke and for --full
@@ -74,7 +74,7 @@ def main():
     with Score() as score:
         for name, variants in SCRIPTS.items():
             if options.only in (None, name):
-                run(name, *variants[options.full], score)
+                steadily(score, name, lambda trial, name=name, how=variants[options.full]: run(name, *how, trial))
         print()
 
 

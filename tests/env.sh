@@ -87,7 +87,7 @@ need_programs() {
         echo "missing: ${missing[*]} (and this is no root on a Debian)" >&2
         return 1
     fi
-    apt-get update -qq >&2 && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "${missing[@]}" >&2
+    apt-get -o Acquire::Retries=3 update -qq >&2 && DEBIAN_FRONTEND=noninteractive apt-get -o Acquire::Retries=3 install -qq -y --no-install-recommends "${missing[@]}" >&2
 }
 
 # need_tools TOOL…: skips the suite where one is missing.

@@ -12,7 +12,7 @@ const body = 'b'.repeat(4096);
 const SIZE = 256 * 1024;
 
 const usual = most
-  ? { executor: 'constant-vus', vus: 16, duration: `${seconds}s` }
+  ? { executor: 'constant-vus', vus: 32, duration: `${seconds}s` }
   : { executor: 'constant-arrival-rate', rate: Number(__ENV.RATE), duration: `${seconds}s`, preAllocatedVUs: 32, maxVUs: 32 };
 const seldom = { executor: 'constant-arrival-rate', rate: 5, duration: `${seconds}s`, preAllocatedVUs: 4, exec: 'refused' };
 

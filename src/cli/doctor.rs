@@ -62,11 +62,10 @@ mod tests {
     #[test]
     fn what_is_broken_fails_the_command() {
         let folder = tempfile::tempdir().unwrap();
-        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let dev = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/config/dev.toml")).unwrap();
         let url = dev.lines().find_map(|line| line.strip_prefix("url = \"http://")?.split('/').next()).unwrap();
         let config = folder.path().join("postern.toml");
-        std::fs::write(&config, dev.replace(url, &free.to_string())).unwrap();
+        std::fs::write(&config, dev.replace(url, "127.0.0.1:1")).unwrap();
         let run = |tokens: Vec<PathBuf>| doctor(&Arguments { config: config.clone(), tokens, json: true });
         assert_eq!(run(Vec::new()).unwrap(), ExitCode::FAILURE);
         let missing = folder.path().join("token");

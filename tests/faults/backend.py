@@ -75,7 +75,8 @@ class Peer(asyncio.Protocol):
         self.transport = transport
         self.backend.peers.add(self)
         self.backend.counts["connections"] += 1
-        if self.backend.mode == "half-closed-at-once":
+        self.has_ended = self.backend.mode == "half-closed-at-once"
+        if self.has_ended:
             transport.write_eof()
 
     def connection_lost(self, _):
@@ -139,7 +140,9 @@ class Peer(asyncio.Protocol):
             body = (name + "\n").encode().ljust(BIG, b"x")
         else:
             body = f"{name} {length}\n".encode()
-        getattr(self, backend.mode.replace("-", "_"))(method, body, is_check)
+        # What was ended stays so in the next mode.
+        mode = "half-closed-at-once" if self.has_ended else backend.mode
+        getattr(self, mode.replace("-", "_"))(method, body, is_check)
 
     # What a request meets, by mode.
 

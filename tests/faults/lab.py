@@ -38,16 +38,22 @@ def raise_limit():
     return most
 
 
+_given = set()
+
+
 def free_port():
-    """A port below those that the system gives to outgoing connections, so that it is still free after its server ended."""
+    """A port below those that the system gives to outgoing connections, so that it is still free after its server ended. Each is given once."""
     while True:
         port = random.randrange(12000, 32000)
+        if port in _given:
+            continue
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))
-                return port
             except OSError:
-                pass
+                continue
+        _given.add(port)
+        return port
 
 
 def until(what, holds, patience=30):

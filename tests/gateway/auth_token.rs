@@ -18,7 +18,7 @@ const OFF: &str = "access = 'off'\naudit = 'off'";
 fn rest() -> String {
     format!(
         "{ANY}[auth_token]\nissuer = 'main'\nfailures_per_user = {{ most = 3, per = '5m' }}\n\
-         failures_per_address = {{ most = 8, per = '10m' }}\ntimeout = '2s'\n[auth_token.clients]\n\
+         failures_per_address = {{ most = 8, per = '10m' }}\ntimeout = '20s'\n[auth_token.clients]\n\
          cli = {{ grants = ['password', 'refresh_token'] }}\ncli-noaud = {{ grants = ['refresh_token'], offline_access = true }}\n"
     )
 }

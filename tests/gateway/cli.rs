@@ -316,8 +316,8 @@ fn run_serves_reloads_when_the_file_changes_and_ends_on_sigterm() {
 
     std::fs::write(stage.path("postern.toml"), "version = 1\nrout = []\n").unwrap();
     running.signal("HUP");
-    eventually("it says what is wrong", || running.log().contains("the old configuration stays in force"));
-    assert!(running.log().contains("unknown key `rout`"), "{}", running.log());
+    eventually("it says what is wrong", || running.log().contains("unknown key `rout`"));
+    assert!(running.log().contains("the old configuration stays in force"), "{}", running.log());
     assert_eq!(status(public, "/new"), 200);
 
     running.signal("TERM");

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use std::time::Duration;
 
 const KEYCLOAK: &str = "user_status = { keycloak = { client_id = 'gateway', client_secret = 'gateway-secret', \
-     bound = '30s', backchannel_logout = { clients = ['cli'] } } }";
+     bound = '30s', timeout = '20s', backchannel_logout = { clients = ['cli'] } } }";
 
 const REST: &str = "
 [[route]]

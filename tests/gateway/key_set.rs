@@ -133,9 +133,11 @@ fn an_issuer_that_is_down_does_not_take_another_with_it() {
     fall_ill(&other, Some(Illness::Refuse));
     let rest = format!("[issuer.second]\nurl = '{}'\naudience = 'gateway'\nuser_status = 'none'\n{ANY}", other.url());
     let gateway = stage.unready_gateway(File { rest: &rest, ..File::default() });
+    let waits = "not ready: keys of issuer `second`\n";
+    eventually("it has the keys of the one", || gateway.admin("/readyz").text() == waits);
     gateway.call("/x", &stage.issuer.token("alice")).passed();
     gateway.call("/x", &other.issue(&TokenSpec::user("alice"))).refused(503, "keys_unavailable");
-    assert_eq!(gateway.admin("/readyz").text(), "not ready: keys of issuer `second`\n");
+    assert_eq!(gateway.admin("/readyz").text(), waits);
 }
 
 #[test]

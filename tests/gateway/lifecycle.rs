@@ -195,23 +195,24 @@ fn while_it_waits_before_draining_it_serves_but_is_not_ready_and_sends_clients_a
 fn a_connection_that_dribbles_or_idles_is_closed_and_one_that_streams_is_not() {
     let gate = Gate::default();
     let stage = Stage::with(streaming(&gate));
-    let server = "header_timeout = '500ms'\nidle_timeout = '500ms'";
+    let server = "header_timeout = '2s'\nidle_timeout = '2s'";
     let gateway = stage.gateway(File { server, issuer: "", rest: PUBLIC, ..File::default() });
     let mut streaming = gateway.connect();
     streaming.send(head("GET", "/old", &[]));
     streaming.read_head();
-    for sent in ["", "P", "GET /old HTTP/1.1\r\nhost: a\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n"] {
+    let mut closing: Vec<_> = ["", "P", "GET /old HTTP/1.1\r\nhost: a\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n"]
+        .map(|sent| (gateway.connect(), sent))
+        .into();
+    closing.iter_mut().for_each(|(client, sent)| client.send(sent));
+    for next in ["", "GET /old HTT"] {
         let mut client = gateway.connect();
-        client.send(sent);
+        client.get("/none", &[]).refused(404, "no_route");
+        client.send(next);
+        closing.push((client, next));
+    }
+    for (mut client, sent) in closing {
         assert_eq!(client.read_rest(), b"", "{sent:?}");
     }
-    let mut client = gateway.connect();
-    client.get("/none", &[]).refused(404, "no_route");
-    assert_eq!(client.read_rest(), b"");
-    let mut client = gateway.connect();
-    client.get("/none", &[]).refused(404, "no_route");
-    client.send("GET /old HTT");
-    assert_eq!(client.read_rest(), b"");
     gate.open();
     streaming.read_chunk();
     assert_eq!(streaming.read_chunk().as_deref(), Some(&b"last"[..]));

@@ -100,7 +100,7 @@ fn a_client_of_http2_that_opens_no_window_is_let_go_and_one_that_waits_is_not() 
             }
         }
     }));
-    let gateway = stage.gateway(File { server: "idle_timeout = '500ms'", issuer: "", rest: PUBLIC, ..File::default() });
+    let gateway = stage.gateway(File { server: "idle_timeout = '2s'", issuer: "", rest: PUBLIC, ..File::default() });
     let patient = H2Client::connect(gateway.addr());
     let mut answer = patient.begin(request("GET /events", &[], body("", &[])));
     assert_eq!(patient.next(&mut answer), Some(Ok("a".into())));

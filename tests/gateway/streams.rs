@@ -258,8 +258,8 @@ fn echo_frames(peer: &mut Peer) {
     peer.read();
     peer.send("HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n");
     while let Some((first, payload)) = peer.read_frame() {
-        peer.send([&[first, u8::try_from(payload.len()).unwrap()][..], &payload].concat());
         peer.record(Seen { line: format!("{first:x} {}", payload.escape_ascii()), ..Seen::default() });
+        peer.send([&[first, u8::try_from(payload.len()).unwrap()][..], &payload].concat());
         if first == 0x88 {
             return;
         }

@@ -221,7 +221,7 @@ fn a_websocket_over_http2_needs_a_token_and_is_told_when_its_session_ends() {
 #[test]
 fn a_connection_with_a_websocket_is_not_idle() {
     let stage = Stage::with(Upstream::serving(|mut peer| agree(&mut peer)));
-    let server = "idle_timeout = '1s'";
+    let server = "idle_timeout = '2s'";
     let gateway = stage.gateway(File { issuer: "", rest: PUBLIC, server, ..File::default() });
     let client = H2Client::connect(gateway.addr());
     let mut socket = client.socket(client.connect_websocket("/chat", &[]));

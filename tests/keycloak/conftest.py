@@ -4,7 +4,7 @@ import pytest
 from counting import *  # noqa: F403  the hooks of pytest
 from issuer import Issuer
 from keycloak import Keycloak
-from postern import Postern, all_stopped
+from postern import Patient, all_stopped
 from upstream import Upstream
 
 def pytest_generate_tests(metafunc):
@@ -42,8 +42,8 @@ def new_gateway(keycloak, upstream, tmp_path_factory):
     """Starts gateways; each is stopped, and its log searched for secrets, when the tests are over."""
     with all_stopped() as gateways:
 
-        def start(until_ready=True, **settings):
-            gateway = Postern(tmp_path_factory.mktemp("gateway"), upstream, keycloak, **settings)
+        def start(until_ready=True, kind=Patient, **settings):
+            gateway = kind(tmp_path_factory.mktemp("gateway"), upstream, keycloak, **settings)
             gateways.append(gateway)
             return gateway.start(until_ready)
 

@@ -6,7 +6,7 @@ What Keycloak grants is held against what the route asks for: it drops scopes th
 import jwt
 import pytest
 import web
-from postern import Postern, all_stopped, configuration, refused_within_bound, within_bound
+from postern import Patient, all_stopped, configuration, refused_within_bound, within_bound
 
 REPORTS_SECRET = "reports-secret"  # of the client `reports` in realm-demo.json
 
@@ -41,7 +41,7 @@ ROUTES = "".join([
 ])
 
 
-class Exchanging(Postern):
+class Exchanging(Patient):
     """A gateway whose routes' credentials Keycloak makes."""
 
     def configuration(self, upstream, keycloak, **settings):

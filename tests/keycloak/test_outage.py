@@ -8,20 +8,20 @@ from types import SimpleNamespace
 
 import pytest
 import web
-from postern import BOUND, COARSE_CLOCK
+from postern import BOUND, COARSE_CLOCK, Postern
 
 
 @pytest.fixture(scope="module")
 def outage(keycloak, new_gateway):
-    denying = new_gateway()
-    patient = new_gateway(when_unknown='{ allow_for = "5m" }')
+    denying = new_gateway(kind=Postern)
+    patient = new_gateway(kind=Postern, when_unknown='{ allow_for = "5m" }')
     seen = SimpleNamespace(known=keycloak.login("alice"), unseen=keycloak.login("bob"))
     for gateway in (denying, patient):
         assert gateway.call("/orders/1", seen.known).status == 200
     keycloak.stop()
     try:
         down = time.monotonic()
-        seen.late, early = [], new_gateway(until_ready=False)
+        seen.late, early = [], new_gateway(until_ready=False, kind=Postern)
         seen.first_denial = web.eventually(
             "a known token is no longer let in",
             lambda: next((answer for answer in [denying.call("/orders/1", seen.known)] if answer.status != 200), None),

@@ -5,12 +5,18 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
+class Listener(ThreadingHTTPServer):
+    """Many may come at once: where the queue is full, one is sent again after a second."""
+
+    request_queue_size = 128
+    daemon_threads = True
+
+
 class Server:
     """Serves by a handler of `http.server` on a free port of loopback, until it is closed."""
 
     def __init__(self, handler):
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self._server.daemon_threads = True
+        self._server = Listener(("127.0.0.1", 0), handler)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 

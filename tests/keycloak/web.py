@@ -96,13 +96,20 @@ def eventually(what, check, limit=30.0):
         time.sleep(0.1)
 
 
+_given = set()
+
+
 def free_port():
-    """A port for a server that must be told one. Below the ephemeral range, so that no client takes it meanwhile."""
+    """A port for a server that must be told one. Below the ephemeral range, so that no client takes it meanwhile; each is given once, since
+    its server may not have begun to listen yet."""
     while True:
         port = random.randrange(20000, 30000)
+        if port in _given:
+            continue
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
-            return port
+        _given.add(port)
+        return port

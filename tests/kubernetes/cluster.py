@@ -61,6 +61,7 @@ class Cluster:
 
     def _start_own(self):
         ready = self.folder / "ready.json"
+        ready.unlink(missing_ok=True)
         with open(self.folder / "log", "wb") as log:
             # Its standard input ends when this process does, however that ends.
             # As in most clusters, the issuer's name is not where it is reached. Nobody else's tokens are taken yet.

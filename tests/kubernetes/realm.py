@@ -240,15 +240,22 @@ audience = "{API_AUDIENCE}"
         finally:
             connection.close()
 
+    def judged(self, path, token):
+        """The first answer but 503, which says that the issuer did not answer in time: no judgement, so it is asked again."""
+        until = time.monotonic() + 8
+        while (answer := self.call(path, token)).status == 503 and time.monotonic() < until:
+            time.sleep(0.05)
+        return answer
+
     def given(self, path, token):
         """The token that an upstream is given for a caller."""
-        answer = self.call(path, token)
+        answer = self.judged(path, token)
         assert answer.status == 200, answer
         return self.note(answer.received.bearer)
 
     def own(self, token):
         """The user token that is kept, for a Keycloak token or that of a pod."""
-        answer = self.call("/token", token)
+        answer = self.judged("/token", token)
         assert answer.status == 200, answer
         return self.note(answer.json["access_token"])
 

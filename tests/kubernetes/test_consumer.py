@@ -4,8 +4,8 @@ import base64
 
 import jwt
 import pytest
-import web
 from cluster import Caller, refused
+from postern import within_bound
 from realm import API_AUDIENCE, whoami
 
 def given(postern, realm, people, which, path="/as-kubernetes/1"):
@@ -110,10 +110,9 @@ def test_after_a_block_kubectl_through_postern_is_refused(cluster, realm, poster
     behind = Behind(user, postern, realm.login(subject))
     held = Caller(cluster, "held", postern.given("/as-kubernetes/1", behind.token))
     assert "Forbidden" in behind.kubectl("-n", name, "get", "configmaps", check=False).stderr
-    realm.disable(subject)
-    web.eventually(
-        "Postern refuses", lambda: postern.call(f"/api/v1/namespaces/{name}/configmaps", behind.token).status == 401, limit=5
-    )
+    since, path = realm.disable(subject), f"/api/v1/namespaces/{name}/configmaps"
+    refusal = within_bound(lambda: postern.call(path, behind.token), lambda answer: answer.status == 403, since, 4.0)
+    assert refusal.status == 401, refusal
     assert behind.kubectl("-n", name, "get", "configmaps", check=False).returncode != 0
     assert whoami(held).status == 201, "as docs/kubernetes.md says"
 

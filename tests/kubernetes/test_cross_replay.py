@@ -69,7 +69,7 @@ def places(consumer, admin, people):
 
 def at_postern(postern, path, statuses=(401, 403)):
     def shows(token):
-        answer = postern.call(path, token.text)
+        answer = postern.judged(path, token.text)
         assert answer.status in (200, 404, *statuses), f"{token} at {path}: {answer}"
         return answer.status == 200
 

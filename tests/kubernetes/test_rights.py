@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+import web
 from cluster import RBAC, namespace, pod, refused, request_token, role_binding, secret, service_account
 
 LIST = Path(__file__).with_name("rights.txt")
@@ -54,8 +55,8 @@ def test_the_token_service_watches_all_tokens_by_their_name_and_no_other_secret(
     answer = token_service.get(f"/api/v1/secrets?{BY_NAME}")
     assert answer.status == 200, answer
     assert home in [item["metadata"]["namespace"] for item in answer.json["items"]]
-    watch = token_service.get(f"/api/v1/secrets?{BY_NAME}&watch=1&timeoutSeconds=1&resourceVersion=0")
-    assert watch.status == 200 and b'"type":"ADDED"' in watch.body, watch
+    watch = f"/api/v1/secrets?{BY_NAME}&watch=1&timeoutSeconds=1&resourceVersion=0"
+    web.eventually("a watch tells of them", lambda: b'"type":"ADDED"' in token_service.get(watch).body)
     for path in ("/api/v1/secrets", f"/api/v1/namespaces/{home}/secrets", "/api/v1/secrets?watch=1&timeoutSeconds=1"):
         refused(token_service.get(path))
     refused(token_service.get("/api/v1/secrets?fieldSelector=metadata.name%3Dother"))

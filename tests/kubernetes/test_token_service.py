@@ -100,7 +100,7 @@ def test_a_damaged_secret_leaves_the_keys_in_force_and_a_deleted_one_is_written_
     assert admin.merge(KEYS, {"data": damaged}).status == 200
     web.eventually("it is counted", lambda: replicas[0].metric("postern_key_maintenance_failures_total") > failures)
     assert replicas[0].keys() == replicas[1].keys() == keys
-    assert "postern-signing-keys" in replicas[0].log
+    web.eventually("it is said", lambda: "postern-signing-keys" in replicas[0].log)
     assert admin.get(KEYS).json["data"] == damaged
     assert admin.delete(KEYS).status == 200
     web.eventually("it is written again", lambda: admin.get(KEYS).json.get("data") == before)

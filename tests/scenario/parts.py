@@ -148,9 +148,15 @@ issuer = "{self._issuer or self.url}"
         file.touch(mode=0o600)
         file.write_text(str(token))
         command = [postern.BINARY, *arguments, "-c", "postern.toml", "--token-file", "operator.token"]
-        done = subprocess.run(
-            command, cwd=self.folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60
-        )
+        until = time.monotonic() + 2 * BOUND
+        while True:
+            done = subprocess.run(
+                command, cwd=self.folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60
+            )
+            # Keycloak did not answer in time: no judgement, so it is asked again.
+            if "refused with 503" not in done.stderr or time.monotonic() > until:
+                break
+            time.sleep(0.2)
         assert (done.returncode == 0) == succeeds, f"{arguments}: {done}"
         return done.stdout if succeeds else done.stdout + done.stderr
 

@@ -132,7 +132,7 @@ def test_a_stream_that_is_upgraded_reaches_the_api_server(secure, user, kubectl)
         assert answer.status in (400, 404, 500) and b"shell" in answer.body, answer
 
 
-def test_a_block_ends_it(keycloak, cluster, gateway, kubectl, user, parts, tmp_path):
+def test_a_block_ends_it(keycloak, cluster, gateway, secure, kubectl, user, parts, tmp_path):
     watching = kubectl.begin("get", "configmaps", "--watch", "-o", "name")
     web.eventually("it began", lambda: "root-ca" in watching.stdout.readline())
     # What the gateway itself holds for this user: a token with which it acts.
@@ -142,6 +142,7 @@ def test_a_block_ends_it(keycloak, cluster, gateway, kubectl, user, parts, tmp_p
     assert held.get(path).status == 200
     disabled = keycloak.set_enabled(user, False)
     gateway.refuses(user.session, disabled)
+    secure.refuses(user.session, disabled, path="/version")
     done = kubectl.run("get", "configmaps")
     assert done.returncode != 0 and "provide credentials" in done.stderr, done
     watching.wait(EVENT + 7)  # a stream has a grace in which to end

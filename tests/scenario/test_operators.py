@@ -26,7 +26,9 @@ def test_an_operators_block_at_a_gateway_empties_the_secret_and_an_unblock_does_
 
     web.eventually("the other gateway refuses too", refused, limit=EVENT)
     for replica in services:
-        assert replica.listed(operator, user)["state"] == "blocked"
+        web.eventually(
+            "each replica knows", lambda replica=replica: replica.listed(operator, user)["state"] == "blocked", limit=EVENT
+        )
     # At another process than the one that blocked.
     services[1].operate(operator, "user", "unblock", "main", user.id, "--reason", "a test")
     web.eventually(

@@ -52,7 +52,10 @@ class Server:
     def _wait(self, request, context):
         """Never answers; notes that the caller is gone."""
         ended = threading.Event()
-        context.add_callback(lambda: (ended.set(), self.cancelled.set()))
+        if not context.add_callback(lambda: (ended.set(), self.cancelled.set())):
+            # It is over already.
+            ended.set()
+            self.cancelled.set()
         self.begun.set()
         ended.wait(90)
         return b""

@@ -229,7 +229,7 @@ def differences(number, answer, ours, theirs, connection, counts):
             found.append(f"not read as it was meant: {answer.meant}")
         if is_reusable:
             counts["connections that could be used again"] += 1
-            counts["connections used again"] += connection.numbers[-1] != number
+            counts["connections used again"] += bool(connection) and connection.numbers[-1] != number
     return found
 
 

@@ -122,7 +122,7 @@ def test_a_refusal_has_the_shape_of_grpc(clear):
 
 
 def test_postern_ends_a_call_past_its_deadline_itself(clear, scripted):
-    with Http2(clear, timeout=3) as http2:
+    with Http2(clear, timeout=30) as http2:
         stream = http2.begin(
             method="POST", path=f"/{SERVICE}/Wait", host="scripted.test", headers=[*HEADERS, ("grpc-timeout", "500m")], end=False
         )

@@ -58,7 +58,7 @@ class Lab(Issuer):
     def administration(self, path, query):
         match path:
             case ["users"]:
-                disabled = [self.user(each) for each, fields in self.users.items() if fields.get("enabled") is False]
+                disabled = [self.user(each) for each, fields in list(self.users.items()) if fields.get("enabled") is False]
                 first, most = int(query.get("first", 0)), int(query.get("max", 100))
                 return 200, disabled[first : first + most]
             case ["users", subject, *rest] if subject in self.users:

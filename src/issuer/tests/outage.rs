@@ -2,9 +2,9 @@
 
 use crate::base::clock::Clock;
 use crate::config::Algorithm::Es256;
-use crate::issuer::KeyLookup;
 use crate::issuer::tests::fake::{Fake, Mode};
 use crate::issuer::tests::keys::TestKey;
+use crate::issuer::{Issuer, KeyLookup};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -14,7 +14,7 @@ async fn check_ill(timeout: Duration, modes: &[(Mode, &str)]) {
     let (good, new) = (TestKey::es256("good"), TestKey::es256("new"));
     let fake = Fake::start(&[&good]).await;
     let issuer = fake.issuer_with(&Clock::system(), |config| config.keys.timeout = timeout);
-    issuer.refresh_now(true).await.unwrap();
+    let mut late = fetch_in_time(&issuer).await;
     let Some(KeyLookup::Key(key)) = issuer.key_now(Some("good"), Es256) else { panic!("no key") };
     for (mode, message) in modes {
         fake.set_mode(*mode);
@@ -29,11 +29,21 @@ async fn check_ill(timeout: Duration, modes: &[(Mode, &str)]) {
     assert!(fake.requests("/realms/main/attacker").is_empty());
     fake.publish(&[&good, &new]);
     fake.set_mode(Mode::Sound);
-    issuer.refresh_now(true).await.unwrap();
+    late += fetch_in_time(&issuer).await;
     assert!(matches!(issuer.key_now(Some("new"), Es256), Some(KeyLookup::Key(_))));
     let counted = [&issuer.counters().fetches, &issuer.counters().failures].map(|one| one.load(Ordering::Relaxed));
-    let failures = 2 * modes.len() as u64;
+    let failures = 2 * modes.len() as u64 + late;
     assert_eq!(counted, [failures + 2, failures]);
+}
+
+/// Fetches from a sound issuer until it comes in time, which a busy machine may prevent; how often it did not.
+async fn fetch_in_time(issuer: &Issuer) -> u64 {
+    let mut late = 0;
+    while let Err(error) = issuer.refresh_now(true).await {
+        assert!(late < 20 && error.to_string().contains("did not answer in time"), "{error}");
+        late += 1;
+    }
+    late
 }
 
 #[tokio::test]

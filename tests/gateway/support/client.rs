@@ -3,7 +3,7 @@
 use super::PATIENCE;
 use rustls::{ClientConfig, ClientConnection, HandshakeKind, StreamOwned};
 use serde_json::Value;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
 
@@ -52,7 +52,7 @@ impl Client {
         addr: SocketAddr,
         config: &Arc<ClientConfig>,
         host: &'static str,
-    ) -> std::io::Result<(Self, Handshake)> {
+    ) -> io::Result<(Self, Handshake)> {
         let tcp = connect(addr);
         let mut tls = ClientConnection::new(Arc::clone(config), host.try_into().unwrap()).unwrap();
         while tls.is_handshaking() {
@@ -71,9 +71,14 @@ impl Client {
     }
 
     pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        self.try_send(bytes.as_ref()).unwrap();
+    }
+
+    /// The same to a gateway that may have seen enough.
+    pub(crate) fn try_send(&mut self, bytes: &[u8]) -> io::Result<()> {
         let io = self.io.get_mut();
-        io.write_all(bytes.as_ref()).unwrap();
-        io.flush().unwrap();
+        io.write_all(bytes)?;
+        io.flush()
     }
 
     /// `GET path` with these lines in its head.
@@ -137,7 +142,7 @@ impl Client {
         let mut rest = Vec::new();
         match self.io.read_to_end(&mut rest) {
             Ok(_) => {}
-            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => {}
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {}
             Err(error) => panic!("the connection does not end: {error}"),
         }
         rest
