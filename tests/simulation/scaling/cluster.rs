@@ -22,13 +22,13 @@ pub(crate) struct Cast {
     pub(crate) users: u64,
     /// For so long nothing is counted: then everybody's token has been refilled once, each in their turn.
     pub(crate) before: u64,
-    /// So many of them are disabled, one each twenty seconds.
+    /// So many of them are disabled, one each fifteen seconds.
     pub(crate) blocks: u64,
     pub(crate) seconds: u64,
 }
 
 /// Between two blocks all is done that follows from one.
-const BLOCK_EVERY_S: u64 = 20;
+const BLOCK_EVERY_S: u64 = 15;
 
 /// What stands in for the watch over users asks for its own things.
 const STANDS_IN: &str = "watch";

@@ -103,10 +103,11 @@ pub(crate) fn blocks(cast: &Cast) -> Vec<(&'static str, f64, f64)> {
     let [services, gateways] = [cast.services, cast.gateways].map(|number| number as f64);
     let (r, b) = (services + gateways, cast.blocks as f64);
     vec![
-        // All replicas: each reads the user at Keycloak, and the part in which they lie whenever another wrote; few write it.
+        // All replicas: each reads the user at Keycloak, and the part in which they lie whenever another wrote; those write it who decided
+        // before they heard.
         ("user", r * b, r * b),
-        ("get users", 2.0 * r * b, 3.0 * r * b),
-        ("patch users", b, 3.0 * b),
+        ("get users", r * b, 3.0 * r * b),
+        ("patch users", b, (3.0 + r / 20.0) * b),
         // Token services: each may empty, and look what is there if another was first.
         ("patch token", b, services * b),
         ("get token", 0.0, services * b),
