@@ -13,6 +13,7 @@ use crate::telemetry::reason::Reason;
 use crate::token_service::{Grant, Minted, NamespaceKind};
 use http::header::AUTHORIZATION;
 use http::{HeaderName, HeaderValue};
+use std::borrow::Cow;
 use std::sync::Arc;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -143,18 +144,23 @@ pub(super) fn source(source: &HeaderSource, identity: &Identity, namespace: Opti
         HeaderSource::Roles => list(&identity.roles),
         HeaderSource::Groups => list(&identity.groups),
     };
-    HeaderValue::try_from(text).ok()
+    HeaderValue::from_str(&text).ok()
 }
 
-fn list(names: &[String]) -> String {
-    names.iter().map(|name| encode(name, true)).collect::<Vec<_>>().join(",")
+fn list(names: &[String]) -> Cow<'static, str> {
+    names.iter().map(|name| encode(name, true)).collect::<Vec<_>>().join(",").into()
 }
 
 /// Visible ASCII as it is; every other byte of the UTF-8, and `%`, percent-encoded; in a list `,` too, which ends a member.
-fn encode(text: &str, in_list: bool) -> String {
-    let mut out = String::with_capacity(text.len());
+fn encode(text: &str, in_list: bool) -> Cow<'_, str> {
+    let stays = |byte: u8| byte.is_ascii_graphic() && byte != b'%' && !(in_list && byte == b',');
+    // As nearly all names.
+    if text.bytes().all(stays) {
+        return text.into();
+    }
+    let mut out = String::with_capacity(2 * text.len());
     for byte in text.bytes() {
-        if byte.is_ascii_graphic() && byte != b'%' && !(in_list && byte == b',') {
+        if stays(byte) {
             out.push(char::from(byte));
         } else {
             use std::fmt::Write;
@@ -162,7 +168,7 @@ fn encode(text: &str, in_list: bool) -> String {
             let _ = write!(out, "%{byte:02X}");
         }
     }
-    out
+    out.into()
 }
 
 /// Who called, through which name and scheme, and the ids that join logs and traces.

@@ -77,7 +77,11 @@ pub fn canonical(path: &str) -> Result<Canonical, NotCanonical> {
                 is_empty = false;
                 at += 2;
             }
-            _ if PLAIN.has(byte) => (is_empty, is_dots) = (false, false),
+            _ if PLAIN.has(byte) => {
+                (is_empty, is_dots) = (false, false);
+                // What follows is most often as plain.
+                at += bytes[at + 1..].iter().take_while(|byte| PLAIN.has(**byte)).count();
+            }
             _ => return Err(NotCanonical::Character(path[at..].chars().next().unwrap_or('\u{fffd}'))),
         }
         at += 1;
