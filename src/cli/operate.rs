@@ -119,13 +119,13 @@ pub struct Revoke {
     #[arg(long, value_name = "NAME")]
     issuer: String,
     /// The one with this `jti`
-    #[arg(long, value_name = "ID", group = "which")]
+    #[arg(long, value_name = "ID", group = "which", allow_hyphen_values = true)]
     jti: Option<String>,
     /// Those of the session with this `sid`
-    #[arg(long, value_name = "ID", group = "which")]
+    #[arg(long, value_name = "ID", group = "which", allow_hyphen_values = true)]
     sid: Option<String>,
     /// Those of the user with this `sub`, issued until now or before `--issued-before`
-    #[arg(long, value_name = "SUBJECT", group = "which")]
+    #[arg(long, value_name = "SUBJECT", group = "which", allow_hyphen_values = true)]
     sub: Option<String>,
     /// Issued before this time, such as 2026-01-31T12:00:00Z; alone: everybody's
     #[arg(long, value_name = "TIME", conflicts_with_all = ["jti", "sid"], required_unless_present = "which")]
