@@ -76,7 +76,7 @@ def test_a_hundred_calls_at_once_share_a_connection(clear):
 def test_a_deadline_reaches_the_server_and_metadata_with_it(client):
     told = client.unary("Told")(b"", timeout=PATIENCE, metadata=[("x-own", "value"), ("x-own-bin", b"\x00\x01")]).decode()
     remaining = float(told.split("\n")[0].partition("=")[2])
-    assert 0 < remaining <= PATIENCE
+    assert 0 < remaining <= PATIENCE + 0.1, "gRPC's client rounds what it says up to tenths of a second"
     assert "x-own='value'" in told and "x-own-bin=b'\\x00\\x01'" in told
 
 
