@@ -6,18 +6,18 @@ source "$(dirname "${BASH_SOURCE[0]}")/../env.sh"
 cd "$root"
 
 # The short run tells whether what was found stays mended: it plays the same each time, and not for so long that it would repay optimizing.
-seconds=10 seed=1 profile=debug
-[ "${1:-}" = --full ] && seconds=600 seed=0 profile=release
+seconds=10 seed=1 build=--dev folder=debug
+[ "${1:-}" = --full ] && seconds=600 seed=0 build=--debug-assertions folder=release
 targets=$(sed -n 's/^name = "\(.*\)"$/\1/p' fuzz/Cargo.toml | tail -n +2)
 
 command -v cargo-fuzz >/dev/null || cargo install cargo-fuzz --locked --quiet
 # `unsafe` is forbidden in the crate, so the sanitizer would only watch the dependencies, at twice the time.
-if ! cargo +nightly fuzz build "--${profile/debug/dev}" --sanitizer none --target-dir "$root/fuzz/target"; then
+if ! cargo +nightly fuzz build "$build" --sanitizer none --target-dir "$root/fuzz/target"; then
     echo "0 passed, 1 failed, 0 skipped"
     exit 1
 fi
 
-built=fuzz/target/$(rustc +nightly -vV | sed -n 's/^host: //p')/$profile
+built=fuzz/target/$(rustc +nightly -vV | sed -n 's/^host: //p')/$folder
 
 export built seconds seed
 results=$(mktemp -d)
