@@ -76,31 +76,40 @@ class Trial:
 STANDSTILL = 0.5
 
 
+class Standstill(threading.Thread):
+    """For how long at the most no thread ran: `with Standstill() as still`, then `still.longest`, in seconds."""
+
+    def __init__(self):
+        super().__init__(daemon=True)
+        self.longest, self._over = 0.0, threading.Event()
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, *_):
+        self._over.set()
+        self.join()
+
+    def run(self):
+        last = time.monotonic()
+        while not self._over.wait(0.02):
+            now = time.monotonic()
+            last, self.longest = now, max(self.longest, now - last)
+
+
 def steadily(score, name, play):
     """Gives what `play(trial)` gives. Where something failed while the machine stood still, which measures nothing, it is played once more, and
     at most twice."""
     for tries_left in (2, 1, 0):
-        trial, longest, over = Trial(), 0.0, threading.Event()
-
-        def watch():
-            nonlocal longest
-            last = time.monotonic()
-            while not over.wait(0.02):  # noqa: B023
-                now = time.monotonic()
-                last, longest = now, max(longest, now - last)
-
-        watcher = threading.Thread(target=watch, daemon=True)
-        watcher.start()
-        try:
+        trial = Trial()
+        with Standstill() as still:
             result = play(trial)
-        finally:
-            over.set()
-            watcher.join()
-        if not tries_left or longest < STANDSTILL or all(holds for holds, _ in trial.checks):
+        if not tries_left or still.longest < STANDSTILL or all(holds for holds, _ in trial.checks):
             for holds, what in trial.checks:
                 score.check(holds, what)
             return result
-        print(f"{name}: the machine stood still for {longest:.1f} s, so it is played again", flush=True)
+        print(f"{name}: the machine stood still for {still.longest:.1f} s, so it is played again", flush=True)
 
 
 def free_port():

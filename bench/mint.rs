@@ -4,13 +4,15 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)] // A bench that cannot run says so and ends.
 
+mod grant;
+
+use grant::{grant, template};
 use postern::base::clock::Clock;
-use postern::config::{self, NamespaceToken};
-use postern::token_service::{CredentialCache, Grant, NamespaceKind, TokenService};
+use postern::config;
+use postern::token_service::{CredentialCache, TokenService};
 use std::collections::HashSet;
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
 
 /// What is promised, in tokens a second of CPU time.
 const LEAST: f64 = 30_000.0;
@@ -44,28 +46,11 @@ fn main() -> ExitCode {
     let clock = Clock::system();
     let config = config::parse(CONFIG, Path::new("postern.toml")).unwrap_or_else(|mistakes| panic!("{mistakes}"));
     let service = TokenService::ephemeral(config.token_service, clock.clone()).unwrap();
-    let template = Arc::new(NamespaceToken {
-        audience: "orders".into(),
-        roles: vec!["*".into()],
-        groups: vec!["*".into()],
-        ..NamespaceToken::default()
-    });
+    let template = template();
     let (roles, groups) = (["reader", "writer"].map(str::to_owned), ["/teams/team-a"].map(str::to_owned));
     let subjects: Vec<_> = (0..TOKENS).map(|n| format!("3f1d2c4b-0000-4000-8000-{n:012}")).collect();
     let mint = |subject: &str| {
-        let grant = Grant {
-            template: &template,
-            subject,
-            original_issuer: "https://keycloak.example.com/realms/demo",
-            namespace: "team-a",
-            kind: NamespaceKind::Own,
-            email: "alice@example.com",
-            username: Some("alice"),
-            authorized_party: Some("cli"),
-            epoch: 0,
-            roles: &roles,
-            groups: &groups,
-        };
+        let grant = grant(&template, subject, &roles, &groups);
         service.credential(&CredentialCache::default(), &grant, clock.now()).unwrap()
     };
     // None may be found instead of made.

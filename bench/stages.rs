@@ -5,11 +5,14 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)] // A bench that cannot run says so and ends.
 
+mod grant;
+
 use criterion::Criterion;
+use grant::{grant, template};
 use http::request::Parts;
 use http::{HeaderValue, Method, Request};
 use postern::base::clock::{Clock, Now};
-use postern::config::{self, Access, Algorithm, Config, NamespaceToken};
+use postern::config::{self, Access, Algorithm, Config};
 use postern::dev::SigningKey;
 use postern::identity::{LocalCache, Shared, TokenCache, TokenError, VerifiedToken, Verifier};
 use postern::issuer::Issuer;
@@ -18,7 +21,7 @@ use postern::pipeline::{
 };
 use postern::router::{Router, path};
 use postern::telemetry::metrics::Metrics;
-use postern::token_service::{CredentialCache, Grant, NamespaceKind, TokenService};
+use postern::token_service::{CredentialCache, TokenService};
 use postern::users::{Act, Judgement, Proof, TokenClaims, UserId, Users};
 use serde_json::json;
 use std::collections::HashSet;
@@ -200,27 +203,10 @@ fn stage_inject() -> Operation {
 
 fn stage_mint() -> Operation {
     let gateway = Gateway::new();
-    let template = Arc::new(NamespaceToken {
-        audience: "orders".into(),
-        roles: vec!["*".into()],
-        groups: vec!["*".into()],
-        ..NamespaceToken::default()
-    });
+    let template = template();
     let roles = ["reader".to_owned(), "writer".to_owned()];
     Box::new(move || {
-        let grant = Grant {
-            template: &template,
-            subject: "3f1d2c4b-0000-4000-8000-000000000001",
-            original_issuer: "https://keycloak.example.com/realms/demo",
-            namespace: "team-a",
-            kind: NamespaceKind::Own,
-            email: "alice@example.com",
-            username: Some("alice"),
-            authorized_party: Some("cli"),
-            epoch: 0,
-            roles: &roles,
-            groups: &[],
-        };
+        let grant = grant(&template, "3f1d2c4b-0000-4000-8000-000000000001", &roles, &[]);
         drop(black_box(gateway.service.credential(&CredentialCache::default(), &grant, gateway.now).unwrap()));
     })
 }

@@ -3,11 +3,9 @@
 import base64
 import json
 import os
-import random
 import re
 import resource
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,7 +19,9 @@ from urllib.parse import urlsplit
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1] / "bench"))
+sys.path.append(str(HERE.parent / "keycloak"))
 from harness import POSTERN, Bench, descriptors, resident  # noqa: E402  bench/harness.py
+from web import free_port  # noqa: E402  tests/keycloak/web.py
 
 K6 = Path(sys.executable).with_name("k6")
 # Who asks for what, unless a fault says something else.
@@ -36,24 +36,6 @@ def raise_limit():
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     return most
-
-
-_given = set()
-
-
-def free_port():
-    """A port below those that the system gives to outgoing connections, so that it is still free after its server ended. Each is given once."""
-    while True:
-        port = random.randrange(12000, 32000)
-        if port in _given:
-            continue
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        _given.add(port)
-        return port
 
 
 def until(what, holds, patience=30):

@@ -55,9 +55,7 @@ def sign_in(gateway, keycloak, user, password=None, source="127.0.0.1", **more):
 
 
 def let_in(gateway, session):
-    """503 says that Keycloak did not answer in time: no judgement, so it is asked again."""
-    judged = lambda: (answer := session.get(f"{gateway.url}/orders/1")).status_code != 503 and answer  # noqa: E731
-    answer = web.eventually("it is judged", judged)
+    answer = web.judged(lambda: session.get(f"{gateway.url}/orders/1"), is_late=lambda answer: answer.status_code == 503)
     assert answer.status_code == 200, answer.text
 
 

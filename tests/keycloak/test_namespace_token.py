@@ -4,7 +4,6 @@ import time
 
 import jwt
 import pytest
-import web
 from postern import within_bound
 
 MINUTE = 60
@@ -48,14 +47,7 @@ def test_a_fresh_token_is_back_dated_ten_seconds_and_lives_ten_to_thirty_minutes
 
 
 def test_its_lifetime_does_not_depend_on_that_of_the_callers_token(gateway, keycloak):
-    user = keycloak.new_user()
-
-    def in_time():
-        """It is good for three seconds."""
-        token = keycloak.login(user, "cli-short")
-        return gateway.call("/orders/1", token).status == 200 and token
-
-    token = web.eventually("it is let in while it is good", in_time)
+    token = gateway.short_lived(keycloak, keycloak.new_user())
     _, claims = gateway.verify(minted(gateway, token), audience="orders-api")
     assert claims["exp"] >= time.time() + 10 * MINUTE
 

@@ -78,12 +78,7 @@ def test_a_token_with_the_header_type_at_jwt_is_accepted(gateway, keycloak):
 
 
 def test_an_expired_token_is_refused_after_the_leeway_though_it_was_cached(gateway, upstream, keycloak):
-    def in_time():
-        """It is good for three seconds."""
-        token = keycloak.login("alice", "cli-short").access_token
-        return gateway.call("/orders/1", token).status == 200 and token
-
-    token = web.eventually("it is let in while it is good", in_time)
+    token = gateway.short_lived(keycloak, "alice")
     dead = claims(token)["exp"] + LEEWAY
 
     def refused():

@@ -96,6 +96,15 @@ def eventually(what, check, limit=30.0):
         time.sleep(0.1)
 
 
+def judged(ask, limit=15.0, is_late=lambda answer: answer.status == 503):
+    """The first answer of `ask` that is a judgement. Where Keycloak did not answer in time there is none (503): then it is asked again, for
+    `limit` seconds."""
+    until = time.monotonic() + limit
+    while is_late(answer := ask()) and time.monotonic() < until:
+        time.sleep(0.1)
+    return answer
+
+
 _given = set()
 
 

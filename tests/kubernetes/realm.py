@@ -241,11 +241,7 @@ audience = "{API_AUDIENCE}"
             connection.close()
 
     def judged(self, path, token):
-        """The first answer but 503, which says that the issuer did not answer in time: no judgement, so it is asked again."""
-        until = time.monotonic() + 8
-        while (answer := self.call(path, token)).status == 503 and time.monotonic() < until:
-            time.sleep(0.05)
-        return answer
+        return web.judged(lambda: self.call(path, token), 8)
 
     def given(self, path, token):
         """The token that an upstream is given for a caller."""

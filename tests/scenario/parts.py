@@ -5,7 +5,6 @@ import json
 import os
 import re
 import ssl
-import subprocess
 import time
 import urllib.parse
 
@@ -142,24 +141,6 @@ issuer = "{self._issuer or self.url}"
 
     # Operators
 
-    def operate(self, token, *arguments, succeeds=True):
-        """A command at the operator's address, as the holder of a token. Gives what it prints."""
-        file = self.folder / "operator.token"
-        file.touch(mode=0o600)
-        file.write_text(str(token))
-        command = [postern.BINARY, *arguments, "-c", "postern.toml", "--token-file", "operator.token"]
-        until = time.monotonic() + 2 * BOUND
-        while True:
-            done = subprocess.run(
-                command, cwd=self.folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60
-            )
-            # Keycloak did not answer in time: no judgement, so it is asked again.
-            if "refused with 503" not in done.stderr or time.monotonic() > until:
-                break
-            time.sleep(0.2)
-        assert (done.returncode == 0) == succeeds, f"{arguments}: {done}"
-        return done.stdout if succeeds else done.stdout + done.stderr
-
     def listed(self, token, user):
         """What `postern user list` says of a user; None if it does not name them."""
         users = json.loads(self.operate(token, "user", "list"))
@@ -210,11 +191,7 @@ class Gateway(Part):
         return f'{to}tls = {{ ca = "cluster.pem" }}\n{KUBERNETES_ROUTE}'
 
     def judged(self, path, token):
-        """The first answer but 503, which says that Keycloak did not answer in time: no judgement, so it is asked again."""
-        until = time.monotonic() + 2 * BOUND
-        while (answer := self.call(path, token)).status == 503 and time.monotonic() < until:
-            time.sleep(0.05)
-        return answer
+        return web.judged(lambda: self.call(path, token), 2 * BOUND)
 
     def passes(self, token, path="/orders/1"):
         """The answer, if the token was let in; None otherwise."""

@@ -15,12 +15,12 @@ from wire import PATIENCE, Wire
 HERE = Path(__file__).resolve().parent
 PROGRAMS = Path(os.environ["TRAFFIC_PROGRAMS"])  # run.sh builds them
 
-NGINX = """
+NGINX_HEAD = """
 daemon off;
 master_process off;
 worker_processes 1;
 pid {folder}/nginx.pid;
-error_log {folder}/error.log;
+error_log {folder}/error.log {level};
 events {{ worker_connections 512; }}
 http {{
     access_log off;
@@ -29,13 +29,16 @@ http {{
     fastcgi_temp_path {folder}/fastcgi;
     uwsgi_temp_path {folder}/uwsgi;
     scgi_temp_path {folder}/scgi;
+    keepalive_requests 1000000;
+"""
+
+NGINX = NGINX_HEAD + """
     # What it would drop in silence it is to show.
     underscores_in_headers on;
     ignore_invalid_headers off;
     client_header_buffer_size 64k;
     large_client_header_buffers 8 128k;
     client_max_body_size 0;
-    keepalive_requests 1000000;
     upstream behind {{ server 127.0.0.1:{behind}; keepalive 8; keepalive_requests 1000000; }}
     server {{
         listen 127.0.0.1:{port};
@@ -63,21 +66,7 @@ http {{
 """
 
 # Before an upstream and nothing else, with room for the heads that Postern takes.
-PLAIN_NGINX = """
-daemon off;
-master_process off;
-worker_processes 1;
-pid {folder}/nginx.pid;
-error_log {folder}/error.log crit;
-events {{ worker_connections 512; }}
-http {{
-    access_log off;
-    client_body_temp_path {folder}/body;
-    proxy_temp_path {folder}/proxy;
-    fastcgi_temp_path {folder}/fastcgi;
-    uwsgi_temp_path {folder}/uwsgi;
-    scgi_temp_path {folder}/scgi;
-    keepalive_requests 1000000;
+PLAIN_NGINX = NGINX_HEAD + """
     server {{
         listen 127.0.0.1:{port};
         location / {{
@@ -123,7 +112,7 @@ class Nginx:
         self.secure_port, self.mutual_port = web.free_port(), web.free_port()
         self.socket = folder / "nginx.sock"
         ports = {"secure_port": self.secure_port, "mutual_port": self.mutual_port, "behind": behind}
-        self._start(folder, NGINX, ca=tls.ca, certificate=tls.certificate, key=tls.key, **ports)
+        self._start(folder, NGINX, level="error", ca=tls.ca, certificate=tls.certificate, key=tls.key, **ports)
 
     def _start(self, folder, text, **settings):
         self.port = web.free_port()
@@ -148,7 +137,7 @@ class PlainNginx(Nginx):
     """A proxy before `behind`."""
 
     def __init__(self, folder, behind):
-        self._start(folder, PLAIN_NGINX, behind=behind)
+        self._start(folder, PLAIN_NGINX, level="crit", behind=behind)
 
 
 class Scripted:

@@ -20,7 +20,7 @@ import directory as ldap
 import jwt
 import pytest
 import web
-from gateway import BOUND
+from gateway import BOUND, LISTED
 from keycloak import User
 
 PATH = "/none/1"  # people of the directory have no namespace, so no namespace token
@@ -66,7 +66,7 @@ def test_who_is_disabled_in_the_directory_is_out_within_the_bound_of_its_synchro
     federation.synchronise()
     since = time.monotonic()
     gateway.refuses("disabled in the directory, synchronised", token, since, BOUND, path=PATH)
-    web.eventually("blocked", lambda: gateway.state(operator, user.id) == "blocked")
+    web.eventually("blocked", lambda: gateway.state(operator, user.id) == "blocked", limit=LISTED)
     directory.set_account_control("lena", ldap.NORMAL)
     federation.synchronise()
     gateway.stays_refused(token)
@@ -112,7 +112,7 @@ def test_a_directory_that_is_suddenly_empty_ends_what_keycloak_removes_and_nothi
         federation.forget()
         keycloak.admin("GET", f"/users/{user.id}", expect=(404,))
         gateway.refuses("removed with an empty directory", token, time.monotonic(), BOUND, path=PATH)
-        web.eventually("removed", lambda: gateway.state(operator, user.id) == "removed")
+        web.eventually("removed", lambda: gateway.state(operator, user.id) == "removed", limit=LISTED)
     finally:
         directory.stop()
         directory.start()

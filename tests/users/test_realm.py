@@ -13,7 +13,7 @@ import web
 from conftest import running
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
-from gateway import BOUND, EVENT, PATIENCE, issuer
+from gateway import BOUND, EVENT, LISTED, PATIENCE, issuer
 from keycloak import Keycloak
 from postern import COARSE_CLOCK
 
@@ -124,9 +124,9 @@ def test_events_that_are_not_stored_are_said_and_the_bound_holds_without_them(tw
         twin.set_enabled(idle, False)
         twin_gateway.refuses("user disabled, no events stored", token, since, BOUND)
         web.eventually(
-            "the user without a token in use is blocked", lambda: blocked(twin_gateway, operator, idle)
+            "the user without a token in use is blocked", lambda: blocked(twin_gateway, operator, idle), limit=LISTED
         )
-        web.eventually("and so is the other", lambda: blocked(twin_gateway, operator, in_use))
+        web.eventually("and so is the other", lambda: blocked(twin_gateway, operator, in_use), limit=LISTED)
         twin.set_enabled(in_use, True)
         twin_gateway.stays_refused(token)
         # No LOGIN event tells of this one: the session list must, which is in whole seconds.

@@ -1,11 +1,10 @@
 """Connections that are open when their user is blocked or their session ends."""
 
-import os
 import time
 
 import figures
 import pytest
-from gateway import EVENT
+from gateway import EVENT, within
 from postern import COARSE_CLOCK
 from streams import Events, WebSocket
 
@@ -61,4 +60,4 @@ def test_a_block_by_hand_closes_at_once(gateway, operator, user, token):
         gateway.operate(operator, "user", "block", "main", user.id, "--reason", "now")
         done = time.monotonic()
         code, at = socket.closed()
-        assert (code, at - done <= (EVENT if os.environ.get("CI") else 1)) == (1008, True), (code, at - done)
+        assert (code, at - done <= within(1)) == (1008, True), (code, at - done)

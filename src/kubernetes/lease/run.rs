@@ -126,7 +126,7 @@ impl Elector {
     }
 
     async fn write(&self, step: Step, now: Now) -> Result<coordination::Lease, KubernetesError> {
-        let body = self.body(now, step != Step::Renew);
+        let body = self.body(&self.held(now, step != Step::Renew));
         if step == Step::Create {
             return self.cluster.post(&Target::list(GROUP, Some(&self.namespace), KIND)?, &body).await;
         }
@@ -181,14 +181,12 @@ impl Elector {
             let Some(observed) = self.observed.as_ref().filter(|seen| seen.renewal.holder == self.identity) else {
                 return Ok(false);
             };
-            let mut body = self.body(self.clock.now(), false);
-            // The version of our last renewal: a Lease that another took meanwhile stays theirs.
-            body["metadata"]["resourceVersion"] = json!(observed.resource_version);
-            body["spec"] = json!({
+            // On the version of our last renewal: a Lease that another took meanwhile stays theirs.
+            let body = self.body(&json!({
                 "leaseDurationSeconds": 1,
                 "leaseTransitions": observed.renewal.transitions,
                 "renewTime": micro_time(self.clock.now()),
-            });
+            }));
             match self.cluster.put::<Value>(&self.target, &body).await {
                 Ok(_) => return Ok(true),
                 // A renewal of ours whose answer was not waited for may have been done.
@@ -199,28 +197,28 @@ impl Elector {
         Ok(false)
     }
 
-    /// The Lease as it is to be, held by us from `now`, on the version that was last observed.
-    fn body(&self, now: Now, is_new_term: bool) -> Value {
+    /// What a Lease is that is held by us from `now`.
+    fn held(&self, now: Now, is_new_term: bool) -> Value {
         let time = micro_time(now);
         let observed = self.observed.as_ref();
         let transitions = observed.map_or(0, |seen| seen.renewal.transitions);
         let acquired = observed.and_then(|seen| seen.acquired.as_ref()).filter(|_| !is_new_term);
+        json!({
+            "holderIdentity": self.identity,
+            "leaseDurationSeconds": self.terms.term.as_secs().max(1),
+            "acquireTime": acquired.map_or_else(|| json!(time), |acquired| json!(acquired)),
+            "renewTime": time,
+            "leaseTransitions": transitions.saturating_add(i32::from(is_new_term)),
+        })
+    }
+
+    /// The Lease as it is to be, on the version that was last observed.
+    fn body(&self, spec: &Value) -> Value {
         let mut metadata = json!({ "name": self.name, "namespace": self.namespace });
-        if let Some(version) = observed.and_then(|seen| seen.resource_version.as_ref()) {
+        if let Some(version) = self.observed.as_ref().and_then(|seen| seen.resource_version.as_ref()) {
             metadata["resourceVersion"] = json!(version);
         }
-        json!({
-            "apiVersion": "coordination.k8s.io/v1",
-            "kind": "Lease",
-            "metadata": metadata,
-            "spec": {
-                "holderIdentity": self.identity,
-                "leaseDurationSeconds": self.terms.term.as_secs().max(1),
-                "acquireTime": acquired.map_or_else(|| json!(time), |acquired| json!(acquired)),
-                "renewTime": time,
-                "leaseTransitions": transitions.saturating_add(i32::from(is_new_term)),
-            },
-        })
+        json!({ "apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata, "spec": spec })
     }
 }
 

@@ -1,6 +1,6 @@
 //! Several endpoints: which one a request goes to, and where it goes next.
 
-use super::{Call, Fake, OK, at, fetch, get, on_worker, refusing_port, request};
+use super::{Call, Fake, OK, at, fetch, get, on_worker, request};
 use crate::config::{self, OutlierDetection};
 use crate::upstream::{Pools, RequestBody, Upstream};
 use bytes::Bytes;
@@ -75,7 +75,7 @@ async fn the_less_loaded_of_two_gets_the_request() {
 async fn any_request_goes_on_to_the_next_endpoint_if_one_takes_no_connection() {
     on_worker(async || {
         let fake = Fake::canned(OK).await;
-        let (none, nobody) = (at("127.0.0.1", refusing_port()), at("127.0.0.1", refusing_port()));
+        let (none, nobody) = (at("127.0.0.1", 1), at("127.0.0.1", 2));
         let upstream = fake.upstream_with(|config| config.targets = vec![none.clone(), fake.target(), nobody.clone()]);
         let pools = Pools::new();
         for _ in 0..30 {

@@ -26,9 +26,7 @@ use bytes::Bytes;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 use http_body_util::BodyExt;
-use socket2::{Domain, Socket, Type};
 use std::cell::{Cell, RefCell};
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -187,16 +185,6 @@ impl Fake {
     pub(super) fn target(&self) -> config::Target {
         at("127.0.0.1", self.port)
     }
-}
-
-/// A port at which nobody listens.
-pub(super) fn refusing_port() -> u16 {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
-    let port = socket.local_addr().unwrap().as_socket().unwrap().port();
-    // Bound as long as the process runs, and never listened at, so that nobody else gets it.
-    std::mem::forget(socket);
-    port
 }
 
 pub(super) fn at(host: &str, port: u16) -> config::Target {

@@ -70,7 +70,7 @@ async fn while_no_endpoint_passes_its_checks_requests_fail_at_once() {
 #[tokio::test(start_paused = true)]
 async fn an_endpoint_that_hangs_or_is_gone_fails_its_checks_and_one_that_speaks_http2_passes() {
     on_worker(async || {
-        let (mute, gone) = (Fake::silent().await, at("127.0.0.1", super::refusing_port()));
+        let (mute, gone) = (Fake::silent().await, at("127.0.0.1", 1));
         let well = Fake::start(|peer, notes| echo(TokioIo::new(peer.io), peer.number, notes)).await;
         let upstream = well.upstream_with(|config| {
             config.targets = vec![mute.target(), gone, well.target()];
