@@ -12,6 +12,9 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 /// What an HTTP/2 client sends first (RFC 9113 §3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
+/// Pieces that come to no more than this are sent as one: several in a call cost the kernel more than it costs to copy them.
+const SMALL: usize = 1024;
+
 /// A client's connection, TLS or not.
 #[derive(Debug)]
 pub(super) struct ClientIo<T> {
@@ -133,6 +136,14 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientIo<T> {
         cx: &mut Context<'_>,
         data: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if data.iter().map(|piece| piece.len()).sum::<usize>() <= SMALL {
+            let (mut joined, mut length) = ([0; SMALL], 0);
+            for piece in data {
+                joined[length..length + piece.len()].copy_from_slice(piece);
+                length += piece.len();
+            }
+            return self.poll_write(cx, &joined[..length]);
+        }
         let Some(inner) = &mut self.inner else { return gone() };
         let polled = Pin::new(inner).poll_write_vectored(cx, data);
         self.activity.wrote(polled.is_ready());
