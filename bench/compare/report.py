@@ -11,7 +11,7 @@ from pathlib import Path
 
 import contenders
 from chart import chart
-from harness import HERE
+from harness import HERE, POSTERN
 
 COLUMNS = ("", "CPU µs", "× nginx", "rounds", "requests/s", "p50 ms", "p99 ms")
 
@@ -64,7 +64,7 @@ def write(results, facts, plan):
     commit = subprocess.run(["git", "-C", HERE, "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
     parts = [
         "# Results of `bench/run compare`",
-        f"{datetime.date.today()}, commit {commit}. {machine()}. {versions()}.",
+        f"{datetime.date.today()}, commit {commit}. {machine()}. {versions()}. Postern is `{os.path.relpath(POSTERN, HERE.parent)}`.",
         f"Medians of {plan.rounds} rounds of {plan.seconds} s, {plan.main_rounds} of {plan.main_seconds} s in the first scenario and at half load; one core for the proxy, "
         "one for load and upstream; access logs in files. `× nginx` is the median of the rounds' ratios of CPU time of a request, `rounds` "
         "the least and the most of them. What is measured how: [README.md](README.md#how-compare-measures).",
