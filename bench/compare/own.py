@@ -22,7 +22,7 @@ SIGHT = 35  # microseconds of CPU time over a token seen before
 START = 50  # milliseconds
 TWO_WORKERS, SLOWED = 1.1, 1.5
 FLOOD = 2000  # forged tokens a second, from the address of the good callers
-SIGHTS = 5000  # a second, about a quarter of a core
+SIGHTS = 5000  # a second, about a third of a core
 ASKED_SIGHTS = 400  # a second, fewer than Postern asks an issuer for the sake of tokens not seen before
 # What goes wrong in a measurement, and is told as one that failed.
 ERRORS = (RuntimeError, OSError, DriveError, subprocess.SubprocessError)

@@ -65,7 +65,7 @@ def write(results, facts, plan):
     parts = [
         "# Results of `bench/run compare`",
         f"{datetime.date.today()}, commit {commit}. {machine()}. {versions()}. Postern is `{os.path.relpath(POSTERN, HERE.parent)}`.",
-        f"Medians of {plan.rounds} rounds of {plan.seconds} s, {plan.main_rounds} of {plan.main_seconds} s in the first scenario and at half load; one core for the proxy, "
+        f"Medians of {plan.rounds} rounds of {plan.seconds} s, {plan.main_seconds} s in the first scenario and at half load; one core for the proxy, "
         "one for load and upstream; access logs in files. `× nginx` is the median of the rounds' ratios of CPU time of a request, `rounds` "
         "the least and the most of them. What is measured how: [README.md](README.md#how-compare-measures).",
     ]
