@@ -399,7 +399,8 @@ def play(plan, score):
         delays(stage, events, readers, score)
         steady(stage, score)
         faults(stage, [user for user in read if user not in events][:10], readers, score)
-        score.check(stage.broken() == 0, f"violations of the floor that the replicas counted: {stage.broken():.0f}")
+        said = [line for part in stage.services for line in part.log().splitlines() if "less left than is promised" in line]
+        score.check(stage.broken() == 0, f"violations of the floor that the replicas counted: {stage.broken():.0f} {said[:3] or ''}")
         out = set(readers.blocked) - {user.name for user in events}
         remaining = [user for user in stage.users if user.name not in out]
         for part in stage.services:

@@ -80,14 +80,16 @@ impl Counts {
         counts
     }
 
-    /// A reader finds a token with so much left, or none where one is due.
-    pub(super) fn found(&self, left_ms: u64, floor_ms: u64) {
+    /// A reader finds a token with so much left, or none where one is due. Whether that is less than is promised.
+    pub(super) fn found(&self, left_ms: u64, floor_ms: u64) -> bool {
         let at = BOUNDS.partition_point(|bound| bound * 1000 < left_ms);
         self.life[at].fetch_add(1, Ordering::Relaxed);
         self.life_sum.fetch_add(left_ms, Ordering::Relaxed);
-        if left_ms < floor_ms {
+        let is_below = left_ms < floor_ms;
+        if is_below {
             self.violations.fetch_add(1, Ordering::Relaxed);
         }
+        is_below
     }
 
     /// How often a reader would have found less than is promised.

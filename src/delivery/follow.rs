@@ -181,6 +181,7 @@ impl<R: Roster> Delivery<R> {
         (entry.base, entry.stored) = (base, Some(told.gist(false)));
         let known = std::mem::take(&mut entry.user.record);
         let had = known.namespace.clone();
+        let was_owned = known.own_namespace().is_some();
         let is_newer_here = leads && entry.is_unstored;
         if known.facts != told.facts && known.read_unix_ms > told.read_unix_ms {
             // By two clocks: who leads asks which of them holds.
@@ -188,6 +189,7 @@ impl<R: Roster> Delivery<R> {
         }
         entry.user.record = if is_newer_here { joined(known, told) } else { adopted(known, told) };
         let has = entry.user.record.namespace.clone();
+        let is_owned = entry.user.record.own_namespace().is_some();
         self.bulletin.record(id, entry.user.record.own_namespace());
         if had != has {
             entry.user.live.seen = Seen::Unknown;
@@ -198,6 +200,12 @@ impl<R: Roster> Delivery<R> {
             if let Some(name) = &has {
                 book.names.restore(id, name);
             }
+        }
+        let is_whole = book.followed.is_whole;
+        let user = &mut book.entry(id).user;
+        if is_whole && !leads && is_owned && !was_owned && user.live.home.place == Place::Unready {
+            // Their namespace was told of before it was known that it is theirs.
+            settle_later(user, id, now);
         }
         book.issuer.heard_unix_ms = book.issuer.heard_unix_ms.max(book.entry(id).user.record.read_unix_ms);
         book.note(id);
@@ -225,27 +233,27 @@ impl<R: Roster> Delivery<R> {
 
     fn take_up_secret(&self, book: &mut Book, secret: &UserSecret, now: Now) {
         let Some(id) = book.names.owner(&secret.namespace).cloned() else { return };
-        let is_whole = book.followed.is_whole;
         let Some(entry) = book.users.get_mut(&id) else { return };
-        let told = found(secret, &owner(&id));
-        if entry.user.live.stand.as_ref().is_some_and(|known| secret.version.is_before(&known.version)) {
-            // Told late: what was done about it is known.
-            return;
-        }
-        let is_ours = told.stand.as_ref().is_none_or(|stand| stand.flaw.is_none());
-        let was_ours = entry.user.live.stand.as_ref().is_some_and(|stand| stand.flaw.is_none());
-        if is_whole && !is_ours {
-            entry.user.live.is_promised = false;
-        }
-        if is_whole && was_ours && !is_ours {
-            tracing::warn!(user = %id, namespace = secret.namespace, how = flaw(&told), "a user's Secret was changed by others");
-            self.note_tampered(entry, now);
-        }
-        self.see(&id, entry, told, &(self.token_service)(), now);
+        self.see(&id, entry, found(secret, &owner(&id)), &(self.token_service)(), now);
         book.wake(&id);
     }
 
-    /// What others did breaks no promise of ours: until it is put right nothing is promised.
+    /// What others do to a Secret breaks no promise of ours: nothing is promised until it is put right. Nor where another of us emptied
+    /// it who knows of a block: it may not be known here yet.
+    pub(super) fn note_change(&self, id: &UserId, entry: &mut Entry, found: &Found, now: Now) {
+        let Some(known) = &entry.user.live.stand else { return };
+        let is_off = found
+            .stand
+            .as_ref()
+            .is_none_or(|stand| stand.flaw.is_some() || found.content == Content::Empty && stand.epoch > known.epoch);
+        entry.user.live.is_promised &= !is_off;
+        if let (None, Some(flaw)) = (known.flaw, found.stand.as_ref().and_then(|stand| stand.flaw)) {
+            let namespace = entry.user.record.namespace.as_deref().unwrap_or_default();
+            tracing::warn!(user = %id, namespace, how = how(flaw), "a user's Secret was changed by others");
+            self.note_tampered(entry, now);
+        }
+    }
+
     fn note_tampered(&self, entry: &mut Entry, now: Now) {
         entry.tampered_ms = Some(now.monotonic_ms);
         entry.user.live.is_promised = false;
@@ -349,12 +357,12 @@ fn disturb(book: &mut Book, namespace: &str, place: Place) {
     }
 }
 
-fn flaw(found: &Found) -> &'static str {
-    match found.stand.as_ref().and_then(|stand| stand.flaw) {
-        Some(Flaw::Unmarked) => "its mark is gone",
-        Some(Flaw::Held) => "fields of ours were set",
-        Some(Flaw::Fixed) => "nothing can be written into it",
-        None => "",
+fn how(flaw: Flaw) -> &'static str {
+    match flaw {
+        Flaw::Unmarked => "its mark is gone",
+        Flaw::Keyless => "its key is gone",
+        Flaw::Held => "fields of ours were set",
+        Flaw::Fixed => "nothing can be written into it",
     }
 }
 

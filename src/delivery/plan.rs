@@ -164,7 +164,10 @@ fn is_emptied(user: &User, world: &World<'_>, why: Why) -> bool {
     let is_elsewhere = user.live.home.place == Place::Elsewhere;
     let must_close = why.is_out() && !is_elsewhere && user.record.namespace.is_some();
     let is_empty = match user.live.seen {
-        Seen::Empty => !must_close || user.live.stand.as_ref().is_some_and(|stand| stand.epoch >= world.epoch),
+        Seen::Empty => match &user.live.stand {
+            Some(stand) if stand.flaw == Some(Flaw::Keyless) => false,
+            stand => !must_close || stand.as_ref().is_some_and(|stand| stand.epoch >= world.epoch),
+        },
         // What was removed stays away; and of whom nothing is known, nothing was ever written. In a cluster it is made otherwise.
         Seen::Absent => !is_elsewhere || user.record.is_offboarded || user.record.facts.username.is_empty(),
         Seen::Unknown | Seen::Token(_) | Seen::Foreign => false,
@@ -217,7 +220,8 @@ fn fill(user: &User, world: &World<'_>) -> Plan {
 fn write(user: &User, world: &World<'_>) -> Plan {
     let flaw = user.live.stand.as_ref().and_then(|stand| stand.flaw);
     // Somebody emptied it who knows of a block that is not known here yet.
-    if flaw.is_none() && user.live.stand.as_ref().is_some_and(|stand| stand.epoch > world.epoch) {
+    let is_marked = matches!(flaw, None | Some(Flaw::Keyless));
+    if is_marked && user.live.stand.as_ref().is_some_and(|stand| stand.epoch > world.epoch) {
         return Plan { act: Act::Rest, next_ms: Some(world.now.monotonic_ms + AGAIN_MS) };
     }
     let act = if matches!(flaw, Some(Flaw::Held | Flaw::Fixed)) { Act::Empty } else { Act::Fill };

@@ -261,9 +261,7 @@ impl<R: Roster> Delivery<R> {
                 let seen: Vec<_> = found.iter().map(|(id, _)| id.clone()).collect();
                 self.see_all(&mut book, found, began_ms, now);
                 seen.iter().for_each(|id| book.wake(id));
-                for (id, entry) in &book.users {
-                    self.observe(id, entry, now);
-                }
+                self.observe_all(&book, now);
             }
             Ok(Done::Listed(list)) => self.take_up_list(&mut book, *list, now),
             Ok(Done::Removed(removed)) => self.take_up_removed(&mut book, removed, now),

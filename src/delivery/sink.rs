@@ -66,6 +66,8 @@ pub struct Stand {
 pub enum Flaw {
     /// It does not say whose it is, or says something else.
     Unmarked,
+    /// The key is gone in which tokens lie.
+    Keyless,
     /// Others have set what is ours to set.
     Held,
     /// Nothing can be written into it: it must go first.

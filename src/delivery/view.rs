@@ -193,10 +193,17 @@ impl<R: Roster> Delivery<R> {
         READER_MS + self.sink.behind_ms()
     }
 
-    /// Counts what a reader of this user's token finds.
-    pub(super) fn observe(&self, id: &UserId, entry: &Entry, now: Now) {
-        if self.is_promised(id, entry, now) {
-            self.counts.found(entry.left_ms(now).unwrap_or(0), self.floor_ms());
+    /// Counts what a reader of this user's token finds. Whether that is less than is promised.
+    pub(super) fn observe(&self, id: &UserId, entry: &Entry, now: Now) -> bool {
+        self.is_promised(id, entry, now) && self.counts.found(entry.left_ms(now).unwrap_or(0), self.floor_ms())
+    }
+
+    /// Counts what all readers find.
+    pub(super) fn observe_all(&self, book: &Book, now: Now) {
+        let mut below = book.users.iter().filter(|(id, entry)| self.observe(id, entry, now)).map(|(id, _)| id);
+        if let Some(user) = below.next() {
+            let others = below.count();
+            tracing::error!(%user, others, "a token has less left than is promised");
         }
     }
 

@@ -181,8 +181,8 @@ impl<R: Roster> Delivery<R> {
         let (token, on) = match (lane, plan.act) {
             (Lane::Empty, Act::Empty) => {
                 let is_empty = matches!(entry.user.live.seen, Seen::Empty);
-                let must_go = |flaw| matches!(flaw, Some(Flaw::Held | Flaw::Fixed));
-                (None, on.filter(|stand| !is_empty || stand.epoch < epoch || must_go(stand.flaw)))
+                let is_right = |flaw| matches!(flaw, None | Some(Flaw::Unmarked));
+                (None, on.filter(|stand| !is_empty || stand.epoch < epoch || !is_right(stand.flaw)))
             }
             // What was seen before the fence, or the fence says nothing.
             (Lane::Fill, Act::Fill) if !is_shared || fence == on.as_ref().map(|stand| stand.version.clone()) => {
@@ -284,10 +284,15 @@ impl<R: Roster> Delivery<R> {
             entry.user.live.stand = None;
         }
         self.see(&order.id, entry, found, service, now);
-        if order.token.is_some() {
+        // Or something newer is known to be there.
+        if let (Seen::Token(held), Some(token)) = (&entry.user.live.seen, &order.token)
+            && held.token == *token
+        {
             entry.user.live.is_promised = true;
         }
-        self.observe(&order.id, entry, now);
+        if self.observe(&order.id, entry, now) {
+            tracing::error!(user = %order.id, "a token that was just written has less left than is promised");
+        }
     }
 
     /// Notes what a reader finds, unless something newer is known.
@@ -305,6 +310,8 @@ impl<R: Roster> Delivery<R> {
             live.home.disturb(Place::Unready);
             return;
         }
+        self.note_change(id, entry, &found, now);
+        let live = &mut entry.user.live;
         live.seen = live.seen.after(found.content, now, |token| service.ring().said(token));
         live.stand = found.stand;
         self.hand_out(id, &entry.user, service);

@@ -101,6 +101,15 @@ def test_an_emptied_secret_is_filled_again(watch, gateway, admin, home, path):
     put_right(watch, gateway, home, edited.sent_at, "data removed, put right")
 
 
+def test_the_key_of_an_empty_secret_comes_back(keycloak, watch, admin):
+    user = keycloak.new_user()
+    watch.emptied(user.name)
+    path = f"/api/v1/namespaces/{user.name}/secrets/access-token"
+    edited = admin.merge(path, {"data": None})
+    assert edited.status == 200, edited
+    web.eventually("the key is there, and empty", lambda: admin.get(path).json.get("data") == {"AUTH_TOKEN": ""})
+
+
 def test_nothing_that_stands_there_brings_a_blocked_user_back(keycloak, watch, gateway, admin):
     user = keycloak.new_user()
     watch.emptied(user.name)

@@ -1,5 +1,6 @@
 //! The plan, histories of it, and the loop over a directory in memory.
 
+mod alarms;
 mod cluster;
 mod desk;
 mod gone;

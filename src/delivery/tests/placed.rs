@@ -122,6 +122,35 @@ fn before_the_first_sign_in_the_secret_is_empty_and_the_session_open() {
     );
 }
 
+/// Pods that name the key do not start without it.
+#[test]
+fn an_empty_secret_without_its_key_gets_it_back() {
+    for state in [State::Active, State::Blocked] {
+        check(
+            |user, world| {
+                (user.record.has_signed_in, user.live.seen) = (false, Seen::Empty);
+                (world.state, user.live.home.session) = (state, Session::Closed);
+                stand(user, 3, Some(Flaw::Keyless));
+            },
+            0,
+            Act::Empty,
+        );
+    }
+}
+
+#[test]
+fn a_secret_that_lost_its_key_after_a_block_that_is_not_known_here_is_not_filled() {
+    check(
+        |user, world| {
+            user.live.seen = Seen::Empty;
+            fresh(user, world);
+            stand(user, world.epoch + 1, Some(Flaw::Keyless));
+        },
+        0,
+        Act::Rest,
+    );
+}
+
 #[test]
 fn who_is_back_has_their_session_made_again_before_their_token() {
     check(|user, _| user.live.home.session = Session::Closed, 17 * MINUTE, Act::Settle);
@@ -137,8 +166,10 @@ fn who_is_back_has_their_session_made_again_before_their_token() {
 }
 
 #[test]
-fn what_others_set_is_taken_out_before_a_refill_and_a_lost_mark_comes_back_with_it() {
-    for (flaw, act) in [(Flaw::Held, Act::Empty), (Flaw::Fixed, Act::Empty), (Flaw::Unmarked, Act::Fill)] {
+fn what_others_set_is_taken_out_before_a_refill_and_a_lost_mark_or_key_comes_back_with_it() {
+    let flaws =
+        [(Flaw::Held, Act::Empty), (Flaw::Fixed, Act::Empty), (Flaw::Unmarked, Act::Fill), (Flaw::Keyless, Act::Fill)];
+    for (flaw, act) in flaws {
         check(
             |user, world| {
                 stand(user, 3, Some(flaw));

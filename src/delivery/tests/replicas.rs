@@ -145,6 +145,12 @@ async fn what_is_edited_stripped_fixed_or_deleted_is_put_right_at_once() {
     site.edit("alice", |secret| secret["data"]["AUTH_TOKEN"] = json!(""));
     let has_mark = || site.secret("alice").is_some_and(|secret| !secret["metadata"]["labels"].is_null());
     site.until("the mark is back", || has_mark() && site.is_filled("alice")).await;
+    // Pods that name the key do not start without it, whoever they are of.
+    for name in ["alice", "bob"] {
+        site.edit(name, |secret| secret["data"] = json!({}));
+    }
+    let has_key = || site.secret("bob").is_some_and(|secret| secret["data"]["AUTH_TOKEN"] == "");
+    site.until("the key is back", || has_key() && site.is_filled("alice")).await;
     site.edit("alice", |secret| secret["data"]["AUTH_TOKEN"] = json!("bm8="));
     site.edit("alice", |secret| secret["immutable"] = json!(true));
     let is_fixed = || site.secret("alice").is_none_or(|secret| secret["immutable"] == true);

@@ -5,13 +5,16 @@
 //! - **blocked means empty**: whoever is out finds nothing after the bound, and nothing from then on, until they sign in again;
 //! - **one writer**: nobody fills who does not hold the Lease by its own reckoning, no two hold it at once, and none undoes the other.
 //!
+//! Where readers find all that, no replica counts a token below the floor.
+//!
 //! While something is wrong nothing new is demanded, but what was so must stay so.
 
-use super::people::{Filled, Standing};
+use super::people::{Filled, Person, Standing};
 use super::world::{EPOCH, Ms, Shared, World};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde_json::Value;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// Ten minutes for the reader, three for the kubelet.
@@ -61,6 +64,13 @@ impl Reader {
     }
 }
 
+impl Person {
+    /// So recently that it may not be put right yet.
+    fn was_edited(&self, now: Ms) -> bool {
+        self.edited.is_some_and(|edited| now < edited + 2 * FILL_MS)
+    }
+}
+
 impl Token {
     fn of(text: &str) -> Option<Self> {
         let payload = URL_SAFE_NO_PAD.decode(text.split('.').nth(1)?).ok()?;
@@ -99,7 +109,7 @@ impl World {
                 if let Some(person) = self.people.get_mut(&id) {
                     // Whoever takes a token away knows why.
                     person.is_unheard = false;
-                    let is_for_edit = person.edited.is_some_and(|edited| now < edited + 2 * FILL_MS);
+                    let is_for_edit = person.was_edited(now);
                     person.is_settled |= person.standing == Standing::Out && reader.is_empty && !is_for_edit;
                 }
             }
@@ -191,8 +201,23 @@ impl World {
             let who: Vec<_> = leaders.iter().map(|line| line.slot).collect();
             self.fail(format!("{who:?} lead at once"));
         }
+        self.hold_alarms();
         let everybody: Vec<_> = self.people.keys().cloned().collect();
         everybody.iter().for_each(|id| self.judge(id));
+    }
+}
+
+impl World {
+    /// Who did not see that a user edited their Secret may count what its repair takes.
+    fn hold_alarms(&mut self) {
+        let is_repaired = self.people.values().any(|person| person.was_edited(self.now()));
+        let lines: Vec<_> = self.slots.iter().flat_map(|slot| &slot.line).cloned().collect();
+        for line in lines {
+            let counted = line.counts.violations();
+            if line.counted.swap(counted, Ordering::Relaxed) < counted && !is_repaired {
+                self.fail(format!("{} counts a token below the floor", line.slot));
+            }
+        }
     }
 }
 

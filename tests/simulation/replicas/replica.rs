@@ -5,13 +5,11 @@ use super::scenario::config;
 use super::wire::Line;
 use super::world::{EPOCH, ISSUER, Role, Shared};
 use postern::base::clock::Clock;
-use postern::delivery::counts::Counts;
 use postern::delivery::{self, Delivery, Fence, InCluster, Leads, Parts, Settings};
 use postern::identity::{self, Links, News};
 use postern::kubernetes::lease::{Elector, Terms};
 use postern::kubernetes::state::State;
 use postern::telemetry::audit_log::Audit;
-use postern::telemetry::metrics::Metrics;
 use postern::token_service::TokenService;
 use postern::users::Users;
 use std::path::{Path, PathBuf};
@@ -129,7 +127,7 @@ fn parts(line: &Arc<Line>, users: &Arc<Users>, links: &Arc<Links>, roster: Realm
         token_service: Arc::new(move || Arc::clone(&tokens)),
         shared,
         sink: delivery::secrets(line.cluster()),
-        counts: Counts::new(&Metrics::new(), clock),
+        counts: Arc::clone(&line.counts),
     }
 }
 

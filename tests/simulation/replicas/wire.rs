@@ -10,11 +10,13 @@ use http_body_util::BodyExt;
 use kube::Client;
 use kube::client::Body;
 use postern::base::clock::Clock;
+use postern::delivery::counts::Counts;
 use postern::kubernetes::Cluster;
 use postern::kubernetes::lease::Leadership;
+use postern::telemetry::metrics::Metrics;
 use std::io;
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -28,6 +30,10 @@ pub(crate) struct Line {
     pub(crate) number: u32,
     pub(crate) clock: Clock,
     pub(crate) leadership: OnceLock<Leadership>,
+    /// What it counts of its users' tokens.
+    pub(crate) counts: Arc<Counts>,
+    /// How many violations of the floor were seen of it.
+    pub(crate) counted: AtomicU64,
     pub(crate) is_dead: AtomicBool,
     frozen: Arc<Switch>,
     stalled: Arc<Switch>,
@@ -67,8 +73,18 @@ impl Line {
         let (frozen, stalled) = (Arc::clone(&place.frozen), Arc::clone(&place.stalled));
         let number = place.incarnation;
         drop(guard);
-        let (leadership, is_dead) = (OnceLock::new(), AtomicBool::new(false));
-        Arc::new(Self { world: Arc::clone(world), slot, number, clock, leadership, is_dead, frozen, stalled })
+        Arc::new(Self {
+            world: Arc::clone(world),
+            slot,
+            number,
+            counts: Counts::new(&Metrics::new(), clock.clone()),
+            counted: AtomicU64::new(0),
+            clock,
+            leadership: OnceLock::new(),
+            is_dead: AtomicBool::new(false),
+            frozen,
+            stalled,
+        })
     }
 
     pub(crate) fn cluster(self: &Arc<Self>) -> Cluster {

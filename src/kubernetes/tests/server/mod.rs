@@ -29,6 +29,8 @@ pub(crate) enum Fault {
     Closed,
     /// Done, but not before it is let go.
     Held(Arc<tokio::sync::Notify>),
+    /// Done, but not answered before it is let go.
+    Late(Arc<tokio::sync::Notify>),
 }
 
 struct Ordered {
@@ -185,11 +187,13 @@ async fn answer(
             gate.notified().await;
             None
         }
-        fault @ (Some(Fault::Lost) | None) => fault,
+        fault @ (Some(Fault::Lost | Fault::Late(_)) | None) => fault,
     };
     let answered = memory.answer(&head.method, &at, &body);
-    if matches!(fault, Some(Fault::Lost)) {
-        return Err(io::Error::other("lost"));
+    match fault {
+        Some(Fault::Lost) => return Err(io::Error::other("lost")),
+        Some(Fault::Late(gate)) => gate.notified().await,
+        _ => {}
     }
     Ok(answered)
 }
