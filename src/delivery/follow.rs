@@ -256,7 +256,6 @@ impl<R: Roster> Delivery<R> {
 
     fn note_tampered(&self, entry: &mut Entry, now: Now) {
         entry.tampered_ms = Some(now.monotonic_ms);
-        entry.user.live.is_promised = false;
         self.counts.tampered();
     }
 
@@ -274,7 +273,6 @@ impl<R: Roster> Delivery<R> {
             tracing::warn!(user = %id, namespace, "a user's Secret was deleted by others");
             self.note_tampered(entry, now);
         }
-        entry.user.live.stand = None;
         entry.user.live.lost = Some(revision.clone());
         self.see(&id, entry, Found::stateless(Content::Absent), &(self.token_service)(), now);
         if !is_meant {

@@ -55,7 +55,7 @@ pub fn found(secret: &UserSecret, owner: &Owner) -> Found {
     };
     let flaw = match secret.standing(owner) {
         _ if secret.is_fixed => Some(Flaw::Fixed),
-        // Nobody sets what they take away. We never do that.
+        // Who takes the key away leaves no trace. We never do.
         Standing::Ours | Standing::Stripped if secret.content == kubernetes::Content::Missing => Some(Flaw::Keyless),
         Standing::Ours => None,
         Standing::Stripped => Some(Flaw::Unmarked),

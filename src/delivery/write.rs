@@ -281,7 +281,6 @@ impl<R: Roster> Delivery<R> {
         if found.stand.is_none() && order.on.is_some() {
             // It had to go, to be made anew.
             entry.user.live.home.disturb(Place::Unready);
-            entry.user.live.stand = None;
         }
         self.see(&order.id, entry, found, service, now);
         // Or something newer is known to be there.

@@ -205,9 +205,7 @@ impl World {
         let everybody: Vec<_> = self.people.keys().cloned().collect();
         everybody.iter().for_each(|id| self.judge(id));
     }
-}
 
-impl World {
     /// Who did not see that a user edited their Secret may count what its repair takes.
     fn hold_alarms(&mut self) {
         let is_repaired = self.people.values().any(|person| person.was_edited(self.now()));
