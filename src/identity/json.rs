@@ -10,7 +10,8 @@ const MAX_DEPTH: usize = 16;
 /// Reads exactly one JSON object; `None` where it is anything else, holds a member twice at any level (compared after
 /// unescaping), is nested deeper than 16 levels, or is not UTF-8.
 pub fn parse_object(text: &[u8]) -> Option<Map<String, Value>> {
-    let mut reader = serde_json::Deserializer::from_slice(text);
+    // All of it at once: from bytes each string would be looked at by itself.
+    let mut reader = serde_json::Deserializer::from_str(std::str::from_utf8(text).ok()?);
     let value = Strict { depth: 0 }.deserialize(&mut reader).ok()?;
     reader.end().ok()?;
     match value {

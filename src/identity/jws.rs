@@ -70,7 +70,7 @@ fn parse_typed(token: &[u8], is_type: fn(Option<&str>) -> bool) -> Result<Jws<'_
     if token.len() > MAX_BYTES {
         return Err(Malformed::TooLong);
     }
-    let mut dots = token.iter().enumerate().filter(|(_, byte)| **byte == b'.').map(|(at, _)| at);
+    let mut dots = memchr::memchr_iter(b'.', token);
     let (Some(first), Some(second), None) = (dots.next(), dots.next(), dots.next()) else {
         return Err(Malformed::Parts);
     };
@@ -88,7 +88,7 @@ fn parse_typed(token: &[u8], is_type: fn(Option<&str>) -> bool) -> Result<Jws<'_
 
 /// Whether a token is three parts with dots between them, whatever they hold.
 pub fn has_form(token: &[u8]) -> bool {
-    token.iter().filter(|byte| **byte == b'.').count() == 2
+    memchr::memchr_iter(b'.', token).count() == 2
 }
 
 fn parse_header(header: &[u8], is_type: fn(Option<&str>) -> bool) -> Result<(Algorithm, Option<String>), Malformed> {

@@ -17,7 +17,7 @@ pub use said::Said;
 
 use crate::base::clock::{Clock, Now};
 use crate::config;
-use arc_swap::{ArcSwap, ArcSwapOption};
+use arc_swap::ArcSwap;
 use obtained::{Purpose, Slot};
 use std::sync::{Arc, OnceLock};
 use tokio::sync::mpsc;
@@ -129,17 +129,18 @@ impl TokenService {
         let is_usable = |minted: &&Arc<Minted>| {
             minted.is_for(grant) && minted.expires - now.unix_seconds() >= REUSE_FLOOR && minted.key_id() == key.id()
         };
-        let known = cached.minted.load();
+        let minted = cached.minted.get_or_init(ArcSwap::default);
+        let known = minted.load();
         if let Some(minted) = known.iter().find(is_usable) {
             return Ok(Arc::clone(minted));
         }
-        let minted = Arc::new(mint::mint(&self.config, key, grant, now)?);
-        self.note(grant, minted.expires);
+        let fresh = Arc::new(mint::mint(&self.config, key, grant, now)?);
+        self.note(grant, fresh.expires);
         // Two workers may mint at once; each hands out a sound token, and one of them stays cached.
         let mut list: Vec<_> = known.iter().filter(|other| !other.is_for(grant)).cloned().collect();
-        list.push(Arc::clone(&minted));
-        cached.minted.store(Arc::new(list));
-        Ok(minted)
+        list.push(Arc::clone(&fresh));
+        minted.store(Arc::new(list));
+        Ok(fresh)
     }
 
     /// Without a lock and without waiting.
@@ -170,11 +171,13 @@ impl TokenService {
 }
 
 /// The credentials made for one identity: few, so lists. Dropped with the identity, which a changed claim replaces.
+///
+/// A list begins with its first credential: most identities that are read from a token turn out to be known, and are dropped again.
 #[derive(Debug, Default)]
 pub struct CredentialCache {
-    minted: ArcSwap<Vec<Arc<Minted>>>,
+    minted: OnceLock<ArcSwap<Vec<Arc<Minted>>>>,
     /// The places of those that others make.
-    obtained: ArcSwapOption<Vec<Arc<Slot>>>,
+    obtained: OnceLock<ArcSwap<Vec<Arc<Slot>>>>,
 }
 
 /// So many places of credentials that others make has one identity at most. A user has few sessions through one client.
@@ -183,10 +186,11 @@ const MOST_SLOTS: usize = 64;
 impl CredentialCache {
     /// Forgets a token that its upstream did not take. Whether this was the first to say so.
     pub fn purge(&self, refused: &Arc<Minted>) -> bool {
-        let known = self.minted.load();
+        let minted = self.minted.get_or_init(ArcSwap::default);
+        let known = minted.load();
         let others: Vec<_> = known.iter().filter(|minted| !Arc::ptr_eq(minted, refused)).cloned().collect();
         others.len() < known.len() && {
-            let before = self.minted.compare_and_swap(&known, Arc::new(others));
+            let before = minted.compare_and_swap(&known, Arc::new(others));
             // If another token came at this moment, the next request says it again.
             Arc::ptr_eq(&before, &known)
         }
@@ -196,20 +200,20 @@ impl CredentialCache {
     /// if there are too many.
     pub fn slot(&self, purpose: &Purpose, now: Now) -> Arc<Slot> {
         let find = |known: &[Arc<Slot>]| known.iter().find(|slot| slot.is_for(purpose)).cloned();
-        if let Some(known) = self.obtained.load().as_ref().and_then(|known| find(known)) {
+        let obtained = self.obtained.get_or_init(ArcSwap::default);
+        if let Some(known) = find(&obtained.load()) {
             return known;
         }
         let new = Arc::new(Slot::new(purpose.clone()));
         let mut chosen = Arc::clone(&new);
-        self.obtained.rcu(|known| {
-            let known = known.as_deref().map(Vec::as_slice).unwrap_or_default();
+        obtained.rcu(|known| {
             chosen = find(known).unwrap_or_else(|| Arc::clone(&new));
             let mut list: Vec<_> =
                 known.iter().filter(|slot| !slot.is_for(purpose) && !slot.is_idle(now)).cloned().collect();
             // Whoever holds the oldest goes on with it.
             list.drain(..(list.len() + 1).saturating_sub(MOST_SLOTS));
             list.push(Arc::clone(&chosen));
-            Some(Arc::new(list))
+            list
         });
         chosen
     }
