@@ -5,6 +5,7 @@ pub mod budget;
 pub mod bytes;
 pub mod clock;
 pub mod http_client;
+pub mod json;
 pub mod ledger;
 pub mod rate_table;
 pub mod secret;

@@ -5,9 +5,9 @@
 
 use super::party::AskError;
 use crate::base::clock::Clock;
+use crate::base::json::parse_object;
 use crate::base::secret::Secret;
 use crate::config::ServiceAccount;
-use crate::identity::json::parse_object;
 use crate::kubernetes::Cluster;
 use crate::kubernetes::token_request::{AccountToken, Bound, BoundKind, TokenRequest, request};
 use crate::token_service::obtained::Obtained;
@@ -52,7 +52,8 @@ fn lifetime(made: &AccountToken, now_unix_ms: u64) -> Duration {
 /// It comes from the API server over our own connection, so its signature is not looked at.
 fn stated_lifetime(token: &Secret) -> Option<u64> {
     let payload = token.expose().split('.').nth(1)?;
-    let claims = parse_object(&URL_SAFE_NO_PAD.decode(payload).ok()?)?;
+    let payload = URL_SAFE_NO_PAD.decode(payload).ok()?;
+    let claims = parse_object(&payload)?;
     let date = |name: &str| claims.get(name)?.as_u64();
     date("exp")?.checked_sub(date("iat")?)
 }

@@ -4,14 +4,13 @@
 //! configuration says, or nothing.
 
 use crate::base::http_client::Reply;
+use crate::base::json::{Object, parse_object};
 use crate::base::secret::Secret;
 use crate::config::Issuer;
 use crate::identity::claims::check_audience;
-use crate::identity::json::parse_object;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Deserializer};
-use serde_json::{Map, Value};
 use std::time::Duration;
 
 /// What was asked for.
@@ -128,7 +127,7 @@ pub fn read(reply: &Reply, wanted: &Wanted<'_>) -> Result<(Secret, Duration), An
 }
 
 /// Both the answer and the token may say what was granted; both count.
-fn check_scopes(granted: &Granted, claims: Option<&Map<String, Value>>, scopes: &[String]) -> Result<(), AnswerError> {
+fn check_scopes(granted: &Granted, claims: Option<&Object<'_>>, scopes: &[String]) -> Result<(), AnswerError> {
     let in_token = claims.and_then(|claims| claims.get("scope")?.as_str());
     let said: Vec<_> = granted.scope.as_deref().into_iter().chain(in_token).collect();
     if said.is_empty() && !scopes.is_empty() {
@@ -141,7 +140,7 @@ fn check_scopes(granted: &Granted, claims: Option<&Map<String, Value>>, scopes: 
     }
 }
 
-fn check_claims(claims: Option<&Map<String, Value>>, wanted: &Wanted<'_>) -> Result<(), AnswerError> {
+fn check_claims(claims: Option<&Object<'_>>, wanted: &Wanted<'_>) -> Result<(), AnswerError> {
     let Some(claims) = claims else {
         return match wanted.audience {
             Some(audience) => Err(AnswerError::AudienceUnknown(audience.to_owned())),
@@ -166,19 +165,19 @@ fn check_claims(claims: Option<&Map<String, Value>>, wanted: &Wanted<'_>) -> Res
 }
 
 /// The shorter of what the answer and the token say.
-fn lifetime(granted: &Granted, claims: Option<&Map<String, Value>>) -> Option<Duration> {
+fn lifetime(granted: &Granted, claims: Option<&Object<'_>>) -> Option<Duration> {
     let date = |name: &str| claims?.get(name)?.as_u64();
     let in_token = date("exp").zip(date("iat")).map(|(exp, iat)| exp.saturating_sub(iat));
     granted.expires_in.into_iter().chain(in_token).min().map(Duration::from_secs)
 }
 
 /// The claims of a token that is a JWT. It comes from whoever made it over our own connection, so its signature is not looked at.
-fn claims(token: &Secret) -> Option<Map<String, Value>> {
+fn claims(token: &Secret) -> Option<Object<'static>> {
     let mut parts = token.expose().split('.');
     let (Some(_), Some(payload), Some(_), None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
         return None;
     };
-    parse_object(&URL_SAFE_NO_PAD.decode(payload).ok()?)
+    Some(parse_object(&URL_SAFE_NO_PAD.decode(payload).ok()?)?.into_owned())
 }
 
 /// A server's words, for a log: short, on one line, and nothing in them that could be a token.

@@ -2,8 +2,9 @@
 
 use super::operate;
 use crate::base::clock::Clock;
+use crate::base::json::{self, Json};
 use crate::config::{self, NamespaceToken};
-use crate::identity::{claims, json, jws};
+use crate::identity::{claims, jws};
 use crate::issuer::parse_jwks;
 use crate::token_service::{CredentialCache, Grant, NamespaceKind, TokenService};
 use anyhow::{Context, anyhow, bail};
@@ -173,7 +174,7 @@ fn judge(token: &str, keys: &[crate::issuer::VerifyingKey]) -> Result<String, St
     }
     let claims = json::parse_object(&jws.payload).ok_or("the payload is no sound JSON object")?;
     let now = Clock::system().now().unix_seconds();
-    match claims.get("exp").and_then(Value::as_i64) {
+    match claims.get("exp").and_then(Json::as_i64) {
         Some(expires) if expires > now => Ok(format!("signed with {}, {} s left", jws.algorithm.name(), expires - now)),
         Some(expires) => Err(format!("it expired {} s ago", now - expires)),
         None => Err("it has no `exp`".into()),

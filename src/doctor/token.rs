@@ -3,12 +3,12 @@
 use super::issuer::can_introspect;
 use super::{Finding, account, listed};
 use crate::base::clock::Clock;
+use crate::base::json::{self, Json, Object};
 use crate::base::secret::Secret;
 use crate::config::{self, ClaimPath};
 use crate::identity::claims::{ClaimError, Facts, check_answer, find};
-use crate::identity::{json, jws};
+use crate::identity::jws;
 use crate::issuer::{IntrospectError, Introspected, Issuer};
-use serde_json::{Map, Value};
 use std::sync::Arc;
 
 const ALGORITHM: &str =
@@ -42,17 +42,18 @@ impl Token {
         let Some(claims) = claims(self.text.expose()) else {
             return issuers.iter().position(|issuer| issuer.opaque).ok_or(TokenError::Opaque { name });
         };
-        let iss = claims.get("iss").and_then(Value::as_str).unwrap_or_default();
+        let iss = claims.get("iss").and_then(Json::as_str).unwrap_or_default();
         let foreign = || TokenError::Foreign { name, issuer: iss.chars().take(200).collect() };
         issuers.iter().position(|issuer| issuer.url == iss).ok_or_else(foreign)
     }
 }
 
 /// The payload of a JWT, whatever its header says.
-fn claims(token: &str) -> Option<Map<String, Value>> {
+fn claims(token: &str) -> Option<Object<'static>> {
     use base64::Engine as _;
     let payload = token.split('.').nth(1)?;
-    json::parse_object(&base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(payload).ok()?)
+    let payload = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(payload).ok()?;
+    Some(json::parse_object(&payload)?.into_owned())
 }
 
 /// Looks at each token by itself and by introspection.
@@ -141,13 +142,13 @@ fn judge_answer(token: &str, answer: &Result<Introspected, IntrospectError>, con
         }
     };
     let on = "Client scopes, the mapper of that claim: Add to token introspection on";
-    if let Err(error) = check_answer(answer, config, claims.get("sub").and_then(Value::as_str)) {
+    if let Err(error) = check_answer(answer, config, claims.get("sub").and_then(Json::as_str)) {
         let text = format!("active, but the answer of introspection is refused: {error}");
         return vec![Finding::broken("token", text).breaks(PASSES).remedy(on)];
     }
     let mut findings = Vec::new();
     // An answer that repeats `jti` describes the token in full: what it lacks is gone.
-    if answer.contains_key("jti") {
+    if answer.get("jti").is_some() {
         let others = [&config.groups_claim, &config.namespace_claim, &config.username_claim, &config.email_claim];
         let is_lost = |path: &&ClaimPath| find(&claims, path).is_some() && find(answer, path).is_none();
         let lost: Vec<_> = config.roles_claims.iter().chain(others).filter(is_lost).collect();
@@ -172,10 +173,10 @@ fn judge_answer(token: &str, answer: &Result<Introspected, IntrospectError>, con
 }
 
 /// Keycloak does not say why.
-fn judge_inactive(claims: &Map<String, Value>, client_id: &str) -> Finding {
-    let holds = |audience: &Value| match audience {
-        Value::String(name) => name == client_id,
-        Value::Array(names) => names.iter().any(|name| name.as_str() == Some(client_id)),
+fn judge_inactive(claims: &Object<'_>, client_id: &str) -> Finding {
+    let holds = |audience: &Json<'_>| match audience {
+        Json::String(name) => name == client_id,
+        Json::Array(names) => names.iter().any(|name| name.as_str() == Some(client_id)),
         _ => false,
     };
     match claims.get("aud") {

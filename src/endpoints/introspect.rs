@@ -5,6 +5,7 @@ use super::form::Form;
 use super::reply;
 use super::{Endpoints, Outcome};
 use crate::base::clock::Now;
+use crate::base::json::{Json, Object};
 use crate::identity::own;
 use crate::users::{Judgement, TokenClaims};
 use bytes::Bytes;
@@ -47,9 +48,9 @@ impl Endpoints {
     }
 
     /// The claims of a token of ours that is for this client's audience, alive, and of a user who may act now.
-    fn active(&self, client: &Client, token: &str, now: Now) -> Option<Map<String, Value>> {
+    fn active(&self, client: &Client, token: &str, now: Now) -> Option<Object<'static>> {
         let claims = self.verifier.minted(token.as_bytes(), now)?;
-        let text = |name: &str| claims.get(name).and_then(Value::as_str);
+        let text = |name: &str| claims.get(name).and_then(Json::as_str);
         if text("aud") != Some(&*client.audience) {
             return None;
         }
@@ -63,12 +64,12 @@ impl Endpoints {
     }
 }
 
-fn describe(claims: &Map<String, Value>) -> Map<String, Value> {
+fn describe(claims: &Object<'_>) -> Map<String, Value> {
     let mut answer = Map::from_iter([("active".to_owned(), true.into()), ("token_type".to_owned(), "Bearer".into())]);
     let renamed = [("preferred_username", "username"), ("azp", "client_id")];
     for (name, as_name) in MEMBERS.iter().map(|name| (*name, *name)).chain(renamed) {
         if let Some(value) = claims.get(name) {
-            answer.insert(as_name.to_owned(), value.clone());
+            answer.insert(as_name.to_owned(), value.to_value());
         }
     }
     answer

@@ -1,10 +1,9 @@
 //! A logout token, verified in full (OpenID Connect Back-Channel Logout 1.0 §2.4, §2.6).
 
 use crate::base::clock::Now;
-use crate::identity::json;
+use crate::base::json::{self, Json, Object};
 use crate::identity::jws;
 use crate::issuer::{Issuer, KeyLookup};
-use serde_json::{Map, Value};
 
 /// What it says.
 #[derive(Debug, PartialEq, Eq)]
@@ -55,7 +54,7 @@ pub(super) async fn verify(
     let config = issuer.config();
     let claims = json::parse_object(&jws.payload).ok_or(LogoutTokenError::Forged)?;
     // Before any key is looked for: strangers' tokens cause no fetch by naming another issuer.
-    if claims.get("iss").and_then(Value::as_str) != Some(&config.url) || !config.algorithms.contains(&jws.algorithm) {
+    if claims.get("iss").and_then(Json::as_str) != Some(&config.url) || !config.algorithms.contains(&jws.algorithm) {
         return Err(LogoutTokenError::Forged);
     }
     let key = match issuer.key_for(jws.kid.as_deref(), jws.algorithm).await {
@@ -71,25 +70,20 @@ pub(super) async fn verify(
 }
 
 /// Reads the claims of a token that the issuer signed.
-fn read(
-    claims: &Map<String, Value>,
-    clients: &[String],
-    leeway: i64,
-    now: i64,
-) -> Result<LogoutToken, LogoutTokenError> {
+fn read(claims: &Object<'_>, clients: &[String], leeway: i64, now: i64) -> Result<LogoutToken, LogoutTokenError> {
     let wrong = LogoutTokenError::Claim;
     let text = |name: &'static str| match claims.get(name) {
         None => Ok(None),
-        Some(Value::String(text)) if !text.is_empty() && text.len() <= MAX_ID => Ok(Some(text.clone())),
+        Some(Json::String(text)) if !text.is_empty() && text.len() <= MAX_ID => Ok(Some(text.clone().into_owned())),
         Some(_) => Err(wrong(name)),
     };
-    let time = |name: &'static str| match claims.get(name).and_then(Value::as_i64) {
+    let time = |name: &'static str| match claims.get(name).and_then(Json::as_i64) {
         Some(time) if (0..=253_402_300_799).contains(&time) => Ok(time),
         _ => Err(wrong(name)),
     };
-    let is_ours = |audience: &Value| audience.as_str().is_some_and(|name| clients.iter().any(|known| known == name));
+    let is_ours = |audience: &Json<'_>| audience.as_str().is_some_and(|name| clients.iter().any(|known| known == name));
     let is_for_us = match claims.get("aud") {
-        Some(Value::Array(names)) => names.iter().all(Value::is_string) && names.iter().any(is_ours),
+        Some(Json::Array(names)) => names.iter().all(|name| name.as_str().is_some()) && names.iter().any(is_ours),
         Some(name) => is_ours(name),
         None => false,
     };
@@ -104,11 +98,11 @@ fn read(
         return Err(wrong("exp"));
     }
     let event = claims.get("events").and_then(|events| events.as_object()?.get(LOGOUT));
-    if !event.is_some_and(Value::is_object) {
+    if event.and_then(Json::as_object).is_none() {
         return Err(wrong("events"));
     }
     // So that no ID token can be used as one.
-    if claims.contains_key("nonce") {
+    if claims.get("nonce").is_some() {
         return Err(wrong("nonce"));
     }
     // Keycloak names the kind of every token of its in the payload, too.

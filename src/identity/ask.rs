@@ -5,9 +5,9 @@ use super::news::News;
 use super::source::Asking;
 use super::status::{LastActive, Standing, UserRecord, Verdict};
 use super::verifier::{VerifiedToken, Verifier};
-use super::{Identity, json, jws};
+use super::{Identity, jws};
+use crate::base::json::{self, Json, Object};
 use crate::issuer::{IntrospectError, Introspected};
-use serde_json::{Map, Value};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -93,12 +93,12 @@ impl Verifier {
         // What no token says, each answer has to; and a token does not change hands.
         let known = token.status.user.get().map(|user| &*user.subject);
         let checked = claims::check_answer(&answer, token.issuer().config(), token.stated_subject()).and_then(|()| {
-            let answered = answer.get("sub").and_then(Value::as_str);
+            let answered = answer.get("sub").and_then(Json::as_str);
             if known.is_some() && answered.is_some() && known != answered {
                 return Err(ClaimError::Unusable("sub"));
             }
             // What the token says was checked, so the answer may not say more.
-            if answer.contains_key("cnf") && claims::binding(&answer)? != token.facts.bound {
+            if answer.get("cnf").is_some() && claims::binding(&answer)? != token.facts.bound {
                 return Err(ClaimError::Bound);
             }
             let claims = completed(token.bytes(), answer);
@@ -137,13 +137,50 @@ impl Verifier {
 
 /// An answer that repeats the token's `jti` describes the token in full, as Keycloak's does: what it lacks is gone. To any other
 /// answer the token's own claims are added, for a plain RFC 7662 server says little more than `active`. An opaque token has none.
-fn completed(token: &[u8], answer: Map<String, Value>) -> Map<String, Value> {
-    let stated = jws::parse(token).ok().and_then(|jws| json::parse_object(&jws.payload));
-    match stated {
-        Some(mut stated) if answer.get("jti").is_none() || answer.get("jti") != stated.get("jti") => {
-            stated.extend(answer);
-            stated
+fn completed(token: &[u8], answer: Object<'static>) -> Object<'static> {
+    let Ok(jws) = jws::parse(token) else { return answer };
+    match json::parse_object(&jws.payload) {
+        Some(stated) if answer.get("jti").is_none() || answer.get("jti") != stated.get("jti") => {
+            stated.overlaid(answer).into_owned()
         }
         _ => answer,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::json::tests::object;
+    use base64::Engine;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+    use serde_json::{Value, json};
+
+    #[track_caller]
+    fn check(claims: Value, answer: Value, expected: Value) {
+        let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+        let token = format!("{}.{}.AA", part(&json!({"alg": "ES256"})), part(&claims));
+        assert_eq!(completed(token.as_bytes(), object(answer)).to_value(), expected);
+    }
+
+    #[test]
+    fn an_answer_about_this_very_token_is_all_that_counts() {
+        let answer = json!({"active": true, "jti": "1", "roles": ["reader"]});
+        check(json!({"jti": "1", "roles": ["admin"], "groups": ["staff"]}), answer.clone(), answer);
+    }
+
+    #[test]
+    fn what_another_answer_leaves_out_the_token_says() {
+        let said = json!({"jti": "1", "roles": ["admin"], "groups": ["staff"]});
+        let answer = json!({"active": true, "roles": ["reader"]});
+        let both = json!({"active": true, "jti": "1", "roles": ["reader"], "groups": ["staff"]});
+        check(said.clone(), answer, both);
+        let answer = json!({"active": true, "jti": "2", "roles": []});
+        check(said, answer, json!({"active": true, "jti": "2", "roles": [], "groups": ["staff"]}));
+    }
+
+    #[test]
+    fn to_what_is_said_of_an_opaque_token_nothing_is_added() {
+        let answer = json!({"active": true, "sub": "alice"});
+        assert_eq!(completed(b"opaque", object(answer.clone())).to_value(), answer);
     }
 }

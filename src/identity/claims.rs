@@ -2,12 +2,13 @@
 
 use super::Identity;
 use super::service_account::ServiceAccount;
+use crate::base::json::{Json, Object};
 use crate::base::tls::Thumbprint;
 use crate::config::{ClaimPath, Issuer, IssuerKind};
 use crate::token_service::CredentialCache;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use std::sync::Arc;
 
 /// Claims that belong to one token rather than to its user.
@@ -54,7 +55,7 @@ impl Facts {
     ///
     /// # Errors
     /// [`ClaimError`], for the log.
-    pub fn read(claims: &Map<String, Value>, issuer: &Issuer) -> Result<Self, ClaimError> {
+    pub fn read(claims: &Object<'_>, issuer: &Issuer) -> Result<Self, ClaimError> {
         if claims.get("typ").is_some_and(|typ| typ.as_str() != Some("Bearer")) {
             return Err(ClaimError::Type);
         }
@@ -66,7 +67,7 @@ impl Facts {
         }
         let subject = match claims.get("sub") {
             None if issuer.lightweight => None,
-            Some(Value::String(subject)) if !subject.is_empty() => Some(subject.clone()),
+            Some(Json::String(subject)) if !subject.is_empty() => Some(subject.clone().into_owned()),
             _ => return Err(ClaimError::Unusable("sub")),
         };
         let expires = date(claims, "exp")?.ok_or(ClaimError::Unusable("exp"))?;
@@ -74,7 +75,7 @@ impl Facts {
             IssuerKind::Oidc => expires,
             IssuerKind::Kubernetes { .. } => expires.min(ServiceAccount::read(claims)?.warn_after.unwrap_or(i64::MAX)),
         };
-        let text = |name| claims.get(name).and_then(Value::as_str).map(str::to_owned);
+        let text = |name| claims.get(name).and_then(Json::as_str).map(str::to_owned);
         let (not_before, issued) = (date(claims, "nbf")?, date(claims, "iat")?);
         Ok(Self { expires, not_before, issued, subject, session: text("sid"), id: text("jti"), bound })
     }
@@ -84,7 +85,7 @@ impl Facts {
 ///
 /// # Errors
 /// [`ClaimError::Bound`] if it is bound to anything else, or also: nobody here could check that.
-pub fn binding(claims: &Map<String, Value>) -> Result<Option<Box<Thumbprint>>, ClaimError> {
+pub fn binding(claims: &Object<'_>) -> Result<Option<Box<Thumbprint>>, ClaimError> {
     let Some(confirmation) = claims.get("cnf") else { return Ok(None) };
     let only = confirmation.as_object().filter(|members| members.len() == 1);
     let text = only.and_then(|members| members.get("x5t#S256")?.as_str()).ok_or(ClaimError::Bound)?;
@@ -97,11 +98,11 @@ pub fn binding(claims: &Map<String, Value>) -> Result<Option<Box<Thumbprint>>, C
 ///
 /// # Errors
 /// [`ClaimError`], for the log.
-pub fn check_answer(answer: &Map<String, Value>, issuer: &Issuer, subject: Option<&str>) -> Result<(), ClaimError> {
+pub fn check_answer(answer: &Object<'_>, issuer: &Issuer, subject: Option<&str>) -> Result<(), ClaimError> {
     if answer.get("iss").is_some_and(|iss| iss.as_str() != Some(issuer.url.as_str())) {
         return Err(ClaimError::Unusable("iss"));
     }
-    match (answer.get("sub").map(Value::as_str), subject) {
+    match (answer.get("sub").map(Json::as_str), subject) {
         (Some(Some(answered)), Some(subject)) if answered == subject => {}
         (Some(Some(answered)), None) if !answered.is_empty() => {}
         (None, Some(_)) => {}
@@ -114,7 +115,7 @@ pub fn check_answer(answer: &Map<String, Value>, issuer: &Issuer, subject: Optio
         None => {}
     }
     for name in ["typ", "token_type"] {
-        let is_bearer = |typ: &Value| typ.as_str().is_some_and(|typ| typ.eq_ignore_ascii_case("Bearer"));
+        let is_bearer = |typ: &Json<'_>| typ.as_str().is_some_and(|typ| typ.eq_ignore_ascii_case("Bearer"));
         if answer.get(name).is_some_and(|typ| !is_bearer(typ)) {
             return Err(ClaimError::Type);
         }
@@ -126,25 +127,25 @@ pub fn check_answer(answer: &Map<String, Value>, issuer: &Issuer, subject: Optio
 ///
 /// # Errors
 /// [`ClaimError::Audience`], or that it is neither.
-pub fn check_audience<T: AsRef<str>>(audience: &Value, ours: &[T]) -> Result<(), ClaimError> {
+pub fn check_audience<T: AsRef<str>>(audience: &Json<'_>, ours: &[T]) -> Result<(), ClaimError> {
     let is_ours = |name: &str| ours.iter().any(|our| our.as_ref() == name);
     match audience {
-        Value::String(name) if is_ours(name) => Ok(()),
-        Value::Array(names) if names.iter().all(Value::is_string) => {
-            if names.iter().filter_map(Value::as_str).any(is_ours) { Ok(()) } else { Err(ClaimError::Audience) }
+        Json::String(name) if is_ours(name) => Ok(()),
+        Json::Array(names) if names.iter().all(|name| name.as_str().is_some()) => {
+            if names.iter().filter_map(Json::as_str).any(is_ours) { Ok(()) } else { Err(ClaimError::Audience) }
         }
-        Value::String(_) => Err(ClaimError::Audience),
+        Json::String(_) => Err(ClaimError::Audience),
         _ => Err(ClaimError::Unusable("aud")),
     }
 }
 
 /// A `NumericDate`: any number in a sane range; absent is `None`, anything else refused.
-pub(super) fn date(claims: &Map<String, Value>, name: &'static str) -> Result<Option<i64>, ClaimError> {
+pub(super) fn date(claims: &Object<'_>, name: &'static str) -> Result<Option<i64>, ClaimError> {
     /// The year 9999, in seconds since 1970.
     const LAST: f64 = 253_402_300_799.0;
     match claims.get(name) {
         None => Ok(None),
-        Some(Value::Number(number)) => match (number.as_i64(), number.as_f64()) {
+        Some(Json::Number(number)) => match (number.as_i64(), number.as_f64()) {
             #[allow(clippy::cast_precision_loss)] // Only compared with the year 9999.
             (Some(whole), _) if whole >= 0 && whole as f64 <= LAST => Ok(Some(whole)),
             #[allow(clippy::cast_possible_truncation)] // In range, and the fraction is meant to go.
@@ -158,20 +159,20 @@ pub(super) fn date(claims: &Map<String, Value>, name: &'static str) -> Result<Op
 impl Identity {
     /// Reads who the caller is. `claims` has passed [`Facts::read`] or [`check_answer`]; `asked` are the claims that routes
     /// ask about. `None` without a subject.
-    pub fn read(claims: &Map<String, Value>, issuer: &Arc<Issuer>, asked: &[ClaimPath]) -> Option<Self> {
+    pub fn read(claims: &Object<'_>, issuer: &Arc<Issuer>, asked: &[ClaimPath]) -> Option<Self> {
         if matches!(issuer.kind, IssuerKind::Kubernetes { .. }) {
             let account = ServiceAccount::read(claims).ok()?;
             return Some(account.identity(issuer, claims_asked(claims, asked)));
         }
-        let text = |path: &ClaimPath| find(claims, path).and_then(Value::as_str).map(str::to_owned);
+        let text = |path: &ClaimPath| find(claims, path).and_then(Json::as_str).map(str::to_owned);
         let mut roles: Vec<_> = issuer.roles_claims.iter().flat_map(|path| names(claims, path)).collect();
         roles.dedup();
-        let scopes = claims.get("scope").and_then(Value::as_str).unwrap_or_default();
+        let scopes = claims.get("scope").and_then(Json::as_str).unwrap_or_default();
         Some(Self {
             issuer: Arc::clone(issuer),
             subject: claims.get("sub")?.as_str()?.to_owned(),
             epoch: 0,
-            authorized_party: claims.get("azp").and_then(Value::as_str).map(str::to_owned),
+            authorized_party: claims.get("azp").and_then(Json::as_str).map(str::to_owned),
             username: text(&issuer.username_claim),
             email: text(&issuer.email_claim).filter(|email| !email.is_empty()),
             namespace: text(&issuer.namespace_claim).filter(|name| is_namespace_name(name)),
@@ -185,20 +186,20 @@ impl Identity {
 }
 
 /// Those that are there, of the claims that routes ask about.
-fn claims_asked(claims: &Map<String, Value>, asked: &[ClaimPath]) -> Vec<(ClaimPath, Value)> {
-    asked.iter().filter_map(|path| Some((path.clone(), find(claims, path)?.clone()))).collect()
+fn claims_asked(claims: &Object<'_>, asked: &[ClaimPath]) -> Vec<(ClaimPath, Value)> {
+    asked.iter().filter_map(|path| Some((path.clone(), find(claims, path)?.to_value()))).collect()
 }
 
 /// The member at a path.
-pub fn find<'a>(claims: &'a Map<String, Value>, path: &ClaimPath) -> Option<&'a Value> {
+pub fn find<'a, 'b>(claims: &'a Object<'b>, path: &ClaimPath) -> Option<&'a Json<'b>> {
     let (first, rest) = path.parts().split_first()?;
     rest.iter().try_fold(claims.get(first)?, |value, part| value.as_object()?.get(part))
 }
 
 /// A list of names. Only a list: a bare string or an object is not taken for one (CONTRACT section 4, strict types).
-fn names(claims: &Map<String, Value>, path: &ClaimPath) -> Vec<String> {
-    let list = find(claims, path).and_then(Value::as_array);
-    list.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
+fn names(claims: &Object<'_>, path: &ClaimPath) -> Vec<String> {
+    let list = find(claims, path).and_then(Json::as_array).unwrap_or_default();
+    list.iter().filter_map(Json::as_str).map(str::to_owned).collect()
 }
 
 /// Whether Kubernetes takes this for a namespace (RFC 1123 label).
@@ -214,8 +215,9 @@ pub fn is_namespace_name(name: &str) -> bool {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::base::json::tests::object;
     use crate::config::{Algorithm, KeyPolicy, UserStatus};
-    use serde_json::json;
+    use serde_json::{Map, json};
     use std::time::Duration;
 
     pub(in crate::identity) fn issuer() -> Issuer {
@@ -247,19 +249,16 @@ pub(super) mod tests {
         }
     }
 
-    fn object(value: Value) -> Map<String, Value> {
-        value.as_object().unwrap().clone()
-    }
-
     fn good() -> Map<String, Value> {
-        object(json!({"sub": "alice", "aud": "api", "exp": 2_000_000_000, "typ": "Bearer"}))
+        let claims = json!({"sub": "alice", "aud": "api", "exp": 2_000_000_000, "typ": "Bearer"});
+        claims.as_object().unwrap().clone()
     }
 
     #[track_caller]
     fn check(name: &str, value: Value, outcome: Result<(), ClaimError>) {
         let mut claims = good();
         claims.insert(name.to_owned(), value.clone());
-        assert_eq!(Facts::read(&claims, &issuer()).map(|_| ()), outcome, "{name}: {value}");
+        assert_eq!(Facts::read(&object(claims), &issuer()).map(|_| ()), outcome, "{name}: {value}");
     }
 
     #[test]
@@ -267,7 +266,7 @@ pub(super) mod tests {
         for name in ["sub", "aud", "exp"] {
             let mut claims = good();
             claims.remove(name);
-            assert_eq!(Facts::read(&claims, &issuer()), Err(ClaimError::Unusable(name)));
+            assert_eq!(Facts::read(&object(claims), &issuer()), Err(ClaimError::Unusable(name)));
         }
         check("sub", json!(""), Err(ClaimError::Unusable("sub")));
         check("sub", json!(7), Err(ClaimError::Unusable("sub")));
@@ -307,7 +306,7 @@ pub(super) mod tests {
         let facts = |cnf: Value| {
             let mut claims = good();
             claims.insert("cnf".into(), cnf);
-            Facts::read(&claims, &issuer()).map(|facts| facts.bound)
+            Facts::read(&object(claims), &issuer()).map(|facts| facts.bound)
         };
         assert_eq!(facts(json!({ "x5t#S256": thumbprint })), Ok(Some(Box::new([7; 32]))));
         for cnf in [
@@ -353,12 +352,13 @@ pub(super) mod tests {
     #[test]
     fn an_identity_is_read_as_the_issuer_says() {
         let mut claims = good();
-        claims.extend(object(json!({
+        let more = json!({
             "realm_access": {"roles": ["reader"]}, "roles": ["admin"], "groups": ["/staff"], "namespace": "team-a",
             "scope": "openid  email", "email": "", "preferred_username": "alice", "azp": "cli", "dept": {"id": 7},
-        })));
+        });
+        claims.extend(more.as_object().unwrap().clone());
         let dept = ClaimPath::parse("dept.id").unwrap();
-        let identity = Identity::read(&claims, &Arc::new(issuer()), std::slice::from_ref(&dept)).unwrap();
+        let identity = Identity::read(&object(claims), &Arc::new(issuer()), std::slice::from_ref(&dept)).unwrap();
         assert_eq!(identity.roles, ["reader", "admin"]);
         assert_eq!((identity.groups.as_slice(), identity.scopes.len()), (&["/staff".to_owned()][..], 2));
         assert_eq!((identity.namespace.as_deref(), identity.email.as_deref()), (Some("team-a"), None));
@@ -370,7 +370,7 @@ pub(super) mod tests {
         for roles in [json!("admin"), json!({"admin": true}), json!(true), json!([{"admin": 1}])] {
             let mut claims = good();
             claims.insert("roles".into(), roles.clone());
-            let identity = Identity::read(&claims, &Arc::new(issuer()), &[]).unwrap();
+            let identity = Identity::read(&object(claims), &Arc::new(issuer()), &[]).unwrap();
             assert!(identity.roles.is_empty(), "{roles}");
         }
     }

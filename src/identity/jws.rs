@@ -1,10 +1,9 @@
 //! The form of a token: JWS compact serialization (RFC 7515 §3.1, §5.2), read strictly.
 
-use super::json;
+use crate::base::json::{self, Json};
 use crate::config::Algorithm;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use serde_json::Value;
 
 /// The longest token that is looked at, in bytes.
 pub const MAX_BYTES: usize = 16 * 1024;
@@ -92,12 +91,12 @@ pub fn has_form(token: &[u8]) -> bool {
 }
 
 fn parse_header(header: &[u8], is_type: fn(Option<&str>) -> bool) -> Result<(Algorithm, Option<String>), Malformed> {
-    let mut header = json::parse_object(header).ok_or(Malformed::Header)?;
+    let header = json::parse_object(header).ok_or(Malformed::Header)?;
     let algorithm = match header.get("alg") {
-        Some(Value::String(name)) => Algorithm::from_name(name).ok_or(Malformed::Algorithm)?,
+        Some(Json::String(name)) => Algorithm::from_name(name).ok_or(Malformed::Algorithm)?,
         _ => return Err(Malformed::Algorithm),
     };
-    if header.contains_key("crit") || header.get("b64").is_some_and(|b64| *b64 != Value::Bool(true)) {
+    if header.get("crit").is_some() || header.get("b64").is_some_and(|b64| *b64 != Json::Bool(true)) {
         return Err(Malformed::Critical);
     }
     let is_right = match header.get("typ") {
@@ -107,12 +106,12 @@ fn parse_header(header: &[u8], is_type: fn(Option<&str>) -> bool) -> Result<(Alg
     if !is_right {
         return Err(Malformed::Type);
     }
-    if header.contains_key("cty") {
+    if header.get("cty").is_some() {
         return Err(Malformed::Type);
     }
-    let kid = match header.remove("kid") {
+    let kid = match header.get("kid") {
         None => None,
-        Some(Value::String(kid)) => Some(kid),
+        Some(Json::String(kid)) => Some(kid.clone().into_owned()),
         Some(_) => return Err(Malformed::Kid),
     };
     Ok((algorithm, kid))

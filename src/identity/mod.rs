@@ -13,7 +13,6 @@ pub mod ceiling;
 pub mod claims;
 mod fair;
 mod in_use;
-pub mod json;
 pub mod jws;
 pub mod link;
 pub mod news;

@@ -12,11 +12,11 @@ use super::source::{Source, millis};
 use super::status::{Standing, Status, Verdict};
 use super::verifier::{TokenError, VerifiedToken, Verifier};
 use crate::base::clock::Now;
+use crate::base::json::Object;
 use crate::base::tick::Deadline;
 use crate::base::tls::Thumbprint;
 use crate::issuer::Introspected;
 use arc_swap::ArcSwapOption;
-use serde_json::{Map, Value};
 use std::collections::HashMap;
 use std::hash::BuildHasher;
 use std::net::IpAddr;
@@ -172,12 +172,7 @@ impl Verifier {
     }
 
     /// A token made of what its issuer says, which has to be all of it: whose it is, for whom, and until when.
-    fn made(
-        &self,
-        stranger: &Stranger,
-        answer: &Map<String, Value>,
-        asked_ms: u64,
-    ) -> Result<Arc<VerifiedToken>, ClaimError> {
+    fn made(&self, stranger: &Stranger, answer: &Object<'_>, asked_ms: u64) -> Result<Arc<VerifiedToken>, ClaimError> {
         let issuer = &stranger.source.issuer;
         claims::check_answer(answer, issuer.config(), None)?;
         let facts = Facts::read(answer, issuer.config())?;

@@ -5,14 +5,14 @@ use super::link::Links;
 use super::source::Source;
 use super::status::StatusError;
 use super::verifier::{TokenError, VerifiedToken, Verifier};
-use super::{Identity, json, jws};
+use super::{Identity, jws};
 use crate::base::clock::{Clock, Now};
+use crate::base::json::{self, Json, Object};
 use crate::config::{self, Algorithm, ClaimPath, IssuerKind, KeyPolicy, UserStatus, WhenUnknown};
 use crate::issuer::{Issuer, JwksError, KeyLookup};
 use crate::token_service::TokenService;
 use crate::token_service::publish::Document;
 use crate::users::UserId;
-use serde_json::{Map, Value};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -59,8 +59,8 @@ fn config(service: &config::TokenService) -> config::Issuer {
 }
 
 /// In which epoch of its user a token of ours was made. `None` for what we do not write.
-pub fn epoch(claims: &Map<String, Value>) -> Option<u64> {
-    claims.get("epoch").map_or(Some(0), Value::as_u64)
+pub fn epoch(claims: &Object<'_>) -> Option<u64> {
+    claims.get("epoch").map_or(Some(0), Json::as_u64)
 }
 
 impl VerifiedToken {
@@ -83,8 +83,8 @@ impl Verifier {
     }
 
     /// The caller of an own token: a user of the issuer that `orig_iss` names.
-    pub(super) fn own_identity(&self, claims: &Map<String, Value>) -> Result<Arc<Identity>, TokenError> {
-        let url = claims.get("orig_iss").and_then(Value::as_str).ok_or(TokenError::Issuer)?;
+    pub(super) fn own_identity(&self, claims: &Object<'_>) -> Result<Arc<Identity>, TokenError> {
+        let url = claims.get("orig_iss").and_then(Json::as_str).ok_or(TokenError::Issuer)?;
         let original = self.source(url).ok_or(TokenError::Issuer)?;
         let identity = Identity::read(claims, self.own.issuer.config(), &[]).ok_or(TokenError::Payload)?;
         let issuer = Arc::clone(original.issuer.config());
@@ -93,7 +93,7 @@ impl Verifier {
     }
 
     /// The claims of a token that Postern minted for whomever, if a published key signed it and it lives.
-    pub fn minted(&self, token: &[u8], now: Now) -> Option<Map<String, Value>> {
+    pub fn minted(&self, token: &[u8], now: Now) -> Option<Object<'static>> {
         let jws = jws::parse(token).ok()?;
         let KeyLookup::Key(key) = self.own.issuer.key_now(jws.kid.as_deref(), jws.algorithm)? else {
             return None;
@@ -102,10 +102,10 @@ impl Verifier {
             return None;
         }
         let claims = json::parse_object(&jws.payload)?;
-        let date = |name: &str| claims.get(name).and_then(Value::as_i64);
-        let is_own = claims.get("iss").and_then(Value::as_str) == Some(&self.own.issuer.config().url);
+        let date = |name: &str| claims.get(name).and_then(Json::as_i64);
+        let is_own = claims.get("iss").and_then(Json::as_str) == Some(&self.own.issuer.config().url);
         let lives = date("nbf")? <= now.unix_seconds() && now.unix_seconds() < date("exp")?;
-        (is_own && lives).then_some(claims)
+        (is_own && lives).then(|| claims.into_owned())
     }
 
     /// An own token cannot be introspected at the user's issuer. It passes while the same user is known to be active by another token

@@ -2,9 +2,10 @@
 
 use super::Identity;
 use super::claims::{ClaimError, date, is_namespace_name};
+use crate::base::json::{Json, Object};
 use crate::config::{ClaimPath, Issuer};
 use crate::token_service::CredentialCache;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use std::sync::Arc;
 
 /// What the subjects of all service accounts begin with.
@@ -30,12 +31,12 @@ impl<'a> ServiceAccount<'a> {
     ///
     /// # Errors
     /// [`ClaimError`], for the log.
-    pub(super) fn read(claims: &'a Map<String, Value>) -> Result<Self, ClaimError> {
-        let subject = claims.get("sub").and_then(Value::as_str).ok_or(ClaimError::Unusable("sub"))?;
+    pub(super) fn read(claims: &'a Object<'_>) -> Result<Self, ClaimError> {
+        let subject = claims.get("sub").and_then(Json::as_str).ok_or(ClaimError::Unusable("sub"))?;
         let unusable = || ClaimError::Unusable("kubernetes.io");
-        let object = claims.get("kubernetes.io").and_then(Value::as_object).ok_or_else(unusable)?;
-        let account = object.get("serviceaccount").and_then(Value::as_object).ok_or_else(unusable)?;
-        let text = |object: &'a Map<String, Value>, name| object.get(name).and_then(Value::as_str).ok_or_else(unusable);
+        let object = claims.get("kubernetes.io").and_then(Json::as_object).ok_or_else(unusable)?;
+        let account = object.get("serviceaccount").and_then(Json::as_object).ok_or_else(unusable)?;
+        let text = |object: &'a Object<'_>, name| object.get(name).and_then(Json::as_str).ok_or_else(unusable);
         let (namespace, name) = (text(object, "namespace")?, text(account, "name")?);
         // By it alone a service account is told from one of the same name that was there before.
         if text(account, "uid")?.is_empty() || !is_namespace_name(namespace) || !is_account_name(name) {
@@ -82,6 +83,7 @@ fn is_account_name(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::json::tests::object;
     use crate::config::IssuerKind;
     use crate::identity::claims::Facts;
     use crate::identity::claims::tests::issuer;
@@ -107,15 +109,11 @@ mod tests {
         })
     }
 
-    fn object(value: &Value) -> Map<String, Value> {
-        value.as_object().unwrap().clone()
-    }
-
     #[track_caller]
     fn check(change: impl FnOnce(&mut Value), expected: Result<i64, ClaimError>) {
         let mut claims = good();
         change(&mut claims);
-        assert_eq!(Facts::read(&object(&claims), &cluster()).map(|facts| facts.expires), expected, "{claims}");
+        assert_eq!(Facts::read(&object(claims.clone()), &cluster()).map(|facts| facts.expires), expected, "{claims}");
     }
 
     #[test]
@@ -146,7 +144,7 @@ mod tests {
     fn a_token_that_never_expires_is_refused() {
         check(|claims| drop(claims.as_object_mut().unwrap().remove("exp")), Err(ClaimError::Unusable("exp")));
         // As those of Secrets are, but for the issuer, which alone has them refused before.
-        let legacy = object(&json!({
+        let legacy = object(json!({
             "iss": "kubernetes/serviceaccount", "sub": "system:serviceaccount:team-a:builder", "aud": ["api"], "exp": EXPIRES,
             "kubernetes.io/serviceaccount/namespace": "team-a", "kubernetes.io/serviceaccount/secret.name": "builder-token",
             "kubernetes.io/serviceaccount/service-account.name": "builder",
@@ -207,7 +205,8 @@ mod tests {
         claims["namespace"] = json!("kube-system");
         claims["roles"] = json!(["admin"]);
         claims["email"] = json!("root@example.com");
-        let identity = Identity::read(&object(&claims), &Arc::new(cluster()), std::slice::from_ref(&uid)).unwrap();
+        let identity =
+            Identity::read(&object(claims.clone()), &Arc::new(cluster()), std::slice::from_ref(&uid)).unwrap();
         let name = "system:serviceaccount:team-a:builder";
         assert_eq!((identity.subject.as_str(), identity.username.as_deref()), (name, Some(name)));
         assert_eq!((identity.namespace.as_deref(), identity.email.as_deref()), (Some("team-a"), None));

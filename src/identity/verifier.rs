@@ -8,15 +8,15 @@ use super::opaque::Strangers;
 use super::source::Source;
 use super::status::{Status, UserRecord};
 use super::succession::Former;
-use super::{Identity, json, jws, own};
+use super::{Identity, jws, own};
 use crate::base::clock::{Clock, Now};
+use crate::base::json::{self, Json, Object};
 use crate::base::tls::Thumbprint;
 use crate::config::ClaimPath;
 use crate::issuer::{Issuer, JwksError, KeyLookup, VerifyingKey};
 use crate::token_service::TokenService;
 use crate::users::{UserId, Users};
 use arc_swap::ArcSwapOption;
-use serde_json::{Map, Value};
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::AtomicU64;
@@ -239,7 +239,7 @@ impl Verifier {
     async fn first_sight(&self, token: &[u8]) -> Result<VerifiedToken, TokenError> {
         let jws = jws::parse(token)?;
         let claims = json::parse_object(&jws.payload).ok_or(TokenError::Payload)?;
-        let url = claims.get("iss").and_then(Value::as_str).ok_or(TokenError::Issuer)?;
+        let url = claims.get("iss").and_then(Json::as_str).ok_or(TokenError::Issuer)?;
         let is_own = self.own.issuer.config().url == url;
         let source = if is_own { &self.own } else { self.source(url).ok_or(TokenError::Issuer)? };
         let issuer = &source.issuer;
@@ -274,7 +274,7 @@ impl Verifier {
     }
 
     /// The one identity in use that says what `claims` say, or a new one.
-    pub(super) fn identity(&self, claims: &Map<String, Value>, issuer: &Issuer) -> Option<Arc<Identity>> {
+    pub(super) fn identity(&self, claims: &Object<'_>, issuer: &Issuer) -> Option<Arc<Identity>> {
         let mut identity = Identity::read(claims, issuer.config(), &self.asked)?;
         identity.epoch = self.users.epoch(&identity.issuer.name, &identity.subject);
         // The one that is recorded as theirs comes before what a claim says.

@@ -1,12 +1,10 @@
 //! The issuer asked about one token (RFC 7662).
 
 use crate::base::http_client::{BasicCredentials, HttpError, not_json};
+use crate::base::json::{Json, Object};
 use crate::config::UserStatus;
 use crate::issuer::Issuer;
-use serde::Deserialize;
-use serde::de::{self, Deserializer, MapAccess, Visitor};
-use serde_json::{Map, Value};
-use std::fmt;
+use serde::de::{Deserialize, Deserializer, Error};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -14,7 +12,7 @@ use std::time::Duration;
 #[derive(Debug, Clone, PartialEq)]
 pub enum Introspected {
     /// It is active; these are its claims as of now, `active` among them.
-    Active(Map<String, Value>),
+    Active(Object<'static>),
     /// It is not active. Issuers do not say why.
     Inactive,
 }
@@ -65,11 +63,10 @@ impl Issuer {
         let form = [("token", token)];
         let answer = remote.http.post_form(url, &introspection.credentials, &form, introspection.timeout).await;
         let result = answer.map_err(from_http).and_then(|body| {
-            let answer = serde_json::from_slice::<Answer>(&body);
-            answer.map_err(|error| IntrospectError::Unavailable(not_json(url, &error)))
+            serde_json::from_slice(&body).map_err(|error| IntrospectError::Unavailable(not_json(url, &error)))
         });
         self.note_introspection(result.as_ref().err());
-        result.map(|answer| answer.0)
+        result
     }
 
     fn note_introspection(&self, error: Option<&IntrospectError>) {
@@ -101,34 +98,13 @@ fn from_http(error: HttpError) -> IntrospectError {
 }
 
 /// The answer, read strictly: no member twice, so that nobody else can read it otherwise than we do.
-struct Answer(Introspected);
-
-impl<'de> Deserialize<'de> for Answer {
+impl<'de> Deserialize<'de> for Introspected {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(AnswerVisitor)
-    }
-}
-
-struct AnswerVisitor;
-
-impl<'de> Visitor<'de> for AnswerVisitor {
-    type Value = Answer;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an introspection response")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Answer, A::Error> {
-        let mut members = Map::new();
-        while let Some((name, value)) = access.next_entry::<String, Value>()? {
-            if members.insert(name, value).is_some() {
-                return Err(de::Error::custom("a member is there twice"));
-            }
-        }
+        let members = Object::deserialize(deserializer)?;
         match members.get("active") {
-            Some(Value::Bool(true)) => Ok(Answer(Introspected::Active(members))),
-            Some(Value::Bool(false)) => Ok(Answer(Introspected::Inactive)),
-            _ => Err(de::Error::missing_field("active")),
+            Some(Json::Bool(true)) => Ok(Self::Active(members.into_owned())),
+            Some(Json::Bool(false)) => Ok(Self::Inactive),
+            _ => Err(Error::missing_field("active")),
         }
     }
 }
@@ -139,8 +115,8 @@ mod tests {
 
     #[track_caller]
     fn check(text: &str, expected: Option<bool>) {
-        let found = serde_json::from_str::<Answer>(text).ok();
-        assert_eq!(found.map(|answer| matches!(answer.0, Introspected::Active(_))), expected, "{text}");
+        let found = serde_json::from_str(text).ok();
+        assert_eq!(found.map(|answer| matches!(answer, Introspected::Active(_))), expected, "{text}");
     }
 
     #[test]
@@ -159,6 +135,8 @@ mod tests {
             r#"{"active":null}"#,
             r#"{"active":false,"active":true}"#,
             r#"{"active":true,"sub":"a","sub":"b"}"#,
+            r#"{"active":true,"realm_access":{"roles":[],"roles":["admin"]}}"#,
+            r#"{"active":false,"a":{"b":1,"b":2}}"#,
             r#"{"active":true} {}"#,
             r#"{"active":true"#,
             r#"{"error":"invalid_client"}"#,

@@ -1,8 +1,9 @@
 //! Who is an operator: by a token of the configured issuer, role and audience, or by a client certificate.
 
 use crate::base::clock::Now;
+use crate::base::json;
 use crate::identity::status::StatusError;
-use crate::identity::{LocalCache, TokenError, Verifier, claims, json, jws};
+use crate::identity::{LocalCache, TokenError, Verifier, claims, jws};
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, StatusCode};
 use rustls::pki_types::CertificateDer;
@@ -84,7 +85,8 @@ impl Caller {
 
 /// Whether a token that was verified names an audience.
 fn has_audience(token: &str, audience: &str) -> bool {
-    let claims = jws::parse(token.as_bytes()).ok().and_then(|jws| json::parse_object(&jws.payload));
+    let jws = jws::parse(token.as_bytes()).ok();
+    let claims = jws.as_ref().and_then(|jws| json::parse_object(&jws.payload));
     let named = claims.as_ref().and_then(|claims| claims.get("aud"));
     named.is_some_and(|named| claims::check_audience(named, &[audience]).is_ok())
 }

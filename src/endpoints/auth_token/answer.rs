@@ -1,8 +1,9 @@
 //! What comes back: a fixed list of members, or one of the errors of RFC 6749 §5.2. Whatever else the issuer answers is a fault of its own.
 
 use super::request::{Grant, OFFLINE_ACCESS};
+use crate::base::json::{self, Json, Object};
 use crate::config::GrantType;
-use crate::identity::{json, jws};
+use crate::identity::jws;
 use serde_json::{Map, Value};
 
 /// What an answer means.
@@ -90,18 +91,18 @@ pub(super) fn read(status: u16, body: &[u8], grant: &Grant) -> Result<Answer, Od
     }
 }
 
-fn issued(answer: &Map<String, Value>, grant: &Grant) -> Result<Answer, Odd> {
+fn issued(answer: &Object<'_>, grant: &Grant) -> Result<Answer, Odd> {
     let mut members = Map::new();
     for (name, kind) in MEMBERS {
         let Some(value) = answer.get(name) else { continue };
         let is_right = match kind {
-            Kind::Text => value.is_string(),
-            Kind::Number => value.is_number(),
+            Kind::Text => matches!(value, Json::String(_)),
+            Kind::Number => matches!(value, Json::Number(_)),
         };
         if !is_right {
             return Err(Odd::Member(name));
         }
-        members.insert(name.to_owned(), value.clone());
+        members.insert(name.to_owned(), value.to_value());
     }
     let text = |name: &'static str| members.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
     let token = text("access_token").ok_or(Odd::Member("access_token"))?;
@@ -124,10 +125,10 @@ fn issued(answer: &Map<String, Value>, grant: &Grant) -> Result<Answer, Odd> {
     Ok(Answer::Issued { members, who })
 }
 
-fn refused(answer: &Map<String, Value>, grant_type: GrantType) -> Result<Answer, Odd> {
-    let given = answer.get("error").and_then(Value::as_str).ok_or(Odd::Member("error"))?;
+fn refused(answer: &Object<'_>, grant_type: GrantType) -> Result<Answer, Odd> {
+    let given = answer.get("error").and_then(Json::as_str).ok_or(Odd::Member("error"))?;
     let error = ERRORS.into_iter().find(|known| *known == given).ok_or(Odd::Error)?;
-    let said = answer.get("error_description").and_then(Value::as_str).unwrap_or_default();
+    let said = answer.get("error_description").and_then(Json::as_str).unwrap_or_default();
     let description = match (grant_type, error) {
         // Keycloak says that an account is disabled before it looks at the password; here nobody learns that there is one.
         (GrantType::Password, "invalid_grant") if said == NOT_SET_UP => NOT_SET_UP.to_owned(),
@@ -143,8 +144,9 @@ fn described(text: &str) -> String {
 }
 
 fn who(token: &str, session: Option<&str>) -> Who {
-    let claims = jws::parse(token.as_bytes()).ok().and_then(|jws| json::parse_object(&jws.payload)).unwrap_or_default();
-    let text = |name| claims.get(name).and_then(Value::as_str).map(str::to_owned);
+    let jws = jws::parse(token.as_bytes()).ok();
+    let claims = jws.as_ref().and_then(|jws| json::parse_object(&jws.payload)).unwrap_or_default();
+    let text = |name| claims.get(name).and_then(Json::as_str).map(str::to_owned);
     Who {
         subject: text("sub"),
         username: text("preferred_username"),

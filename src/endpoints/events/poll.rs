@@ -3,7 +3,7 @@
 use super::super::client::Client;
 use super::outbox::{OutboxError, Page};
 use super::{Feed, Moved};
-use crate::identity::json;
+use crate::base::json::{self, Json};
 use crate::token_service::TokenService;
 use serde_json::{Map, Value};
 use std::collections::HashMap;
@@ -53,19 +53,18 @@ impl PollRequest {
         let members = json::parse_object(body).ok_or(PollError::Json)?;
         let acknowledged = match members.get("ack") {
             None => Vec::new(),
-            Some(Value::Array(jtis)) => {
+            Some(Json::Array(jtis)) => {
                 let jtis: Option<Vec<_>> = jtis.iter().map(|jti| jti.as_str().map(str::to_owned)).collect();
                 jtis.ok_or(PollError::Member("ack"))?
             }
             Some(_) => return Err(PollError::Member("ack")),
         };
-        let error = |(jti, error): (&String, &Value)| match error.as_object()?.get("err")? {
-            Value::String(code) => Some((jti.clone(), code.clone())),
-            _ => None,
+        let error = |(jti, error): (&str, &Json<'_>)| {
+            Some((jti.to_owned(), error.as_object()?.get("err")?.as_str()?.to_owned()))
         };
         let errors = match members.get("setErrs") {
             None => Vec::new(),
-            Some(Value::Object(errors)) => {
+            Some(Json::Object(errors)) => {
                 let errors: Option<Vec<_>> = errors.iter().map(error).collect();
                 errors.ok_or(PollError::Member("setErrs"))?
             }
@@ -80,7 +79,7 @@ impl PollRequest {
         };
         let returns_immediately = match members.get("returnImmediately") {
             None => false,
-            Some(Value::Bool(now)) => *now,
+            Some(Json::Bool(now)) => *now,
             Some(_) => return Err(PollError::Member("returnImmediately")),
         };
         Ok(Self { acknowledged, errors, most, returns_immediately })

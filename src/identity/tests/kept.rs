@@ -1,6 +1,7 @@
 //! Tokens of Postern's own that are kept ready for users: they pass while their user has no other token in use.
 
 use super::*;
+use crate::base::json::tests::object;
 use crate::identity::status::StatusError;
 use crate::identity::{KeptToken, Recorded};
 use crate::users::{Act, Proof, UserId};
@@ -149,7 +150,7 @@ async fn the_recorded_namespace_comes_before_the_claim() {
     let stage = Stage::new();
     let verifier = verifier();
     let issuer = Arc::clone(verifier.issuers().next().unwrap());
-    let claims = json!({"sub": "alice", "namespace": "claimed"}).as_object().unwrap().clone();
+    let claims = object(json!({"sub": "alice", "namespace": "claimed"}));
     let namespace = || stage.verifier.identity(&claims, &issuer).unwrap().namespace.clone();
     assert_eq!(namespace().as_deref(), Some("claimed"));
     stage.shared.links.bulletin().record(&user(), Some("recorded"));

@@ -2,6 +2,7 @@
 
 use super::{own, shared};
 use crate::base::clock::Clock;
+use crate::base::json::tests::object;
 use crate::base::secret::Secret;
 use crate::config::{self, Introspection, Keycloak, UserStatus, WhenUnknown};
 use crate::dev::{self, Endpoint, Illness, TokenSpec, UserChange};
@@ -268,7 +269,7 @@ async fn a_lightweight_token_does_not_change_hands() {
     for other in ["bob", "alice"] {
         let answer = serde_json::json!({ "active": true, "sub": **stage.id(other).subject(), "aud": "gateway" });
         let asking = token.source.status.as_ref().unwrap();
-        let answer = crate::issuer::Introspected::Active(answer.as_object().unwrap().clone());
+        let answer = crate::issuer::Introspected::Active(object(answer));
         let verdict = stage.verifier.verdict(&token, asking, answer, 1);
         let is_active = matches!(verdict, crate::identity::status::Verdict::Active(_));
         assert_eq!(is_active, other == "alice");
