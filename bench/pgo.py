@@ -1,7 +1,8 @@
-"""A release build that the compiler laid out by what the gateway does under load (profile-guided optimization).
+"""Counts what the gateway does under load, by which release builds are laid out (profile-guided optimization).
 
-Built once with counters, driven through every kind of traffic of `compare` and what is refused, and built again with what was
-counted. Then a request is counted with both binaries: the one that was made must need fewer instructions.
+Built with counters, driven through every kind of traffic of `compare` and what is refused; what was counted is written beside the
+source, where each release build finds it. Then a request is counted with a build that uses it and one that does not: the first must
+need fewer instructions.
 """
 
 import argparse
@@ -24,18 +25,20 @@ from scenarios import MAIN, SCENARIOS  # noqa: E402
 from stage import Stage  # noqa: E402
 
 ROOT = HERE.parent
-OUT = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "pgo"
+OUT = (ROOT / os.environ.get("CARGO_TARGET_DIR", "target") / "pgo").resolve()
+COUNTED, BY = ROOT / ".cargo/release.profdata", ROOT / ".cargo/release.by"
 SECONDS, RATE = 3, 5000
 FRESH = 25_000 * SECONDS
 
 
-def build(folder, flags):
-    """The binary of a release build with these flags. Only what runs in the gateway has them: no build script, no macro."""
-    version = subprocess.run(["rustc", "-vV"], capture_output=True, text=True, check=True).stdout
-    host = next(line.removeprefix("host: ") for line in version.splitlines() if line.startswith("host: "))
-    command = ["cargo", "build", "--release", "--locked", "--target", host, "--target-dir", str(OUT / folder)]
-    subprocess.run(command, cwd=ROOT, env=os.environ | {"RUSTFLAGS": flags}, check=True)
-    return OUT / folder / host / "release/postern"
+def build(folder, **environment):
+    """The binary of a release build; `.cargo/rustc.sh` reads the environment. Cargo does not, so each is built anew."""
+    shutil.rmtree(OUT / folder, ignore_errors=True)
+    command = ["cargo", "build", "--release", "--locked", "--target-dir", str(OUT / folder)]
+    inherited = {name: value for name, value in os.environ.items() if name not in ("POSTERN_COUNT", "CARGO_BUILD_TARGET")}
+    wrapper = {"RUSTC_WRAPPER": str(ROOT / ".cargo/rustc.sh")}
+    subprocess.run(command, cwd=ROOT, env=inherited | wrapper | environment, check=True)
+    return OUT / folder / "release/postern"
 
 
 def profdata():
@@ -79,18 +82,19 @@ def main():
     with Score() as score:
         tool, raw = profdata(), OUT / "counted"
         shutil.rmtree(raw, ignore_errors=True)
-        counting = build("counting", f"-Cprofile-generate={raw}")
-        plain, harness.POSTERN = harness.POSTERN, str(counting)
+        harness.POSTERN = str(build("counting", POSTERN_COUNT=str(raw)))
         with Bench() as bench:
             train(Stage(bench, FRESH), score)
-        merged = OUT / "postern.profdata"
-        subprocess.run([tool, "merge", "-o", merged, *sorted(raw.glob("*.profraw"))], check=True)
-        made = build("made", f"-Cprofile-use={merged}")
+        if score.failed:
+            return  # What was there stays.
+        subprocess.run([tool, "merge", "-o", COUNTED, *sorted(raw.glob("*.profraw"))], check=True)
+        BY.write_text(subprocess.run(["rustc", "-vV"], capture_output=True, text=True, check=True).stdout)
+        without, made = build("without", RUSTC_WRAPPER=""), build("made")
         with Bench() as bench:
             stage = Stage(bench, FRESH)
-            before, after = (count(stage, Path(binary)) for binary in (plain, made))
+            before, after = (count(stage, binary) for binary in (without, made))
         score.check(after < before, f"{after:,.0f} user instructions a request, {before:,.0f} without ({after / before:.2f} x)")
-        print(f"the binary: {made}")
+        print(f"written: {COUNTED}\nthe binary: {made}")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ mod authorize;
 mod cli;
 mod client_certificate;
 mod client_credentials;
+mod compiler;
 mod cors;
 mod credential;
 mod endpoints;
