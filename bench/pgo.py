@@ -18,7 +18,7 @@ import contenders  # noqa: E402
 import harness  # noqa: E402
 import own  # noqa: E402
 from harness import HERE, Bench, Score, free_port  # noqa: E402
-from instructions import Subject  # noqa: E402
+from instructions import PROFILED_BY, Subject, compiler  # noqa: E402
 from load import load, open_loop, warm  # noqa: E402
 from measure import running  # noqa: E402
 from scenarios import MAIN, SCENARIOS  # noqa: E402
@@ -26,7 +26,7 @@ from stage import Stage  # noqa: E402
 
 ROOT = HERE.parent
 OUT = (ROOT / os.environ.get("CARGO_TARGET_DIR", "target") / "pgo").resolve()
-COUNTED, BY = ROOT / ".cargo/release.profdata", ROOT / ".cargo/release.by"
+COUNTED = ROOT / ".cargo/release.profdata"
 SECONDS, RATE = 3, 5000
 FRESH = 25_000 * SECONDS
 
@@ -88,7 +88,7 @@ def main():
         if score.failed:
             return  # What was there stays.
         subprocess.run([tool, "merge", "-o", COUNTED, *sorted(raw.glob("*.profraw"))], check=True)
-        BY.write_text(subprocess.run(["rustc", "-vV"], capture_output=True, text=True, check=True).stdout)
+        PROFILED_BY.write_text(compiler())
         without, made = build("without", RUSTC_WRAPPER=""), build("made")
         with Bench() as bench:
             stage = Stage(bench, FRESH)
