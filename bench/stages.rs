@@ -14,8 +14,9 @@ use http::{HeaderValue, Method, Request};
 use postern::base::clock::{Clock, Now};
 use postern::config::{self, Access, Algorithm, Config};
 use postern::dev::SigningKey;
+use postern::identity::jws::{self, Jws};
 use postern::identity::{LocalCache, Shared, TokenCache, TokenError, VerifiedToken, Verifier};
-use postern::issuer::Issuer;
+use postern::issuer::{Issuer, KeyLookup};
 use postern::pipeline::{
     Caller, Connection, Context, Pipeline, Presented, Stripped, Verdict, authenticate, authorize, inject, strip,
 };
@@ -55,6 +56,8 @@ const COUNTED: &[(&str, Prepare)] = &[
     ("route of 1,000", || stage_route(1_000)),
     ("route of 10,000", || stage_route(10_000)),
     ("authenticate, hit", stage_authenticate),
+    ("signature, RS256", || stage_signature(Algorithm::Rs256)),
+    ("signature, ES256", || stage_signature(Algorithm::Es256)),
     ("authenticate, miss, RS256", || stage_miss(Algorithm::Rs256)),
     ("authenticate, miss, ES256", || stage_miss(Algorithm::Es256)),
     ("authenticate, forged", stage_forged),
@@ -72,6 +75,7 @@ const COUNTED: &[(&str, Prepare)] = &[
 const TIMED: &[(&str, Prepare)] = &[
     ("user status among 1,000,000 users", users_judge),
     ("cache of 100,000 tokens, insert and evict", cache_evict),
+    ("a worker's 60,000 tokens, sweep of a part", local_sweep),
     ("configuration of 10,000 routes, load", config_load),
 ];
 
@@ -159,20 +163,31 @@ fn stage_authenticate() -> Operation {
     })
 }
 
+/// What of a miss is the library's.
+fn stage_signature(algorithm: Algorithm) -> Operation {
+    let gateway = Gateway::new();
+    let token = gateway.token(algorithm, 0);
+    let Jws { message, signature, .. } = jws::parse(token.as_bytes()).unwrap();
+    let message = message.to_vec();
+    let key = gateway.issuer.key_now(Some(key_of(algorithm).kid()), algorithm);
+    let Some(KeyLookup::Key(key)) = key else { panic!("the issuer has the key") };
+    Box::new(move || assert!(key.verify(algorithm, &message, &signature)))
+}
+
 fn stage_miss(algorithm: Algorithm) -> Operation {
     let gateway = Gateway::new();
     let mut new = NewTokens::new(gateway, algorithm);
     Box::new(move || {
-        let token = new.next();
-        drop(black_box(gateway.verify(&LocalCache::default(), token.as_bytes()).unwrap()));
+        let (tokens, token) = new.next();
+        drop(black_box(gateway.verify(tokens, token.as_bytes()).unwrap()));
     })
 }
 
 fn stage_forged() -> Operation {
     let gateway = Gateway::new();
-    let token = forged(&gateway.token(Algorithm::Rs256, 0));
+    let (tokens, token) = (LocalCache::default(), forged(&gateway.token(Algorithm::Rs256, 0)));
     Box::new(move || {
-        assert_eq!(gateway.verify(&LocalCache::default(), token.as_bytes()).unwrap_err(), TokenError::Signature);
+        assert_eq!(gateway.verify(&tokens, token.as_bytes()).unwrap_err(), TokenError::Signature);
     })
 }
 
@@ -231,11 +246,12 @@ fn decide(show: Show) -> Operation {
     let mut new = NewTokens::new(gateway, Algorithm::Rs256);
     let tokens = LocalCache::default();
     Box::new(move || {
-        let (fresh, one);
+        let one;
         let (tokens, shown) = match show {
             Show::New => {
-                (fresh, one) = (LocalCache::default(), bearer(new.next()));
-                (&fresh, Some(&one))
+                let (tokens, token) = new.next();
+                one = bearer(token);
+                (tokens, Some(&one))
             }
             _ => (&tokens, shown.as_ref()),
         };
@@ -298,6 +314,14 @@ fn cache_evict() -> Operation {
     Box::new(insert)
 }
 
+fn local_sweep() -> Operation {
+    let (gateway, tokens) = (Gateway::new(), LocalCache::default());
+    for n in 0..60_000 {
+        gateway.verify(&tokens, gateway.token(Algorithm::Es256, n).as_bytes()).unwrap();
+    }
+    Box::new(move || tokens.sweep(&gateway.verifier, gateway.now))
+}
+
 fn config_load() -> Operation {
     let text = configuration(10_000);
     Box::new(move || drop(black_box(config::parse(&text, Path::new("")).unwrap())))
@@ -309,6 +333,10 @@ fn config_load() -> Operation {
 static KEYS: LazyLock<[SigningKey; 3]> = LazyLock::new(|| {
     [Algorithm::Rs256, Algorithm::Es256, Algorithm::EdDsa].map(|algorithm| SigningKey::generate(algorithm).unwrap())
 });
+
+fn key_of(algorithm: Algorithm) -> &'static SigningKey {
+    KEYS.iter().find(|key| key.algorithm() == algorithm).unwrap()
+}
 
 /// The parts of a gateway that decide, without its sockets.
 struct Gateway {
@@ -328,6 +356,8 @@ fn configuration(routes: usize) -> String {
 dev = true
 [token_service]
 issuer = 'https://postern.example.com'
+[limits]
+failed_authentications = { rate = 1000000 }
 [issuer.main]
 url = 'http://127.0.0.1:1/realms/demo'
 audience = 'gateway'
@@ -366,7 +396,7 @@ impl Gateway {
 
     /// The access token of the `n`th user, as large as Keycloak makes them.
     fn token(&self, algorithm: Algorithm, n: usize) -> String {
-        let key = KEYS.iter().find(|key| key.algorithm() == algorithm).unwrap();
+        let key = key_of(algorithm);
         let header = json!({ "alg": algorithm.name(), "typ": "JWT", "kid": key.kid() });
         let now = self.now.unix_seconds();
         let claims = json!({
@@ -412,9 +442,10 @@ impl Gateway {
     }
 }
 
-/// Tokens that were not seen before.
+/// Tokens that were not seen before, and a worker's view that does not have them.
 struct NewTokens {
     gateway: &'static Gateway,
+    view: LocalCache,
     tokens: Vec<String>,
     at: usize,
 }
@@ -422,10 +453,10 @@ struct NewTokens {
 impl NewTokens {
     fn new(gateway: &'static Gateway, algorithm: Algorithm) -> Self {
         let tokens = (0..NEW_TOKENS).map(|n| gateway.token(algorithm, n)).collect();
-        Self { gateway, tokens, at: 0 }
+        Self { gateway, view: LocalCache::default(), tokens, at: 0 }
     }
 
-    fn next(&mut self) -> &str {
+    fn next(&mut self) -> (&LocalCache, &str) {
         if self.at == NEW_TOKENS {
             let other = json!({ "keys": [KEYS[2].jwk()] }).to_string();
             for keys in [&other, &self.gateway.jwks] {
@@ -433,10 +464,10 @@ impl NewTokens {
                 self.gateway.verifier.sweep();
             }
             assert!(self.gateway.verifier.cache().is_empty());
-            self.at = 0;
+            (self.view, self.at) = (LocalCache::default(), 0);
         }
         self.at += 1;
-        &self.tokens[self.at - 1]
+        (&self.view, &self.tokens[self.at - 1])
     }
 }
 

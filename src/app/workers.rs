@@ -113,7 +113,7 @@ async fn sweep(worker: Rc<Worker>, listeners: Rc<Listeners<Front>>) {
     loop {
         tokio::time::sleep(tick::TICK).await;
         listeners.sweep();
-        worker.judge_streams();
+        worker.tick();
         rounds += 1;
         if rounds.is_multiple_of(SWEEP_EVERY) {
             worker.sweep();

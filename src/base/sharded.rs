@@ -7,6 +7,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 /// How many parts a map has.
 pub const SHARDS: usize = 64;
 
+/// Which part `hash` falls into. Maps find their entries by its other bits.
+pub fn shard_of(hash: u64) -> usize {
+    usize::try_from(hash >> 32).unwrap_or(0) % SHARDS
+}
+
 /// A map in 64 parts, each under a lock of its own that is held for single look-ups only. Off the request path's fast way.
 #[derive(Debug)]
 pub struct Sharded<K, V, S = RandomState> {
@@ -22,9 +27,8 @@ impl<K, V, S: Default> Default for Sharded<K, V, S> {
 impl<K, V, S> Sharded<K, V, S> {
     /// The part that `hash` falls into.
     pub fn shard(&self, hash: u64) -> MutexGuard<'_, HashMap<K, V, S>> {
-        let at = usize::try_from(hash >> 32).unwrap_or(0) % SHARDS;
         // A panic between two look-ups leaves a map that is still sound.
-        self.shards[at].lock().unwrap_or_else(PoisonError::into_inner)
+        self.shards[shard_of(hash)].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Every part in turn.

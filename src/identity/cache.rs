@@ -5,12 +5,10 @@
 //! choose; it only finds the entry. What admits is the comparison of every byte, so a collision costs time and no more, and only
 //! verified tokens are ever stored, so strangers cannot fill the maps.
 
-pub(super) use crate::base::sharded::Sharded;
-
 use super::verifier::{VerifiedToken, Verifier};
 use crate::base::clock::Now;
-use crate::base::sharded::SHARDS;
-use std::cell::RefCell;
+use crate::base::sharded::{SHARDS, Sharded, shard_of};
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
 use std::sync::Arc;
@@ -33,12 +31,16 @@ impl Hasher for AsIs {
     }
 }
 
-pub(super) type ByHash<V> = HashMap<u64, V, BuildHasherDefault<AsIs>>;
+/// What is found by a hash, and then compared. Two of one hash take each other's place.
+type ByHash<V> = HashMap<u64, V, BuildHasherDefault<AsIs>>;
+
+/// The same for all threads.
+pub(super) type SharedByHash<V> = Sharded<u64, V, BuildHasherDefault<AsIs>>;
 
 /// The verified tokens of all workers.
 #[derive(Debug)]
 pub struct TokenCache {
-    tokens: Sharded<u64, Arc<VerifiedToken>, BuildHasherDefault<AsIs>>,
+    tokens: SharedByHash<Arc<VerifiedToken>>,
     seed: [u64; 2],
     capacity: usize,
 }
@@ -108,29 +110,41 @@ impl TokenCache {
     }
 }
 
-/// One worker's own view of the cache.
-#[derive(Debug, Default)]
-pub struct LocalCache(RefCell<ByHash<Arc<VerifiedToken>>>);
+/// One worker's own view of the cache: in parts, so that no request waits for all of it to be looked through or thrown away.
+#[derive(Debug)]
+pub struct LocalCache {
+    parts: Box<[RefCell<ByHash<Arc<VerifiedToken>>>; SHARDS]>,
+    /// The part that is swept next.
+    swept_next: Cell<usize>,
+}
 
-/// A worker's map is emptied when it holds this many; what is in use comes back from the shared one.
-const LOCAL_CAPACITY: usize = 65_536;
+/// A part is emptied when it holds this many, 65,536 in all; what is in use comes back from the shared map.
+const PART_CAPACITY: usize = 1024;
+
+impl Default for LocalCache {
+    fn default() -> Self {
+        Self { parts: Box::new(std::array::from_fn(|_| RefCell::default())), swept_next: Cell::new(0) }
+    }
+}
 
 impl LocalCache {
     pub(super) fn get(&self, hash: u64, token: &[u8]) -> Option<Arc<VerifiedToken>> {
-        self.0.borrow().get(&hash).filter(|known| known.is(token)).cloned()
+        self.parts[shard_of(hash)].borrow().get(&hash).filter(|known| known.is(token)).cloned()
     }
 
     pub(super) fn insert(&self, hash: u64, token: Arc<VerifiedToken>) {
-        let mut tokens = self.0.borrow_mut();
-        if tokens.len() >= LOCAL_CAPACITY {
+        let mut tokens = self.parts[shard_of(hash)].borrow_mut();
+        if tokens.len() >= PART_CAPACITY {
             tokens.clear();
         }
         tokens.insert(hash, token);
     }
 
-    /// Forgets tokens that expired or whose key is gone, and those of another verifier than the one in force: that finds them by other
-    /// hashes, so never, and each holds all that its verifier knew of its issuer.
+    /// Forgets, of the next part, tokens that expired or whose key is gone, and those of another verifier than the one in force: that
+    /// finds them by other hashes, so never, and each holds all that its verifier knew of its issuer. [`SHARDS`] calls come to all parts.
     pub fn sweep(&self, verifier: &Verifier, now: Now) {
-        self.0.borrow_mut().retain(|_, known| verifier.has_made(known) && known.check(now).is_ok());
+        let part = self.swept_next.get();
+        self.swept_next.set((part + 1) % SHARDS);
+        self.parts[part].borrow_mut().retain(|_, known| verifier.has_made(known) && known.check(now).is_ok());
     }
 }

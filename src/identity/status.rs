@@ -244,10 +244,17 @@ impl Verifier {
 
     /// The record of a user.
     pub(super) fn user(&self, issuer: &str, subject: &str) -> Arc<UserRecord> {
-        let key = (issuer.to_owned(), subject.to_owned());
-        let mut shard = self.records.shard(self.hasher.hash_one(&key));
-        let new = || UserRecord { issuer: issuer.into(), subject: subject.into(), last_active: ArcSwapOption::empty() };
-        Arc::clone(shard.entry(key).or_insert_with(|| Arc::new(new())))
+        let hash = self.hasher.hash_one((issuer, subject));
+        let mut shard = self.records.shard(hash);
+        if let Some(known) = shard.get(&hash)
+            && (&*known.issuer, &*known.subject) == (issuer, subject)
+        {
+            return Arc::clone(known);
+        }
+        let last_active = ArcSwapOption::empty();
+        let user = Arc::new(UserRecord { issuer: issuer.into(), subject: subject.into(), last_active });
+        shard.insert(hash, Arc::clone(&user));
+        user
     }
 
     /// Forgets users who hold no token and whose last active answer no longer prolongs anything.

@@ -1,6 +1,6 @@
 //! From a bearer token to verified facts.
 
-use super::cache::{LocalCache, Sharded, TokenCache};
+use super::cache::{LocalCache, SharedByHash, TokenCache};
 use super::claims::{ClaimError, Facts};
 use super::link::Links;
 use super::news::Bulletin;
@@ -36,10 +36,10 @@ pub struct Verifier {
     pub(super) control: Handle,
     cache: TokenCache,
     /// Identities in use, so that all tokens of a user share one, and with it its credentials.
-    identities: Sharded<u64, Weak<Identity>>,
+    identities: SharedByHash<Weak<Identity>>,
     pub(super) users: Arc<Users>,
     pub(super) bulletin: Arc<Bulletin>,
-    pub(super) records: Sharded<(String, String), Arc<UserRecord>>,
+    pub(super) records: SharedByHash<Arc<UserRecord>>,
     pub(super) strangers: Arc<Strangers>,
     pub(super) hasher: RandomState,
     pub(super) counts: super::status::Counts,
@@ -157,10 +157,10 @@ impl Verifier {
             clock,
             control,
             cache: TokenCache::new(capacity),
-            identities: Sharded::default(),
+            identities: SharedByHash::default(),
             users,
             bulletin: Arc::clone(links.bulletin()),
-            records: Sharded::default(),
+            records: SharedByHash::default(),
             strangers: Arc::default(),
             hasher: RandomState::new(),
             counts: super::status::Counts::default(),

@@ -158,10 +158,12 @@ impl Worker {
         self.pipeline().takes_websockets()
     }
 
-    /// Ends what users have going on who are out. Called on every tick.
-    pub fn judge_streams(&self) {
+    /// Ends what users have going on who are out, and looks through a part of the tokens. Called on every tick.
+    pub fn tick(&self) {
         let pipeline = self.pipeline();
-        self.streams.sweep(&pipeline.verifier, pipeline.clock.now());
+        let now = pipeline.clock.now();
+        self.streams.sweep(&pipeline.verifier, now);
+        self.tokens.sweep(&pipeline.verifier, now);
     }
 
     /// Hands over access lines and spans.
@@ -176,8 +178,6 @@ impl Worker {
     pub fn sweep(&self) {
         self.flush();
         self.pools.sweep();
-        let pipeline = self.pipeline();
-        self.tokens.sweep(&pipeline.verifier, pipeline.clock.now());
     }
 }
 

@@ -10,6 +10,7 @@ use super::{LocalCache, Shared, TokenError, Verifier};
 use crate::base::clock::Clock;
 use crate::base::clock::Now;
 use crate::base::secret::Secret;
+use crate::base::sharded::SHARDS;
 use crate::config::{Algorithm, Introspection, NamespaceToken, SigningAlgorithm, SigningKeys, UserStatus, WhenUnknown};
 use crate::dev::SigningKey;
 use crate::issuer::Issuer;
@@ -59,6 +60,18 @@ fn reference(token: &str) -> bool {
     rules.set_audience(&["api"]);
     rules.set_issuer(&[issuer().url]);
     jsonwebtoken::decode::<Value>(token, &DecodingKey::from_jwk(&key).unwrap(), &rules).is_ok()
+}
+
+/// A good token of this user, until then.
+fn token(subject: &str, expires: i64) -> String {
+    let header = json!({"alg": "ES256", "kid": KEYS[0].kid()}).to_string();
+    let claims = json!({"iss": issuer().url, "aud": "api", "sub": subject, "exp": expires}).to_string();
+    KEYS[0].compact(header.as_bytes(), claims.as_bytes()).unwrap()
+}
+
+/// All parts of a worker's view.
+fn sweep_all(tokens: &LocalCache, verifier: &Verifier, now: Now) {
+    (0..SHARDS).for_each(|_| tokens.sweep(verifier, now));
 }
 
 fn claims() -> impl Strategy<Value = Value> {
@@ -123,9 +136,7 @@ async fn a_remembered_token_is_found_again_and_dies_with_its_time() {
     let jwks = json!({ "keys": [KEYS[0].jwk()] }).to_string();
     let issuer = Issuer::offline(Arc::new(issuer()), clock.clone(), &jwks).unwrap();
     let verifier = Verifier::new(vec![Arc::new(issuer)], Vec::new(), &own(), shared(&clock), 100).unwrap();
-    let claims = json!({"iss": "http://127.0.0.1:1/realms/demo", "aud": "api", "sub": "alice", "exp": 1_800_000_060});
-    let header = json!({"alg": "ES256", "kid": KEYS[0].kid()}).to_string();
-    let token = KEYS[0].compact(header.as_bytes(), claims.to_string().as_bytes()).unwrap();
+    let token = token("alice", 1_800_000_060);
     let tokens = LocalCache::default();
     let first = verifier.verify(&tokens, token.as_bytes(), clock.now()).await.unwrap();
     let again = verifier.verify(&tokens, token.as_bytes(), clock.now()).await.unwrap();
@@ -143,10 +154,8 @@ async fn a_remembered_token_is_found_again_and_dies_with_its_time() {
 #[tokio::test]
 async fn a_full_cache_takes_a_new_token_in_place_of_another() {
     let (verifier, now) = (verifier(), Clock::system().now());
-    let header = json!({"alg": "ES256", "kid": KEYS[0].kid()}).to_string();
     for number in 0..300 {
-        let claims = json!({"iss": issuer().url, "aud": "api", "sub": number.to_string(), "exp": *NOW + 3600});
-        let token = KEYS[0].compact(header.as_bytes(), claims.to_string().as_bytes()).unwrap();
+        let token = token(&number.to_string(), *NOW + 3600);
         let verified = verifier.verify(&LocalCache::default(), token.as_bytes(), now).await.unwrap();
         let again = verifier.verify(&LocalCache::default(), token.as_bytes(), now).await.unwrap();
         assert!(Arc::ptr_eq(&verified, &again));
@@ -159,27 +168,46 @@ async fn a_full_cache_takes_a_new_token_in_place_of_another() {
 /// Else every reload would cost the memory of all tokens in use, until they expire.
 #[tokio::test]
 async fn a_worker_lets_go_of_tokens_of_a_verifier_that_is_no_longer_in_force() {
-    let claims = json!({"iss": "http://127.0.0.1:1/realms/demo", "aud": "api", "sub": "alice", "exp": *NOW + 600});
-    let header = json!({"alg": "ES256", "kid": KEYS[0].kid()}).to_string();
-    let token = KEYS[0].compact(header.as_bytes(), claims.to_string().as_bytes()).unwrap();
+    let token = token("alice", *NOW + 600);
     let (tokens, now, verifier, next) = (LocalCache::default(), Clock::system().now(), verifier(), verifier());
     let first = Arc::downgrade(&verifier.verify(&tokens, token.as_bytes(), now).await.unwrap());
-    tokens.sweep(&verifier, now);
+    sweep_all(&tokens, &verifier, now);
     let again = verifier.verify(&tokens, token.as_bytes(), now).await.unwrap();
     assert!(first.upgrade().is_some_and(|first| Arc::ptr_eq(&first, &again)));
     drop((verifier, again));
     assert!(first.upgrade().is_some());
-    tokens.sweep(&next, now);
+    sweep_all(&tokens, &next, now);
     assert!(first.upgrade().is_none());
+}
+
+/// Its requests wait meanwhile, so it looks at some of the tokens at a time.
+#[tokio::test]
+async fn a_worker_lets_go_of_expired_tokens_in_parts() {
+    const MANY: usize = 200;
+    let clock = Clock::manual(1_800_000_000);
+    let jwks = json!({ "keys": [KEYS[0].jwk()] }).to_string();
+    let issuer = Issuer::offline(Arc::new(issuer()), clock.clone(), &jwks).unwrap();
+    let verifier = Verifier::new(vec![Arc::new(issuer)], Vec::new(), &own(), shared(&clock), MANY).unwrap();
+    let (tokens, mut known) = (LocalCache::default(), Vec::new());
+    for number in 0..MANY {
+        let token = token(&number.to_string(), 1_800_000_060);
+        known.push(Arc::downgrade(&verifier.verify(&tokens, token.as_bytes(), clock.now()).await.unwrap()));
+    }
+    let held = || known.iter().filter(|token| token.strong_count() > 0).count();
+    assert_eq!(held(), MANY);
+    clock.advance(Duration::from_secs(90));
+    verifier.sweep();
+    tokens.sweep(&verifier, clock.now());
+    assert!(held() > MANY / 2, "{} are held", held());
+    sweep_all(&tokens, &verifier, clock.now());
+    assert_eq!(held(), 0);
 }
 
 /// A hash that is the same for two tokens costs time and admits nobody.
 #[tokio::test]
 async fn one_changed_byte_of_a_remembered_token_misses() {
     let verifier = verifier();
-    let claims = json!({"iss": "http://127.0.0.1:1/realms/demo", "aud": "api", "sub": "alice", "exp": *NOW + 600});
-    let header = json!({"alg": "ES256", "kid": KEYS[0].kid()}).to_string();
-    let token = KEYS[0].compact(header.as_bytes(), claims.to_string().as_bytes()).unwrap();
+    let token = token("alice", *NOW + 600);
     let tokens = LocalCache::default();
     let now = Clock::system().now();
     verifier.verify(&tokens, token.as_bytes(), now).await.unwrap();
