@@ -73,7 +73,11 @@ impl<S: Service> Listeners<S> {
     }
 
     async fn serve_tls(&self, tls: &ServerTls, stream: TcpStream, peer: IpAddr, activity: &Arc<Activity>) {
-        match Deadline::after(self.limits.header_timeout).bound(tls.accept(stream)).await {
+        let handshake = async {
+            stream.readable().await?;
+            self.handshakes.take(tls.accept(stream)).await
+        };
+        match Deadline::after(self.limits.header_timeout).bound(handshake).await {
             Some(Ok((stream, asked))) => {
                 let connection = self.service.connect(peer, true, asked);
                 let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
@@ -226,21 +230,23 @@ impl Drop for Open<'_> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
+    use super::super::tls::Prepared;
     use super::*;
     use crate::base::tick;
     use http_body::{Frame, SizeHint};
     use http_body_util::Full;
     use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
+    use std::path::Path;
     use std::task::Context;
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
     use tokio::task::{LocalSet, spawn_local};
 
     /// Answers with `ok`, and at `/never` not at all.
     #[derive(Clone)]
-    struct Canned;
+    pub(in crate::listener) struct Canned;
 
-    struct Held {
+    pub(in crate::listener) struct Held {
         body: Full<Bytes>,
         _in_flight: InFlight,
     }
@@ -290,18 +296,22 @@ mod tests {
         }
     }
 
-    fn listeners() -> Rc<Listeners<Canned>> {
-        let text = "version = 1\n[admin]\nlisten = 'off'\n[upstream.up]\nto = 'http://127.0.0.1:1'\n\
-                    [[route]]\npath = '/**'\nupstream = 'up'\naccess = 'public'\n";
-        let server = crate::config::parse(text, std::path::Path::new("")).unwrap().server;
-        Listeners::new(&server, None, Canned, Gauge::default(), Counter::default())
+    /// Listeners of a configuration at `path` with these lines in `[server]`.
+    pub(in crate::listener) fn listeners(server: &str, path: &Path) -> Rc<Listeners<Canned>> {
+        let text = format!(
+            "version = 1\n[admin]\nlisten = 'off'\n[server]\n{server}[upstream.up]\nto = 'http://127.0.0.1:1'\n\
+             [[route]]\npath = '/**'\nupstream = 'up'\naccess = 'public'\n"
+        );
+        let config = crate::config::parse(&text, path).unwrap();
+        let tls = Prepared::read(&config).unwrap().map(ServerTls::new);
+        Listeners::new(&config.server, tls, Canned, Gauge::default(), Counter::default())
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_that_rested_serves_on_and_ends_with_the_drain() {
         let test = async {
             spawn_local(tick::run());
-            let listeners = listeners();
+            let listeners = listeners("", Path::new(""));
             let (mut client, io) = duplex(4096);
             let (listed, serving) = (listeners.activities.add(), Rc::clone(&listeners));
             let activity = Arc::clone(&listed.activity);
@@ -344,7 +354,7 @@ mod tests {
             // Every second request is waited for, or none.
             for (answered_every, expected) in [(2, 1000), (1000, 101)] {
                 let (client, io) = duplex(1 << 16);
-                let listeners = listeners();
+                let listeners = listeners("", Path::new(""));
                 let listed = listeners.activities.add();
                 let serving =
                     spawn_local(async move { listeners.serve_http(io, None, Rc::default(), &listed.activity).await });
@@ -381,7 +391,7 @@ mod tests {
     async fn a_connection_at_rest_takes_little_room() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let listeners = listeners();
+        let listeners = listeners("", Path::new(""));
         let task = Rc::clone(&listeners).serve(client, IpAddr::from([127, 0, 0, 1]));
         assert!(size_of_val(&task) <= 1024, "{} bytes", size_of_val(&task));
     }

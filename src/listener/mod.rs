@@ -17,7 +17,7 @@ use std::io as std_io;
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::rc::Rc;
 use std::time::Duration;
-use tls::ServerTls;
+use tls::{ServerTls, Turns};
 use tokio::net::TcpListener;
 
 /// Connections that wait to be accepted, as far as the system allows.
@@ -45,6 +45,7 @@ pub fn bind(address: SocketAddr) -> std_io::Result<StdListener> {
 pub struct Listeners<S> {
     service: S,
     tls: Option<ServerTls>,
+    handshakes: Turns,
     limits: Limits,
     activities: Rc<Activities>,
     open: Gauge,
@@ -56,7 +57,7 @@ impl<S: Service> Listeners<S> {
     pub fn new(server: &config::Server, tls: Option<ServerTls>, service: S, open: Gauge, refused: Counter) -> Rc<Self> {
         let limits = Limits::new(server);
         let activities = Rc::new(Activities::default());
-        Rc::new(Self { service, tls, limits, activities, open, refused })
+        Rc::new(Self { service, tls, handshakes: Turns::default(), limits, activities, open, refused })
     }
 
     /// Accepts from one socket until dropped. Must run in a local runtime.

@@ -4,6 +4,7 @@
 mod asking;
 mod by_name;
 mod take_any;
+mod turns;
 
 use crate::base::tls::{self, Asked, ClientTrust, ShownCertificate, TlsError};
 use crate::config::{Config, UnknownName};
@@ -19,6 +20,7 @@ use take_any::TakeAny;
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 use tokio_rustls::{LazyConfigAcceptor, TlsAcceptor};
+pub use turns::Turns;
 
 /// What is in force. Clones share it.
 #[derive(Debug, Clone)]
