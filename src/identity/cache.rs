@@ -5,6 +5,7 @@
 //! choose; it only finds the entry. What admits is the comparison of every byte, so a collision costs time and no more, and only
 //! verified tokens are ever stored, so strangers cannot fill the maps.
 
+use super::jws::LastHeader;
 use super::verifier::{VerifiedToken, Verifier};
 use crate::base::clock::Now;
 use crate::base::sharded::{SHARDS, Sharded, shard_of};
@@ -116,6 +117,8 @@ pub struct LocalCache {
     parts: Box<[RefCell<ByHash<Arc<VerifiedToken>>>; SHARDS]>,
     /// The part that is swept next.
     swept_next: Cell<usize>,
+    /// Of the last token that was in no map.
+    pub(super) last_header: RefCell<LastHeader>,
 }
 
 /// A part is emptied when it holds this many, 65,536 in all; what is in use comes back from the shared map.
@@ -123,7 +126,8 @@ const PART_CAPACITY: usize = 1024;
 
 impl Default for LocalCache {
     fn default() -> Self {
-        Self { parts: Box::new(std::array::from_fn(|_| RefCell::default())), swept_next: Cell::new(0) }
+        let parts = Box::new(std::array::from_fn(|_| RefCell::default()));
+        Self { parts, swept_next: Cell::default(), last_header: RefCell::default() }
     }
 }
 

@@ -1,15 +1,11 @@
 //! What a token or an introspection answer says: strict about what decides, lenient about what only informs.
 
-use super::Identity;
 use super::service_account::ServiceAccount;
 use crate::base::json::{Json, Object};
 use crate::base::tls::Thumbprint;
 use crate::config::{ClaimPath, Issuer, IssuerKind};
-use crate::token_service::CredentialCache;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use serde_json::Value;
-use std::sync::Arc;
 
 /// Claims that belong to one token rather than to its user.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -156,50 +152,10 @@ pub(super) fn date(claims: &Object<'_>, name: &'static str) -> Result<Option<i64
     }
 }
 
-impl Identity {
-    /// Reads who the caller is. `claims` has passed [`Facts::read`] or [`check_answer`]; `asked` are the claims that routes
-    /// ask about. `None` without a subject.
-    pub fn read(claims: &Object<'_>, issuer: &Arc<Issuer>, asked: &[ClaimPath]) -> Option<Self> {
-        if matches!(issuer.kind, IssuerKind::Kubernetes { .. }) {
-            let account = ServiceAccount::read(claims).ok()?;
-            return Some(account.identity(issuer, claims_asked(claims, asked)));
-        }
-        let text = |path: &ClaimPath| find(claims, path).and_then(Json::as_str).map(str::to_owned);
-        let mut roles: Vec<_> = issuer.roles_claims.iter().flat_map(|path| names(claims, path)).collect();
-        roles.dedup();
-        let scopes = claims.get("scope").and_then(Json::as_str).unwrap_or_default();
-        Some(Self {
-            issuer: Arc::clone(issuer),
-            subject: claims.get("sub")?.as_str()?.to_owned(),
-            epoch: 0,
-            authorized_party: claims.get("azp").and_then(Json::as_str).map(str::to_owned),
-            username: text(&issuer.username_claim),
-            email: text(&issuer.email_claim).filter(|email| !email.is_empty()),
-            namespace: text(&issuer.namespace_claim).filter(|name| is_namespace_name(name)),
-            roles,
-            groups: names(claims, &issuer.groups_claim),
-            scopes: scopes.split(' ').filter(|scope| !scope.is_empty()).map(str::to_owned).collect(),
-            claims: claims_asked(claims, asked),
-            credentials: CredentialCache::default(),
-        })
-    }
-}
-
-/// Those that are there, of the claims that routes ask about.
-fn claims_asked(claims: &Object<'_>, asked: &[ClaimPath]) -> Vec<(ClaimPath, Value)> {
-    asked.iter().filter_map(|path| Some((path.clone(), find(claims, path)?.to_value()))).collect()
-}
-
 /// The member at a path.
 pub fn find<'a, 'b>(claims: &'a Object<'b>, path: &ClaimPath) -> Option<&'a Json<'b>> {
     let (first, rest) = path.parts().split_first()?;
     rest.iter().try_fold(claims.get(first)?, |value, part| value.as_object()?.get(part))
-}
-
-/// A list of names. Only a list: a bare string or an object is not taken for one (CONTRACT section 4, strict types).
-fn names(claims: &Object<'_>, path: &ClaimPath) -> Vec<String> {
-    let list = find(claims, path).and_then(Json::as_array).unwrap_or_default();
-    list.iter().filter_map(Json::as_str).map(str::to_owned).collect()
 }
 
 /// Whether Kubernetes takes this for a namespace (RFC 1123 label).
@@ -217,7 +173,7 @@ pub(super) mod tests {
     use super::*;
     use crate::base::json::tests::object;
     use crate::config::{Algorithm, KeyPolicy, UserStatus};
-    use serde_json::{Map, json};
+    use serde_json::{Map, Value, json};
     use std::time::Duration;
 
     pub(in crate::identity) fn issuer() -> Issuer {
@@ -249,7 +205,7 @@ pub(super) mod tests {
         }
     }
 
-    fn good() -> Map<String, Value> {
+    pub(in crate::identity) fn good() -> Map<String, Value> {
         let claims = json!({"sub": "alice", "aud": "api", "exp": 2_000_000_000, "typ": "Bearer"});
         claims.as_object().unwrap().clone()
     }
@@ -347,32 +303,6 @@ pub(super) mod tests {
         assert_eq!(answer(json!({"sub": "alice"}), None), Err(ClaimError::Unusable("aud")));
         assert_eq!(answer(json!({"aud": "api"}), None), Err(ClaimError::Unusable("sub")));
         assert_eq!(answer(json!({"sub": "alice", "aud": ["api"]}), None), Ok(()));
-    }
-
-    #[test]
-    fn an_identity_is_read_as_the_issuer_says() {
-        let mut claims = good();
-        let more = json!({
-            "realm_access": {"roles": ["reader"]}, "roles": ["admin"], "groups": ["/staff"], "namespace": "team-a",
-            "scope": "openid  email", "email": "", "preferred_username": "alice", "azp": "cli", "dept": {"id": 7},
-        });
-        claims.extend(more.as_object().unwrap().clone());
-        let dept = ClaimPath::parse("dept.id").unwrap();
-        let identity = Identity::read(&object(claims), &Arc::new(issuer()), std::slice::from_ref(&dept)).unwrap();
-        assert_eq!(identity.roles, ["reader", "admin"]);
-        assert_eq!((identity.groups.as_slice(), identity.scopes.len()), (&["/staff".to_owned()][..], 2));
-        assert_eq!((identity.namespace.as_deref(), identity.email.as_deref()), (Some("team-a"), None));
-        assert_eq!(identity.claim(&dept), Some(&json!(7)));
-    }
-
-    #[test]
-    fn only_lists_hold_roles() {
-        for roles in [json!("admin"), json!({"admin": true}), json!(true), json!([{"admin": 1}])] {
-            let mut claims = good();
-            claims.insert("roles".into(), roles.clone());
-            let identity = Identity::read(&object(claims), &Arc::new(issuer()), &[]).unwrap();
-            assert!(identity.roles.is_empty(), "{roles}");
-        }
     }
 
     #[test]

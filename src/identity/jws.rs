@@ -54,7 +54,33 @@ pub enum Malformed {
 /// # Errors
 /// [`Malformed`], for the log.
 pub fn parse(token: &[u8]) -> Result<Jws<'_>, Malformed> {
-    parse_typed(token, |typ| typ.is_none_or(is_access_token_type))
+    parse_with(token, |header| read_header(header, |typ| typ.is_none_or(is_access_token_type)))
+}
+
+/// What the header of the token before said: that of the next is most often the same, to the byte.
+#[derive(Debug, Default)]
+pub struct LastHeader {
+    text: Vec<u8>,
+    said: Option<(Algorithm, Option<String>)>,
+}
+
+impl LastHeader {
+    /// As [`parse`], but reads a header only if it is not the last one.
+    ///
+    /// # Errors
+    /// [`Malformed`], for the log.
+    pub fn parse<'a>(&mut self, token: &'a [u8]) -> Result<Jws<'a>, Malformed> {
+        parse_with(token, |header| match &self.said {
+            Some(said) if self.text == header => Ok(said.clone()),
+            _ => {
+                let said = read_header(header, |typ| typ.is_none_or(is_access_token_type))?;
+                self.text.clear();
+                self.text.extend_from_slice(header);
+                self.said = Some(said.clone());
+                Ok(said)
+            }
+        })
+    }
 }
 
 /// Takes a logout token apart (OpenID Connect Back-Channel Logout 1.0 §2.4), which has to say that it is one.
@@ -62,10 +88,14 @@ pub fn parse(token: &[u8]) -> Result<Jws<'_>, Malformed> {
 /// # Errors
 /// [`Malformed`], for the log.
 pub fn parse_logout(token: &[u8]) -> Result<Jws<'_>, Malformed> {
-    parse_typed(token, |typ| typ.is_some_and(is_logout_token_type))
+    parse_with(token, |header| read_header(header, |typ| typ.is_some_and(is_logout_token_type)))
 }
 
-fn parse_typed(token: &[u8], is_type: fn(Option<&str>) -> bool) -> Result<Jws<'_>, Malformed> {
+/// `read` is given the header as sent, and gives its `alg` and `kid`.
+fn parse_with(
+    token: &[u8],
+    read: impl FnOnce(&[u8]) -> Result<(Algorithm, Option<String>), Malformed>,
+) -> Result<Jws<'_>, Malformed> {
     if token.len() > MAX_BYTES {
         return Err(Malformed::TooLong);
     }
@@ -73,16 +103,18 @@ fn parse_typed(token: &[u8], is_type: fn(Option<&str>) -> bool) -> Result<Jws<'_
     let (Some(first), Some(second), None) = (dots.next(), dots.next(), dots.next()) else {
         return Err(Malformed::Parts);
     };
-    // The engine refuses padding, other alphabets, white space and non-zero trailing bits.
-    let decode = |part: &[u8]| match part {
-        [] => Err(Malformed::Parts),
-        part => URL_SAFE_NO_PAD.decode(part).map_err(|_| Malformed::Parts),
-    };
-    let header = decode(&token[..first])?;
     let payload = decode(&token[first + 1..second])?;
     let signature = decode(&token[second + 1..])?;
-    let (algorithm, kid) = parse_header(&header, is_type)?;
+    let (algorithm, kid) = read(&token[..first])?;
     Ok(Jws { algorithm, kid, message: &token[..second], payload, signature })
+}
+
+/// The engine refuses padding, other alphabets, white space and non-zero trailing bits.
+fn decode(part: &[u8]) -> Result<Vec<u8>, Malformed> {
+    match part {
+        [] => Err(Malformed::Parts),
+        part => URL_SAFE_NO_PAD.decode(part).map_err(|_| Malformed::Parts),
+    }
 }
 
 /// Whether a token is three parts with dots between them, whatever they hold.
@@ -90,8 +122,9 @@ pub fn has_form(token: &[u8]) -> bool {
     memchr::memchr_iter(b'.', token).count() == 2
 }
 
-fn parse_header(header: &[u8], is_type: fn(Option<&str>) -> bool) -> Result<(Algorithm, Option<String>), Malformed> {
-    let header = json::parse_object(header).ok_or(Malformed::Header)?;
+fn read_header(header: &[u8], is_type: fn(Option<&str>) -> bool) -> Result<(Algorithm, Option<String>), Malformed> {
+    let header = decode(header)?;
+    let header = json::parse_object(&header).ok_or(Malformed::Header)?;
     let algorithm = match header.get("alg") {
         Some(Json::String(name)) => Algorithm::from_name(name).ok_or(Malformed::Algorithm)?,
         _ => return Err(Malformed::Algorithm),
@@ -148,6 +181,26 @@ mod tests {
         assert_eq!((jws.algorithm, jws.kid.as_deref()), (Algorithm::Rs256, Some("k")));
         assert_eq!((jws.payload.as_slice(), jws.signature.as_slice()), (&b"{}"[..], &b"signature"[..]));
         assert!(token.starts_with(jws.message) && token[jws.message.len()] == b'.');
+    }
+
+    #[test]
+    fn a_header_is_read_anew_unless_it_is_the_last_one() {
+        let texts = [
+            r#"{"alg":"RS256","kid":"a"}"#,
+            r#"{"alg":"RS256","kid":"b"}"#,
+            r#"{"alg":"ES256"}"#,
+            r#"{"alg":"none"}"#,
+            "x",
+        ];
+        let mut last = LastHeader::default();
+        for first in texts {
+            for second in texts {
+                for text in [first, second, second] {
+                    let token = token(text);
+                    assert_eq!(last.parse(&token), parse(&token), "{first} {second} {text}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -19,6 +19,7 @@ pub mod news;
 pub mod opaque;
 pub mod own;
 mod rate;
+mod said;
 mod service_account;
 pub mod source;
 pub mod status;

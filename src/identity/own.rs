@@ -2,6 +2,7 @@
 //! that no upstream can use against Postern, or through it, what it was given.
 
 use super::link::Links;
+use super::said::Said;
 use super::source::Source;
 use super::status::StatusError;
 use super::verifier::{TokenError, VerifiedToken, Verifier};
@@ -86,7 +87,7 @@ impl Verifier {
     pub(super) fn own_identity(&self, claims: &Object<'_>) -> Result<Arc<Identity>, TokenError> {
         let url = claims.get("orig_iss").and_then(Json::as_str).ok_or(TokenError::Issuer)?;
         let original = self.source(url).ok_or(TokenError::Issuer)?;
-        let identity = Identity::read(claims, self.own.issuer.config(), &[]).ok_or(TokenError::Payload)?;
+        let identity = Said::read(claims, self.own.issuer.config(), &[]).ok_or(TokenError::Payload)?.identity();
         let issuer = Arc::clone(original.issuer.config());
         let epoch = epoch(claims).ok_or(TokenError::Payload)?;
         Ok(Arc::new(Identity { issuer, epoch, ..identity }))

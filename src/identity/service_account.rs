@@ -1,11 +1,9 @@
 //! Tokens of Kubernetes service accounts, as an API server issues them: whom they name, and until when.
 
-use super::Identity;
 use super::claims::{ClaimError, date, is_namespace_name};
+use super::said::Said;
 use crate::base::json::{Json, Object};
 use crate::config::{ClaimPath, Issuer};
-use crate::token_service::CredentialCache;
-use serde_json::Value;
 use std::sync::Arc;
 
 /// What the subjects of all service accounts begin with.
@@ -50,20 +48,19 @@ impl<'a> ServiceAccount<'a> {
     }
 
     /// The caller, as the API server itself would describe them (TokenReview), but for `system:authenticated`, which says nothing here.
-    pub(super) fn identity(&self, issuer: &Arc<Issuer>, claims: Vec<(ClaimPath, Value)>) -> Identity {
-        Identity {
-            issuer: Arc::clone(issuer),
-            subject: self.subject.to_owned(),
+    pub(super) fn said(&self, issuer: &'a Arc<Issuer>, claims: Vec<(&'a ClaimPath, &'a Json<'a>)>) -> Said<'a> {
+        Said {
+            issuer,
+            subject: self.subject,
             epoch: 0,
             authorized_party: None,
-            username: Some(self.subject.to_owned()),
+            username: Some(self.subject),
             email: None,
-            namespace: Some(self.namespace.to_owned()),
+            namespace: Some(self.namespace.into()),
             roles: Vec::new(),
-            groups: vec![ALL.to_owned(), format!("{ALL}:{}", self.namespace)],
+            groups: vec![ALL.into(), format!("{ALL}:{}", self.namespace).into()],
             scopes: Vec::new(),
             claims,
-            credentials: CredentialCache::default(),
         }
     }
 }
@@ -87,7 +84,7 @@ mod tests {
     use crate::config::IssuerKind;
     use crate::identity::claims::Facts;
     use crate::identity::claims::tests::issuer;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     const EXPIRES: i64 = 2_000_000_000;
 
@@ -206,7 +203,7 @@ mod tests {
         claims["roles"] = json!(["admin"]);
         claims["email"] = json!("root@example.com");
         let identity =
-            Identity::read(&object(claims.clone()), &Arc::new(cluster()), std::slice::from_ref(&uid)).unwrap();
+            Said::read(&object(claims.clone()), &Arc::new(cluster()), std::slice::from_ref(&uid)).unwrap().identity();
         let name = "system:serviceaccount:team-a:builder";
         assert_eq!((identity.subject.as_str(), identity.username.as_deref()), (name, Some(name)));
         assert_eq!((identity.namespace.as_deref(), identity.email.as_deref()), (Some("team-a"), None));

@@ -10,15 +10,15 @@ use super::status::{Status, UserRecord};
 use super::succession::Former;
 use super::{Identity, jws, own};
 use crate::base::clock::{Clock, Now};
-use crate::base::json::{self, Json, Object};
+use crate::base::json::{self, Json};
 use crate::base::tls::Thumbprint;
 use crate::config::ClaimPath;
 use crate::issuer::{Issuer, JwksError, KeyLookup, VerifyingKey};
 use crate::token_service::TokenService;
-use crate::users::{UserId, Users};
+use crate::users::Users;
 use arc_swap::ArcSwapOption;
 use std::fmt;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::RandomState;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Weak};
 use tokio::runtime::Handle;
@@ -36,7 +36,7 @@ pub struct Verifier {
     pub(super) control: Handle,
     cache: TokenCache,
     /// Identities in use, so that all tokens of a user share one, and with it its credentials.
-    identities: SharedByHash<Weak<Identity>>,
+    pub(super) identities: SharedByHash<Weak<Identity>>,
     pub(super) users: Arc<Users>,
     pub(super) bulletin: Arc<Bulletin>,
     pub(super) records: SharedByHash<Arc<UserRecord>>,
@@ -216,7 +216,7 @@ impl Verifier {
                 let verified = match self.cache.get(hash, token) {
                     Some(known) => known,
                     None => {
-                        let verified = self.cache.insert(hash, Arc::new(self.first_sight(token).await?));
+                        let verified = self.cache.insert(hash, Arc::new(self.first_sight(local, token).await?));
                         self.take_over(&verified, now);
                         verified
                     }
@@ -236,8 +236,8 @@ impl Verifier {
         local.get(hash, token).is_some() || self.cache.get(hash, token).is_some()
     }
 
-    async fn first_sight(&self, token: &[u8]) -> Result<VerifiedToken, TokenError> {
-        let jws = jws::parse(token)?;
+    async fn first_sight(&self, local: &LocalCache, token: &[u8]) -> Result<VerifiedToken, TokenError> {
+        let jws = local.last_header.borrow_mut().parse(token)?;
         let claims = json::parse_object(&jws.payload).ok_or(TokenError::Payload)?;
         let url = claims.get("iss").and_then(Json::as_str).ok_or(TokenError::Issuer)?;
         let is_own = self.own.issuer.config().url == url;
@@ -271,30 +271,6 @@ impl Verifier {
     /// The configured issuer with this `url`.
     pub(super) fn source(&self, url: &str) -> Option<&Arc<Source>> {
         self.sources.iter().find(|source| source.issuer.config().url == url)
-    }
-
-    /// The one identity in use that says what `claims` say, or a new one.
-    pub(super) fn identity(&self, claims: &Object<'_>, issuer: &Issuer) -> Option<Arc<Identity>> {
-        let mut identity = Identity::read(claims, issuer.config(), &self.asked)?;
-        identity.epoch = self.users.epoch(&identity.issuer.name, &identity.subject);
-        // The one that is recorded as theirs comes before what a claim says.
-        let user = UserId::new(identity.issuer.name.as_str(), identity.subject.as_str());
-        identity.namespace = user.and_then(|user| self.bulletin.namespace(&user)).or(identity.namespace);
-        Some(self.shared(identity))
-    }
-
-    /// The one identity in use that says the same, or this.
-    pub(super) fn shared(&self, identity: Identity) -> Arc<Identity> {
-        let hash = self.hasher.hash_one((&identity.issuer.name, &identity.subject, &identity.authorized_party));
-        let mut shard = self.identities.shard(hash);
-        if let Some(known) = shard.get(&hash).and_then(Weak::upgrade)
-            && known.says_the_same(&identity)
-        {
-            return known;
-        }
-        let identity = Arc::new(identity);
-        shard.insert(hash, Arc::downgrade(&identity));
-        identity
     }
 
     /// Forgets what nobody uses any more. Called now and then by the control plane.
