@@ -9,6 +9,7 @@ use crate::config::{self, ClaimPath, IssuerKind};
 use crate::issuer::Issuer;
 use crate::token_service::CredentialCache;
 use crate::users::UserId;
+use serde_json::Value;
 use std::borrow::Cow;
 use std::hash::BuildHasher;
 use std::sync::{Arc, Weak};
@@ -95,8 +96,24 @@ impl<'a> Said<'a> {
 
     /// Whether this is what an identity says. Cached credentials are no part of it.
     pub(super) fn is(&self, known: &Identity) -> bool {
-        let Identity { issuer, subject, epoch, authorized_party, username, email, namespace, .. } = known;
-        let Identity { roles, groups, scopes, claims, credentials: _, .. } = known;
+        // By name, so that nothing that is added to an identity is forgotten here.
+        let Identity {
+            issuer,
+            subject,
+            epoch,
+            authorized_party,
+            username,
+            email,
+            namespace,
+            roles,
+            groups,
+            scopes,
+            claims,
+            credentials: _,
+        } = known;
+        let is_claim = |((path, said), known): (&(&ClaimPath, &Json<'_>), &(ClaimPath, Value))| {
+            **path == known.0 && said.to_value() == known.1
+        };
         Arc::ptr_eq(self.issuer, issuer)
             && self.subject == subject
             && self.epoch == *epoch
@@ -108,11 +125,7 @@ impl<'a> Said<'a> {
             && self.groups == *groups
             && self.scopes == *scopes
             && self.claims.len() == claims.len()
-            && self
-                .claims
-                .iter()
-                .zip(claims)
-                .all(|((path, said), known)| (*path, &said.to_value()) == (&known.0, &known.1))
+            && self.claims.iter().zip(claims).all(is_claim)
     }
 
     /// An identity that says this.
